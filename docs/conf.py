@@ -1,0 +1,46 @@
+"""Sphinx settings. Pages under pages/ are made by make.py; nothing here or there reaches for the network."""
+import re
+from importlib.metadata import version as version_of
+
+from fastcore.docments import docments
+
+project = "clfm-kit"
+version = release = version_of("clfm-kit")
+copyright = "the clfm-kit authors"
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build", "jupyter_execute"]
+html_theme = "furo"
+html_title = f"clfm-kit {version}"
+html_copy_source = html_show_sourcelink = html_show_sphinx = False
+nb_execution_mode = "off"  # notebooks carry their outputs; tools/check.py is what runs them
+nb_output_stderr = "remove"
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+autodoc_member_order = "bysource"
+suppress_warnings = ["myst.header"]
+
+
+def plain(line):
+    "Docstrings are plain sentences with `code`; escape what reStructuredText would read as markup."
+    parts = re.split(r"`([^`]+)`", line)
+    return "".join(f"``{part}``" if i % 2 else re.sub(r"([*_|\\])", r"\\\1", part) for i, part in enumerate(parts))
+
+
+def document(app, what, name, thing, options, lines):
+    "Turn the comments beside parameters (docments) into parameter descriptions."
+    lines[:] = map(plain, lines)
+    if what not in ("class", "function", "method"): return
+    notes = [(key, note.docment) for key, note in docments(thing, full=True).items() if note.docment]
+    fields = [f":returns: {plain(text)}" if key == "return" else f":param {key}: {plain(text)}" for key, text in notes]
+    if fields: lines += ["", *fields, ""]
+
+
+def sign(app, what, name, thing, options, signature, returns):
+    "A class that has no constructor of its own shows no signature."
+    return ("", returns) if what == "class" and signature == "(*args, **kwargs)" else None
+
+
+def setup(app):
+    # Before napoleon (priority 500): it must find the text already escaped.
+    app.connect("autodoc-process-docstring", document, priority=400)
+    app.connect("autodoc-process-signature", sign)

@@ -1,0 +1,117 @@
+"""The shape of the repository and of what is shipped: extras, notebooks and modules, wheels, nothing of one machine."""
+import ast
+import re
+import sys
+import tomllib
+import zipfile
+from configparser import ConfigParser
+from importlib.metadata import metadata, packages_distributions, requires
+
+import pytest
+from fresh import build
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from tree import PACKAGES, PLUGINS, PROJECTS, ROOT, run
+
+SETTINGS = ConfigParser(delimiters=["="])
+SETTINGS.read(ROOT / "settings.ini", encoding="utf-8")
+EXTRAS_OF_OURS = {"demo", "notebook", "all", "dev"}
+
+
+def requirements(project, extra=""):
+    "Names of what a distribution asks for, with one extra."
+    found = map(Requirement, requires(project))
+    return {canonicalize_name(r.name) for r in found if r.marker is None or r.marker.evaluate({"extra": extra})}
+
+
+def tracked():
+    return [name for name in run("git", "ls-files", "-z").split("\0") if name and (ROOT / name).is_file()]
+
+
+def imports(path):
+    "Top-level names a module imports, wherever in it."
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import): yield from (alias.name.partition(".")[0] for alias in node.names)
+        if isinstance(node, ast.ImportFrom) and not node.level: yield node.module.partition(".")[0]
+
+
+def test_every_plugin_folder_is_an_extra():
+    assert SETTINGS["DEFAULT"]["plugins"].split() == PLUGINS
+    assert set(metadata("clfm-kit").get_all("Provides-Extra")) == EXTRAS_OF_OURS | set(PLUGINS)
+    for name in PLUGINS: assert requirements("clfm-kit", name) - requirements("clfm-kit") == {f"clfm-kit-{name}"}
+
+
+def test_all_is_everything_for_users():
+    wanted = set().union(*(requirements("clfm-kit", extra) for extra in (*PLUGINS, "demo", "notebook")))
+    assert requirements("clfm-kit", "all") == wanted
+
+
+@pytest.mark.parametrize("name", PLUGINS)
+def test_one_word_names_a_plugin_everywhere(name):
+    settings = tomllib.loads((ROOT / "plugins" / name / "pyproject.toml").read_text(encoding="utf-8"))
+    package = f"clfm_kit_{name.replace('-', '_')}"
+    assert settings["project"]["name"] == f"clfm-kit-{name}"
+    assert list(settings["project"]["entry-points"]["clfm_kit"]) == [name]
+    assert settings["tool"]["nbdev"]["lib_path"] == package
+    assert canonicalize_name("clfm-kit") in {canonicalize_name(Requirement(r).name) for r in settings["project"]["dependencies"]}
+
+
+@pytest.mark.parametrize("project", PROJECTS, ids=str)
+def test_one_notebook_is_one_module(project):
+    notebooks = [path.stem for path in (ROOT / project / "nbs").glob("*.ipynb")]
+    assert all(re.fullmatch(r"\d\d_[a-z0-9_]+", name) for name in notebooks), "notebooks are numbered in reading order"
+    modules = {path.stem for path in (ROOT / project / PACKAGES[project]).glob("*.py")} - {"__init__", "_modidx"}
+    assert sorted(name.partition("_")[2] for name in notebooks) == sorted(modules)
+
+
+@pytest.mark.parametrize("project", PROJECTS, ids=str)
+def test_imports_are_declared(project):
+    name = "clfm-kit" if project.name == "" else f"clfm-kit-{project.name}"
+    extras = metadata(name).get_all("Provides-Extra") or []
+    declared = requirements(name).union(*(requirements(name, extra) for extra in extras if extra != "dev"))
+    used = {module for path in (ROOT / project / PACKAGES[project]).rglob("*.py") for module in imports(path)}
+    providers = packages_distributions()
+    for module in used - set(sys.stdlib_module_names) - set(PACKAGES.values()):
+        assert declared & set(map(canonicalize_name, providers[module])), f"{module} is imported by {name} and not among its requirements"
+
+
+def test_constraints_pin_what_is_installed_for_users_and_developers():
+    lines = [line for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    assert lines == sorted(lines)
+    assert all(re.fullmatch(r"[a-z0-9-]+==[0-9a-z.!]+", line) for line in lines), "exact versions without a build label"
+    pinned = {line.partition("=")[0] for line in lines}
+    direct = set().union(*(requirements("clfm-kit", extra) for extra in ("all", "dev")), *(requirements(f"clfm-kit-{name}") for name in PLUGINS))
+    ours = {"clfm-kit", *(f"clfm-kit-{name}" for name in PLUGINS)}
+    assert direct - ours <= pinned
+
+
+def test_no_file_names_a_machine_or_an_index():
+    # Written in two halves, so that this file does not find itself.
+    foreign = re.compile("|".join(["/ro" "ot/", "/wo" "rk/", "/ho" "me/", "/Us" "ers/", "/opt/" "pypi", "/opt/" "wheels", "pypi" r"\.org", "python" r"hosted\.org", "pytorch" r"\.org/whl"]))
+    found = []
+    for name in tracked():
+        try: text = (ROOT / name).read_text(encoding="utf-8")
+        except UnicodeDecodeError: continue  # a picture
+        found += [f"{name}:{number}: {line.strip()[:120]}" for number, line in enumerate(text.splitlines(), 1) if foreign.search(line)]
+    assert not found, "\n".join(found)
+
+
+def test_nothing_is_pickled():
+    assert not [name for name in tracked() if name.endswith((".pkl", ".pickle", ".joblib", ".pt", ".pth", ".bin"))]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    dist = build(tmp_path_factory.mktemp("wheel"), PROJECTS[0])
+    with zipfile.ZipFile(next(dist.glob("clfm_kit-*.whl"))) as archive: yield archive.namelist()
+
+
+def test_wheel_carries_the_modules_and_the_shipped_data(wheel):
+    ours = {path.relative_to(ROOT).as_posix() for pattern in ("*.py", "shipped/**/*.jsonl") for path in (ROOT / "clfm_kit").glob(pattern)}
+    packed = {name for name in wheel if name.startswith("clfm_kit/")}
+    assert packed == ours
+    for data in ("helpdesk", "abstracts"): assert any(name.startswith(f"clfm_kit/shipped/{data}/") for name in packed)
+
+
+def test_wheel_holds_no_tests_and_no_notebooks(wheel):
+    assert {name.partition("/")[0].partition("-")[0] for name in wheel} == {"clfm_kit"}

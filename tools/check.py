@@ -1,0 +1,137 @@
+#!/usr/bin/env python3
+"""Everything CI checks. `tools/check.py` runs all steps, `tools/check.py export docs` only those named; exit code 1 when one fails.
+
+Run it with the Python of the environment that the Makefile made. Nothing in the checkout changes, apart from ignored folders.
+"""
+import difflib
+import shutil
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from fresh import Fresh, build
+from tree import BIN, ENVIRONMENT, EXAMPLE, PACKAGES, PLUGINS, PROJECTS, ROOT, Failed, copy_tree, run
+
+def differences(before, after):
+    "Readable differences between two mappings of name to text."
+    for name in sorted(before.keys() | after.keys()):
+        old, new = before.get(name), after.get(name)
+        if old is None: yield f"{name} is missing"
+        elif new is None: yield f"{name} comes from no notebook"
+        elif old != new: yield "\n".join([*difflib.unified_diff(old.splitlines(), new.splitlines(), name, f"{name} as it should be", lineterm="")][:40])
+
+
+def texts(folder, pattern):
+    return {str(path.relative_to(folder)): path.read_text(encoding="utf-8") for path in sorted(folder.glob(pattern))}
+
+
+def rewritten(tool, pattern, forget=lambda path: False):
+    "Run an nbdev tool over a copy of every project; raises `Failed` when it changes files that match `pattern`."
+    with TemporaryDirectory() as folder:
+        tree = copy_tree(Path(folder))
+        for project in PROJECTS:
+            before = texts(tree / project, pattern(project))
+            for path in (tree / project).glob(pattern(project)):
+                if forget(path): path.unlink()
+            run(BIN / tool, cwd=tree / project)
+            if found := list(differences(before, texts(tree / project, pattern(project)))):
+                raise Failed(f"{tool} changes the files of {project}:\n" + "\n".join(found))
+
+
+def clean():
+    "notebooks hold no run counts or other noise"
+    rewritten("nbdev-clean", lambda project: "nbs/**/*.ipynb")
+
+
+def export():
+    "modules are exactly what the notebooks export"
+    rewritten("nbdev-export", lambda project: f"{PACKAGES[project]}/**/*.py", forget=lambda path: path.name != "__init__.py")
+
+
+def notebooks():
+    "every notebook runs from top to bottom"
+    found = [path for project in PROJECTS for path in sorted((ROOT / project / "nbs").glob("**/*.ipynb")) if ".ipynb_checkpoints" not in path.parts]
+    found.sort(key=lambda path: ("tutorials" not in path.parts, path))  # the long ones first, so that no core waits at the end
+
+    def execute(path):
+        start = time.perf_counter()
+        try: run(BIN / "nbdev-test", path, "--n-workers", "0")
+        except Failed as error: return f"{path.relative_to(ROOT)}: {error}"
+        finally: print(f"  {time.perf_counter() - start:6.1f} s  {path.relative_to(ROOT)}", flush=True)
+
+    with ThreadPoolExecutor(2) as pool: failures = [failure for failure in pool.map(execute, found) if failure]
+    if failures: raise Failed("\n\n".join(failures))
+
+
+def tests():
+    "pytest passes"
+    done = subprocess.run([sys.executable, "-m", "pytest", "tests"], cwd=ROOT, env=ENVIRONMENT)
+    if done.returncode: raise Failed(f"pytest exit code {done.returncode}")
+
+
+OFFERS = """
+import importlib, pathlib, pkgutil, sys
+from clfm_kit.plugins import catalogue
+wanted, packages = sys.argv[1].split(), sys.argv[2].split()
+catalogue.manager
+for name in packages:
+    package = importlib.import_module(name)
+    assert pathlib.Path(package.__file__).is_relative_to(sys.prefix), f"{name} is imported from {package.__file__}"
+    for module in pkgutil.walk_packages(getattr(package, "__path__", []), name + "."):
+        if not module.name.endswith("__main__"): importlib.import_module(module.name)
+assert not catalogue.failures, catalogue.failures
+assert set(catalogue.plugins) == {"clfm-kit", *wanted}, f"plugins found: {sorted(catalogue.plugins)}"
+"""
+
+
+def wheels():
+    "wheels install in fresh environments outside the checkout, extras resolve from them, and the kit works there"
+    with TemporaryDirectory(prefix="clfm-kit-") as folder:
+        folder = Path(folder)
+        dist = build(folder, *PROJECTS, EXAMPLE)
+        for name in PLUGINS:  # each extra alone
+            Fresh(folder / name, dist, f"clfm-kit[{name}]").run("python", "-c", OFFERS, name, PACKAGES[Path("plugins", name)])
+        alone = Fresh(folder / "core", dist, "clfm-kit")
+        alone.run("python", "-c", OFFERS, "", "clfm_kit")
+        alone.run("clfm", "plugins")
+        everything = Fresh(folder / "everything", dist, "clfm-kit[all]", "clfm-kit-hello[test]")
+        everything.run("python", "-c", OFFERS, " ".join(["hello", *PLUGINS]), " ".join(["clfm_kit_hello", *PACKAGES.values()]))
+        shutil.copy(ROOT / EXAMPLE / "test_hello.py", everything.folder)
+        everything.run("python", "-m", "pytest", "-q", "test_hello.py")
+        everything.run("clfm", "fit", "--recipe", "probe", "--set", "head=hello", "--data", "helpdesk", "--model", "minilm", "--out", "model")
+        everything.run("clfm", "predict", "model", "Where is my parcel?")
+        everything.pip("uninstall", "--yes", "clfm-kit-hello")
+        everything.run("python", "-c", OFFERS, " ".join(PLUGINS), "clfm_kit")
+
+
+def docs():
+    "the site builds without a warning, and no page loads anything from elsewhere"
+    print("  " + run(sys.executable, ROOT / "docs" / "make.py").strip())
+
+
+STEPS = {step.__name__: step for step in (clean, export, notebooks, tests, wheels, docs)}
+
+
+def main(names):
+    unknown = [name for name in names if name not in STEPS]
+    if unknown: sys.exit(f"unknown step {unknown[0]!r}; the steps are {', '.join(STEPS)}")
+    lines, failed, begin = [], [], time.perf_counter()
+    for name in names or STEPS:
+        print(f"\n== {name}: {STEPS[name].__doc__}", flush=True)
+        start = time.perf_counter()
+        try: STEPS[name]()
+        except Failed as error:
+            failed.append(name)
+            print(error, flush=True)
+        lines.append(f"{'FAILED' if name in failed else 'passed':8}{name:12}{time.perf_counter() - start:7.1f} s")
+        print(lines[-1], flush=True)
+    print("\n== summary", *lines, sep="\n")
+    print(f"{'failed: ' + ', '.join(failed) if failed else 'all passed'}, {time.perf_counter() - begin:.0f} s in all")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,38 @@
+"""What the tools share: the projects of this checkout, running a command, a copy of the files git knows."""
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PLUGINS = sorted(path.parent.name for path in ROOT.glob("plugins/*/pyproject.toml"))
+PROJECTS = [Path("."), *(Path("plugins", name) for name in PLUGINS)]  # each has notebooks and a package made from them
+PACKAGES = {project: tomllib.loads((ROOT / project / "pyproject.toml").read_text())["tool"]["nbdev"]["lib_path"] for project in PROJECTS}
+EXAMPLE = Path("examples", "clfm-kit-hello")
+BIN = Path(sys.executable).parent
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "MPLBACKEND": "Agg"}
+
+
+class Failed(Exception):
+    "A check did not pass; the message is what the reader needs."
+
+
+def run(*command, cwd=ROOT, environment=ENVIRONMENT):
+    "Run a command quietly and return its standard output. Raises `Failed` with the end of what it printed."
+    done = subprocess.run([str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        tail = (done.stdout + done.stderr).strip()[-6000:]
+        raise Failed(f"{' '.join(map(str, command))}\nexit code {done.returncode}\n{tail}")
+    return done.stdout
+
+
+def copy_tree(target):
+    "Copy what git tracks or would track, so that a check can write beside it; returns the copy."
+    listing = run("git", "ls-files", "--cached", "--others", "--exclude-standard", "-z").split("\0")
+    for name in listing:
+        if not (ROOT / name).is_file(): continue  # deleted, not yet committed
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, target / name)
+    return target
