@@ -13,7 +13,7 @@ from typing import Protocol
 from .errors import UserError, unknown
 from .plugins import catalogue
 
-# %% ../nbs/03_parts.ipynb #03005cad37
+# %% ../nbs/03_parts.ipynb #030050bcac
 class Part:
     "Base class that gives a part its parameters, its `repr` and its learned state. Parts need not inherit from it."
 
@@ -21,7 +21,7 @@ class Part:
     def defaults(cls) -> dict:
         "Parameter names and their default values."
         parameters = inspect.signature(cls.__init__).parameters.values()
-        return {p.name: p.default for p in parameters if p.name != "self" and p.kind is not p.VAR_KEYWORD}
+        return {p.name: p.default for p in parameters if p.name != "self" and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
 
     def get_params(self, deep=True) -> dict:
         "Parameters by name, as given to the constructor."
