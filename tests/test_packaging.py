@@ -59,7 +59,7 @@ def test_one_word_names_a_plugin_everywhere(name):
 @pytest.mark.parametrize("project", PROJECTS, ids=str)
 def test_one_notebook_is_one_module(project):
     notebooks = [path.stem for path in (ROOT / project / "nbs").glob("*.ipynb")]
-    assert all(re.fullmatch(r"\d\d_[a-z0-9_]+", name) for name in notebooks), "notebooks are numbered in reading order"
+    assert all(re.fullmatch(r"\d\d[a-z]?_[a-z0-9_]+", name) for name in notebooks), "notebooks are numbered in reading order"
     modules = {path.stem for path in (ROOT / project / PACKAGES[project]).glob("*.py")} - {"__init__", "_modidx"}
     assert sorted(name.partition("_")[2] for name in notebooks) == sorted(modules)
 

@@ -30,6 +30,7 @@ def texts(folder, pattern):
 
 def rewritten(tool, pattern, forget=lambda path: False):
     "Run an nbdev tool over a copy of every project; raises `Failed` when it changes files that match `pattern`."
+    found = []
     with TemporaryDirectory() as folder:
         tree = copy_tree(Path(folder))
         for project in PROJECTS:
@@ -37,8 +38,8 @@ def rewritten(tool, pattern, forget=lambda path: False):
             for path in (tree / project).glob(pattern(project)):
                 if forget(path): path.unlink()
             run(BIN / tool, cwd=tree / project)
-            if found := list(differences(before, texts(tree / project, pattern(project)))):
-                raise Failed(f"{tool} changes the files of {project}:\n" + "\n".join(found))
+            found += (f"{project}: {line}" for line in differences(before, texts(tree / project, pattern(project))))
+    if found: raise Failed(f"{tool} changes files:\n" + "\n".join(found))
 
 
 def clean():
@@ -72,19 +73,7 @@ def tests():
     if done.returncode: raise Failed(f"pytest exit code {done.returncode}")
 
 
-OFFERS = """
-import importlib, pathlib, pkgutil, sys
-from clfm_kit.plugins import catalogue
-wanted, packages = sys.argv[1].split(), sys.argv[2].split()
-catalogue.manager
-for name in packages:
-    package = importlib.import_module(name)
-    assert pathlib.Path(package.__file__).is_relative_to(sys.prefix), f"{name} is imported from {package.__file__}"
-    for module in pkgutil.walk_packages(getattr(package, "__path__", []), name + "."):
-        if not module.name.endswith("__main__"): importlib.import_module(module.name)
-assert not catalogue.failures, catalogue.failures
-assert set(catalogue.plugins) == {"clfm-kit", *wanted}, f"plugins found: {sorted(catalogue.plugins)}"
-"""
+OFFERS = "python", "-I", ROOT / "tools" / "offers.py"  # isolated: nothing of the checkout is on the path
 
 
 def wheels():
@@ -93,18 +82,18 @@ def wheels():
         folder = Path(folder)
         dist = build(folder, *PROJECTS, EXAMPLE)
         for name in PLUGINS:  # each extra alone
-            Fresh(folder / name, dist, f"clfm-kit[{name}]").run("python", "-c", OFFERS, name, PACKAGES[Path("plugins", name)])
+            Fresh(folder / name, dist, f"clfm-kit[{name}]").run(*OFFERS, name, PACKAGES[Path("plugins", name)])
         alone = Fresh(folder / "core", dist, "clfm-kit")
-        alone.run("python", "-c", OFFERS, "", "clfm_kit")
+        alone.run(*OFFERS, "", "clfm_kit")
         alone.run("clfm", "plugins")
         everything = Fresh(folder / "everything", dist, "clfm-kit[all]", "clfm-kit-hello[test]")
-        everything.run("python", "-c", OFFERS, " ".join(["hello", *PLUGINS]), " ".join(["clfm_kit_hello", *PACKAGES.values()]))
+        everything.run(*OFFERS, " ".join(["hello", *PLUGINS]), " ".join(["clfm_kit_hello", *PACKAGES.values()]))
         shutil.copy(ROOT / EXAMPLE / "test_hello.py", everything.folder)
         everything.run("python", "-m", "pytest", "-q", "test_hello.py")
         everything.run("clfm", "fit", "--recipe", "probe", "--set", "head=hello", "--data", "helpdesk", "--model", "minilm", "--out", "model")
         everything.run("clfm", "predict", "model", "Where is my parcel?")
         everything.pip("uninstall", "--yes", "clfm-kit-hello")
-        everything.run("python", "-c", OFFERS, " ".join(PLUGINS), "clfm_kit")
+        everything.run(*OFFERS, " ".join(PLUGINS), "clfm_kit")
 
 
 def docs():
