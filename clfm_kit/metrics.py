@@ -54,7 +54,7 @@ FIGURES = dict(
 )
 LOWER_IS_BETTER = ("log_loss", "ece", "brier")
 
-# %% ../nbs/14_metrics.ipynb #14010d1110
+# %% ../nbs/14_metrics.ipynb #140092f034
 @dataclass
 class Report:
     "An evaluation: `figures` by name (float or `Undefined`), `per_class` rows, (coverage, accuracy) `curve`, `notes`."
@@ -66,14 +66,14 @@ class Report:
     notes: list = field(default_factory=list)
 
     def to_dict(self) -> dict: return plain(dict(vars(self)))
-
     def __getitem__(self, figure): return self.figures[figure]
 
     def __str__(self):
-        lines = [f"{name:<22}{value:8.4f}" + (f"  ({value.reason})" if isinstance(value, Undefined) else "") for name, value in self.figures.items()]
+        wide = max(map(len, self.figures))
+        lines = [f"{name:<{wide}}{value:9.4f}" + (f"  ({value.reason})" if isinstance(value, Undefined) else "") for name, value in self.figures.items()]
         return "\n".join([f"{self.kind}, {self.rows} rows", *lines, *self.notes])
 
-# %% ../nbs/14_metrics.ipynb #14013ff4ae
+# %% ../nbs/14_metrics.ipynb #14012e87ce
 def checked(probabilities, schema: Schema) -> np.ndarray:  # float64 [N, C]
     "Probabilities that can be evaluated. Raises `UserError` naming the first row that cannot."
     found = np.asarray(probabilities, dtype=np.float64)
@@ -84,8 +84,7 @@ def checked(probabilities, schema: Schema) -> np.ndarray:  # float64 [N, C]
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         raise UserError(f"row {row}: {found[row][:4].round(3).tolist()} are not probabilities; turn scores into probabilities first")
-    found = found.clip(0, 1)
-    return found if schema.kind == "multi" else found / found.sum(axis=1, keepdims=True)
+    return found.clip(0, 1) if schema.kind == "multi" else found / found.sum(axis=1, keepdims=True)
 
 # %% ../nbs/14_metrics.ipynb #14013883d3
 def decide(probabilities, schema: Schema, thresholds=None) -> np.ndarray:  # int64 [N], or bool [N, C] for multi-label
@@ -184,43 +183,47 @@ def probability_figures(probabilities, targets, schema: Schema) -> dict:
     error = calibration_error(*statements(probabilities, targets, schema))
     return dict(log_loss=float(log_loss(truth, given, labels=labels)), ece=error, brier=float(brier_score_loss(truth, given, labels=labels)))
 
-# %% ../nbs/14_metrics.ipynb #140291ea6e
+# %% ../nbs/14_metrics.ipynb #14028d0cba
 def _evaluate(probabilities, targets, schema, thresholds=None):
-    "What both kinds of task share; gives the report, the decisions and which rows are right."
+    "What both kinds of task share. Without rows every figure is undefined."
+    if len(probabilities) == len(targets) == 0:
+        names = ("accuracy" if schema.kind == "single" else "exact_match", *list(FIGURES)[2:8])
+        return Report(schema.kind, 0, {name: Undefined("there are no rows") for name in names})
     probabilities, targets = checked(probabilities, schema), np.asarray(targets)
     if targets.shape != (probabilities.shape if schema.kind == "multi" else probabilities.shape[:1]):
         raise UserError(f"probabilities have shape {probabilities.shape} and targets {targets.shape}; they must be of the same rows and labels")
     decisions = decide(probabilities, schema, thresholds)
     correct = correct_rows(decisions, targets, schema)
     table = class_table(decisions, targets, schema)
-    figures, notes = class_figures(table)
+    by_class, notes = class_figures(table)
     # a multi-label row is as sure as all its decisions together
     sure = np.where(decisions, probabilities, 1 - probabilities).prod(axis=1) if schema.kind == "multi" else probabilities.max(axis=1)
-    figures |= probability_figures(probabilities, targets, schema)
-    return Report(schema.kind, len(targets), figures, table, sampled_curve(sure, correct), notes), decisions, correct
+    figures = _overall(decisions, correct, targets, schema) | by_class | probability_figures(probabilities, targets, schema)
+    return Report(schema.kind, len(targets), figures, table, sampled_curve(sure, correct), notes)
 
-# %% ../nbs/14_metrics.ipynb #1403047774
+# %% ../nbs/14_metrics.ipynb #1402953b43
+def _overall(decisions, correct, targets, schema):
+    "Share of rows that are right, and micro-F1, which is the same where every row has exactly one label."
+    right, asked = float(correct.mean()), targets > 0
+    if schema.kind == "single": return dict(accuracy=right, micro_f1=right)
+    micro = ratio(2 * (decisions & asked).sum(), asked.sum() + decisions.sum(), "no row has a label and none is predicted")
+    return dict(exact_match=right, micro_f1=micro)
+
 def evaluate_single(probabilities, targets, schema: Schema) -> Report:
     "Evaluate one label a text: probabilities [N, C], targets int [N]. Raises `UserError` when they do not fit."
-    report, _, correct = _evaluate(probabilities, targets, schema)
-    # with exactly one label a row, micro-F1 is accuracy
-    report.figures = dict(accuracy=float(correct.mean()), micro_f1=float(correct.mean()), **report.figures)
-    return report
+    return _evaluate(probabilities, targets, schema)
 
 def evaluate_multi(probabilities, targets, thresholds, schema: Schema) -> Report:
     "Evaluate several labels a text: probabilities [N, C], targets 0/1 [N, C], thresholds as for `decide`."
-    report, decisions, correct = _evaluate(probabilities, targets, schema, thresholds)
-    asked = np.asarray(targets) > 0
-    micro = ratio(2 * (decisions & asked).sum(), asked.sum() + decisions.sum(), "no row has a label and none is predicted")
-    report.figures = dict(exact_match=float(correct.mean()), micro_f1=micro, **report.figures)
-    return report
+    return _evaluate(probabilities, targets, schema, thresholds)
 
-# %% ../nbs/14_metrics.ipynb #1403739912
+# %% ../nbs/14_metrics.ipynb #140358ee1c
 def evaluate_tags(predicted: list, gold: list) -> Report:
     "Evaluate tags given as BIO names, one list for each text. Raises `UserError` naming a text whose lengths differ."
     from seqeval.metrics import classification_report
     from seqeval.metrics.sequence_labeling import get_entities
-    for row, (a, b) in enumerate(zip(predicted, gold, strict=True)):
+    if len(predicted) != len(gold): raise UserError(f"tags of {len(predicted)} texts predicted for {len(gold)} texts; they must be the same texts")
+    for row, (a, b) in enumerate(zip(predicted, gold)):
         if len(a) != len(b): raise UserError(f"row {row}: {len(a)} tags predicted for {len(b)} tokens")
     called = [entity[0] for tags in predicted for entity in get_entities(list(tags))]
     there = [entity[0] for tags in gold for entity in get_entities(list(tags))]
@@ -244,12 +247,8 @@ def _tag_figures(predicted, gold, found, called, there):
         token_accuracy=ratio(tokens.sum(), len(tokens), "there are no tokens"),
         exact_match=ratio(sum(map(np.all, right)), len(right), "there are no rows"))
 
-# %% ../nbs/14_metrics.ipynb #14040b3f57
+# %% ../nbs/14_metrics.ipynb #14039fa074
 def evaluate(schema: Schema, probabilities, targets, thresholds=None) -> Report:
     "Evaluate probabilities [N, C] against targets; for tags, both are lists of BIO names. Raises `UserError` when they do not fit."
     if schema.kind == "tags": return evaluate_tags(probabilities, targets)
-    if len(probabilities) == len(targets) == 0:
-        names = ("accuracy" if schema.kind == "single" else "exact_match", *list(FIGURES)[2:8])
-        return Report(schema.kind, 0, {name: Undefined("there are no rows") for name in names})
-    if schema.kind == "single": return evaluate_single(probabilities, targets, schema)
-    return evaluate_multi(probabilities, targets, thresholds, schema)
+    return _evaluate(probabilities, targets, schema, thresholds)
