@@ -7,8 +7,8 @@ from clfm_kit.parts import Part
 class Hello(Part):
     "Nearest centroid, for one label or several."
 
-    def fit(self, features, targets, schema, validation=None):
-        "Learn from {column: [N, F]} and the targets, [N] class numbers or [N, C] zeros and ones."
+    def fit(self, features, targets, schema, **settings):
+        "Learn from {column: [N, F]} and the targets, [N] class numbers or [N, C] zeros and ones; needs no settings."
         vectors = np.hstack([np.asarray(column) for column in features.values()])
         belongs = np.eye(len(schema), dtype="float32")[targets] if schema.kind == "single" else np.asarray(targets)
         means = [vectors.T @ share / np.maximum(share.sum(0), 1) for share in (belongs, 1 - belongs)]
