@@ -73,7 +73,7 @@ class Report:
         lines = [f"{name:<{wide}}{value:9.4f}" + (f"  ({value.reason})" if isinstance(value, Undefined) else "") for name, value in self.figures.items()]
         return "\n".join([f"{self.kind}, {self.rows} rows", *lines, *self.notes])
 
-# %% ../nbs/14_metrics.ipynb #14012e87ce
+# %% ../nbs/14_metrics.ipynb #140126fb11
 def checked(probabilities, schema: Schema) -> np.ndarray:  # float64 [N, C]
     "Probabilities that can be evaluated. Raises `UserError` naming the first row that cannot."
     found = np.asarray(probabilities, dtype=np.float64)
@@ -82,9 +82,8 @@ def checked(probabilities, schema: Schema) -> np.ndarray:  # float64 [N, C]
     bad = ~((found >= -1e-6) & (found <= 1 + 1e-6)).all(axis=1)
     if schema.kind != "multi": bad |= ~np.isclose(found.sum(axis=1), 1, atol=1e-3)
     if bad.any():
-        row = int(np.flatnonzero(bad)[0])
-        raise UserError(f"row {row}: {found[row][:4].round(3).tolist()} are not probabilities; turn scores into probabilities first")
-    return found.clip(0, 1) if schema.kind == "multi" else found / found.sum(axis=1, keepdims=True)
+        raise UserError(f"row {bad.argmax()}: {found[bad.argmax()][:4].round(3).tolist()} are not probabilities; turn scores into probabilities first")
+    return found.clip(0, 1) / (1 if schema.kind == "multi" else found.sum(axis=1, keepdims=True))
 
 # %% ../nbs/14_metrics.ipynb #14013883d3
 def decide(probabilities, schema: Schema, thresholds=None) -> np.ndarray:  # int64 [N], or bool [N, C] for multi-label
@@ -138,7 +137,7 @@ def class_figures(table: list) -> tuple:  # (figures, notes)
     if len(present) < len(table): notes.append(f"{len(table) - len(present)} of {len(table)} classes occur in no row and count in no mean")
     return dict(macro_f1=float(np.mean([row["f1"] for row in present])), worst_class_recall=worst["recall"]), notes
 
-# %% ../nbs/14_metrics.ipynb #14022a3227
+# %% ../nbs/14_metrics.ipynb #14021d2aea
 def statements(probabilities, targets, schema: Schema) -> tuple:  # (stated [M], came true [M])
     "What was stated with which confidence: the top class of a row, or every label of a row."
     probabilities, targets = np.asarray(probabilities), np.asarray(targets)
@@ -156,16 +155,14 @@ def calibration_error(stated, came_true, bins: int = 15):  # a float, or `Undefi
     "Expected calibration error over equal-width bins (Guo et al. 2017, section 2)."
     if len(stated) < 2: return Undefined("fewer than two rows cannot show a calibration")
     table = reliability(stated, came_true, bins)
-    gaps = np.abs(table["stated"] - table["observed"])
-    return float(np.nansum(gaps * table["rows"]) / len(stated))
+    return float(np.nansum(np.abs(table["stated"] - table["observed"]) * table["rows"]) / len(stated))
 
-# %% ../nbs/14_metrics.ipynb #140257b24f
+# %% ../nbs/14_metrics.ipynb #1402409813
 def coverage_curve(confidence, correct) -> tuple:  # (coverage [K], accuracy [K]), coverage rising to 1
     "Accuracy among the surest rows, for every share of rows that a cut on confidence can keep."
     confidence = np.asarray(confidence, dtype=np.float64)
     order = np.argsort(-confidence, kind="stable")
-    last = np.append(np.diff(confidence[order]) != 0, True)[:len(order)]
-    kept = np.flatnonzero(last) + 1
+    kept = np.flatnonzero(np.append(np.diff(confidence[order]) != 0, True)[:len(order)]) + 1
     return kept / max(len(order), 1), np.cumsum(np.asarray(correct, dtype=float)[order])[kept - 1] / kept
 
 def sampled_curve(confidence, correct, points: int = 20) -> list:  # [[coverage, accuracy]]
@@ -217,7 +214,7 @@ def evaluate_multi(probabilities, targets, thresholds, schema: Schema) -> Report
     "Evaluate several labels a text: probabilities [N, C], targets 0/1 [N, C], thresholds as for `decide`."
     return _evaluate(probabilities, targets, schema, thresholds)
 
-# %% ../nbs/14_metrics.ipynb #140358ee1c
+# %% ../nbs/14_metrics.ipynb #1403546113
 def evaluate_tags(predicted: list, gold: list) -> Report:
     "Evaluate tags given as BIO names, one list for each text. Raises `UserError` naming a text whose lengths differ."
     from seqeval.metrics import classification_report
@@ -225,8 +222,7 @@ def evaluate_tags(predicted: list, gold: list) -> Report:
     if len(predicted) != len(gold): raise UserError(f"tags of {len(predicted)} texts predicted for {len(gold)} texts; they must be the same texts")
     for row, (a, b) in enumerate(zip(predicted, gold)):
         if len(a) != len(b): raise UserError(f"row {row}: {len(a)} tags predicted for {len(b)} tokens")
-    called = [entity[0] for tags in predicted for entity in get_entities(list(tags))]
-    there = [entity[0] for tags in gold for entity in get_entities(list(tags))]
+    called, there = ([entity[0] for tags in texts for entity in get_entities(list(tags))] for texts in (predicted, gold))
     found = classification_report([list(t) for t in gold], [list(t) for t in predicted], output_dict=True, zero_division=0) if called or there else {}
     types = sorted({*called, *there})
     table = [class_row(t, *(found[t][n] for n in ("precision", "recall", "f1-score", "support")), called.count(t)) for t in types]
