@@ -59,7 +59,7 @@ def notebooks():
 
     def execute(path):
         start = time.perf_counter()
-        try: run(BIN / "nbdev-test", path, "--n-workers", "0")
+        try: run(BIN / "nbdev-test", path, "--n-workers", "0", environment=ENVIRONMENT | {"OMP_NUM_THREADS": "1"})  # two run at a time
         except Failed as error: return f"{path.relative_to(ROOT)}: {error}"
         finally: print(f"  {time.perf_counter() - start:6.1f} s  {path.relative_to(ROOT)}", flush=True)
 

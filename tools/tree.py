@@ -12,7 +12,7 @@ PROJECTS = [Path("."), *(Path("plugins", name) for name in PLUGINS)]  # each has
 PACKAGES = {project: tomllib.loads((ROOT / project / "pyproject.toml").read_text())["tool"]["nbdev"]["lib_path"] for project in PROJECTS}
 EXAMPLE = Path("examples", "clfm-kit-hello")
 BIN = Path(sys.executable).parent
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "MPLBACKEND": "Agg"}
+ENVIRONMENT = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "MPLBACKEND": "Agg"}
 
 
 class Failed(Exception):
