@@ -21,7 +21,7 @@ from .errors import UserError, unknown
 from .files import FORMATS, records_of
 from .schemas import plain_label
 
-# %% ../nbs/06_data.ipynb #06005b46d9
+# %% ../nbs/06_data.ipynb #06005adfc3
 @dataclass(repr=False)
 class Rows:
     "Texts with what is known about them. `labels` holds a label, a list of labels or a list of BIO tags for each text."
@@ -37,8 +37,7 @@ class Rows:
     @property
     def kind(self) -> str:
         "The kind of schema the labels need: 'single', 'multi', 'tags', or '' without labels."
-        if not self.labels: return ""
-        return "tags" if self.tokens is not None else "multi" if isinstance(self.labels[0], list) else "single"
+        return "" if not self.labels else "tags" if self.tokens is not None else "multi" if isinstance(self.labels[0], list) else "single"
 
     def take(self, indices) -> "Rows":
         pick = lambda values: None if values is None else [values[i] for i in indices]
@@ -142,7 +141,7 @@ def _classes(source, column):
     feature = (getattr(source, "features", None) or {}).get(column) if column else None
     return getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None)
 
-# %% ../nbs/06_data.ipynb #060177438e
+# %% ../nbs/06_data.ipynb #0601797603
 def read_rows(source, text: str = "text", label: str | None = None, tokens: str | None = None) -> Rows:
     "One table: a file, a data frame, a `Dataset` or a list. Raises `UserError` naming file, line or row, and field."
     if isinstance(source, Rows): return source
@@ -153,7 +152,7 @@ def read_rows(source, text: str = "text", label: str | None = None, tokens: str 
         if columns is None:
             columns = _columns(record, text, label, tokens, name)
             classes = None if path else _classes(source, columns[1])
-            if classes and record[columns[1]] == -1: columns = columns[0], None, columns[2]  # how the Hub marks a part without labels
+            if classes and record[columns[1]] == -1: columns, classes = (text, None, columns[2]), None  # how the Hub marks a part without labels
         for values, value in zip((rows.texts, rows.labels, rows.tokens), _row(record, columns, classes, where)): values.append(value)
     if columns is None: raise UserError(f"{name} has no rows")
     if columns[1] is None: rows.labels = None
@@ -226,20 +225,23 @@ def split_off(rows: Rows, share: float, seed: int = 0) -> tuple:
     if not parts[1]: raise UserError(f"{len(rows)} rows are too few to hold out a share of {share}; give a larger share or a validation set of your own")
     return tuple(rows.take(part) for part in parts)
 
-# %% ../nbs/06_data.ipynb #06038ff7dc
+# %% ../nbs/06_data.ipynb #060300a1d0
 def _hold(names, share):
     "For each set of names, whether it is held out."
     count, members, held = Counter(chain.from_iterable(names)), defaultdict(list), [None] * len(names)
     for i, found in enumerate(names):
         for name in found: members[name].append(i)
-    kept = {name: max((1 - share) * number, 1) for name, number in count.items()}
-    want, total, left = {name: [kept[name], count[name] - kept[name]] for name in count}, [len(names) * (1 - share), len(names) * share], Counter(count)
+    want, total = {name: [(1 - share) * number, share * number] for name, number in count.items()}, [len(names) * (1 - share), len(names) * share]
+    left, kept = Counter(count), Counter(count)
     while left:
         name = min(left, key=lambda name: (left[name], str(name)))
         for i in members[name]:
             if held[i] is not None: continue
-            held[i] = side = int((want[name][1], total[1]) > (want[name][0], total[0]))
+            lacking = (want[name][1], total[1]) > (want[name][0], total[0])
+            held[i] = side = int(lacking and all(kept[other] > 1 for other in names[i]))  # the last row of a label is kept
             total[side] -= 1
-            for other in names[i]: want[other][side], left[other] = want[other][side] - 1, left[other] - 1
+            left.subtract(names[i])
+            if side: kept.subtract(names[i])
+            for other in names[i]: want[other][side] -= 1
         del left[name]
     return held
