@@ -121,7 +121,7 @@ def mcnemar(correct_a, correct_b) -> McNemar:
     first, second = int((a & ~b).sum()), int((b & ~a).sum())
     return McNemar(first, second, float(binomtest(first, first + second).pvalue) if first + second else 1.0)
 
-# %% ../nbs/17_significance.ipynb #17022d323d
+# %% ../nbs/17_significance.ipynb #17022ea0c8
 @dataclass(frozen=True)
 class SeedSummary:
     "A figure over seeds; what needs two seeds is `Undefined` with one."
@@ -134,6 +134,7 @@ class SeedSummary:
     def __str__(self): return f"{self.mean:.4f} ± {self.sd:.4f} ({self.seeds} seeds)"
     def to_dict(self) -> dict: return plain(dict(vars(self)))
 
+# %% ../nbs/17_significance.ipynb #17023c65d1
 def over_seeds(values, level: float = 0.95) -> SeedSummary:
     "Mean, standard deviation and t interval of one figure [S]; `Undefined` when one of the values is."
     from scipy.stats import t
