@@ -124,16 +124,16 @@ def fit(recipe: Annotated[str, typer.Option("--recipe", help="A recipe's name or
     for warning in report.warnings: print(f"data: {warning}", file=sys.stderr)
     _fit(checked, model, splits, out, as_json)
 
-# %% ../nbs/27_cli.ipynb #270166d3e9
+# %% ../nbs/27_cli.ipynb #270165ec0e
 def _fit(recipe, model, splits, out, as_json):
     "Fit, evaluate beside the floor, save and show."
-    from clfm_kit.classifier import Classifier
+    from clfm_kit.classifier import Classifier, training_rows
     from clfm_kit.floor import Floor
     with progress():
         clf = Classifier(recipe, model).fit(splits)
         if splits.test is not None and splits.test.labels:
-            train, held = clf.rows_
-            clf.reports_ |= {"test": clf.evaluate(splits.test), "TF-IDF floor, test": Floor().fit(train, held).evaluate(splits.test)}
+            floor = Floor().fit(*training_rows(splits, seed=recipe.seed))
+            clf.reports_ |= {"test": clf.evaluate(splits.test), "TF-IDF floor, test": floor.evaluate(splits.test)}
     folder = clf.save_pretrained(out)
     result = dict(model=str(folder), facts=clf.facts_, reports={name: report.to_dict() for name, report in clf.reports_.items()})
     _show(result, as_json, _reports(f"{recipe.name} → {folder}", clf.reports_))
@@ -193,15 +193,16 @@ def explain(folder: Annotated[str, typer.Argument(help="A saved model.")], text:
     rows = [["word", *pair] for pair in found.top_words()] + [["feature", f"{f['column']} #{f['feature']}", f"{f['contribution']:+.3f}"] for f in found.features]
     _show(found.to_dict(), as_json, _table(f"{found.label} ({found.probability:.2f})", ["what", "which", "weight"], rows))
 
-# %% ../nbs/27_cli.ipynb #270225684b
+# %% ../nbs/27_cli.ipynb #270229614f
 @app.command()
 def compare(data: Data, entries: Annotated[list[str], typer.Argument(help="Recipes, YAML files or saved models.")], model: Model = "minilm",
             seeds: Annotated[int, typer.Option("--seeds", help="How many seeds for each recipe.")] = 1,
+            seen: Annotated[str, typer.Option("--seen", help="Test rows that were in training: refuse or drop.")] = "refuse",
             text_column: Text = "text", label_column: Label = None, as_json: Json = False):
     "Hold recipes and saved models against each other and the TF-IDF floor, on the same rows."
     from clfm_kit.comparison import compare as run
     from clfm_kit.data import load_data
-    with progress(): found = run(entries, load_data(data, text=text_column, label=label_column), model=model, seeds=range(seeds))
+    with progress(): found = run(entries, load_data(data, text=text_column, label=label_column), model=model, seeds=range(seeds), seen=seen)
     _show(found.to_dict(), as_json, found)
 
 @app.command()

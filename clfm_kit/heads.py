@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GRID', 'matrix', 'tensor', 'loss', 'Logistic', 'solve_logistic', 'Linear', 'MLP', 'train_head']
 
-# %% ../nbs/19_heads.ipynb #1900277f1c
+# %% ../nbs/19_heads.ipynb #19002faa2c
 import warnings
 from copy import deepcopy
 
@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .errors import UserError
+from .imbalance import epoch_rows, learn_imbalance, weighted_loss
 from .parts import Part
 
 # %% ../nbs/19_heads.ipynb #19005e640a
@@ -30,13 +31,11 @@ def tensor(features: dict) -> torch.Tensor:
     return torch.cat([torch.as_tensor(np.asarray(values), dtype=torch.float32) if not torch.is_tensor(values) else values.float()
                       for values in features.values()], dim=1)
 
-# %% ../nbs/19_heads.ipynb #190076c447
-def loss(scores, targets, schema, class_weight=None, label_smoothing: float = 0.0):
-    "Mean log-loss of scores [B, C] against targets [B] or [B, C]; `class_weight` [C] weighs rows, or positives where labels are many."
-    weight = None if class_weight is None else torch.as_tensor(class_weight, dtype=torch.float32, device=scores.device)
-    if schema.kind == "single": return F.cross_entropy(scores.float(), targets, weight, label_smoothing=label_smoothing)
-    targets = targets.float() * (1 - label_smoothing) + label_smoothing / 2
-    return F.binary_cross_entropy_with_logits(scores.float(), targets, pos_weight=weight)
+# %% ../nbs/19_heads.ipynb #1900701978
+def loss(scores, targets, schema):
+    "Mean log-loss of scores [B, C] against targets [B], or [B, C] of 0 and 1."
+    if schema.kind == "single": return F.cross_entropy(scores.float(), targets)
+    return F.binary_cross_entropy_with_logits(scores.float(), targets.float())
 
 # %% ../nbs/19_heads.ipynb #19009dd2f5
 GRID = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
@@ -51,15 +50,15 @@ class Logistic(Part):
 
     def scores(self, features): return tensor(features) @ torch.as_tensor(self.weights_).T + torch.as_tensor(self.bias_)
 
-# %% ../nbs/19_heads.ipynb #190100692b
-def _fit(self, features, targets, schema, *, validation=None, class_weight=None, seed=0, progress=None):
-    "Fit on features of N texts; `validation` (features, targets) chooses `C`."
+# %% ../nbs/19_heads.ipynb #1901077d5a
+def _fit(self, features, targets, schema, *, validation=None, row_weight=None, seed=0, progress=None):
+    "Fit on features of N texts, rows weighted by `row_weight` ([N], or [N, C] where labels are many); `validation` (features, targets) chooses `C`."
     x, grid = matrix(features), GRID if self.C is None and validation else (self.C or 0.1,)
     mean, scale = x.mean(0), np.maximum(x.std(0), 1e-6)
     x = (x - mean) / scale
     best = np.inf
     for done, C in enumerate(grid):
-        weights, bias = solve_logistic(x, targets, schema, C, self.max_iter, class_weight)
+        weights, bias = solve_logistic(x, targets, schema, C, self.max_iter, row_weight)
         trial = deepcopy(self)
         trial.weights_, trial.bias_ = (weights / scale).astype(np.float32), (bias - weights @ (mean / scale)).astype(np.float32)
         score = _score(trial, validation, schema) if len(grid) > 1 else 0.0
@@ -73,25 +72,26 @@ def _score(head, validation, schema):
 
 Logistic.fit = _fit
 
-# %% ../nbs/19_heads.ipynb #1901105d6c
-def solve_logistic(x, targets, schema, C, max_iter, class_weight):
-    "Weights [C, F] and bias [C] on standardised features; a column that has no example of its own kind stays at a constant."
-    one = lambda y, weight: LogisticRegression(C=C, max_iter=max_iter, class_weight=weight, tol=1e-3).fit(x, y)
+# %% ../nbs/19_heads.ipynb #1901142943
+def solve_logistic(x, targets, schema, C, max_iter, row_weight=None):
+    "Weights [C, F] and bias [C]; a class without rows, and a label that all rows or none have, keeps a constant score."
+    one = lambda y, weight: LogisticRegression(C=C, max_iter=max_iter, tol=1e-3).fit(x, y, weight)
     weights, bias = np.zeros((len(schema), x.shape[1])), np.full(len(schema), -20.0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the grid's weakest penalties need not be solved to the end
         if schema.kind == "single":
-            model = one(targets, None if class_weight is None else {c: class_weight[c] for c in np.unique(targets)})
-            if len(model.classes_) == 2: weights[model.classes_], bias[model.classes_] = [np.zeros(x.shape[1]), model.coef_[0]], [0, model.intercept_[0]]
-            else: weights[model.classes_], bias[model.classes_] = model.coef_, model.intercept_
+            model = one(targets, row_weight)
+            # two classes: scikit-learn keeps one row of weights, for the second
+            pair = lambda found: np.stack([np.zeros_like(found[0]), found[0]]) if len(model.classes_) == 2 else found
+            weights[model.classes_], bias[model.classes_] = pair(model.coef_), pair(model.intercept_)
             return weights, bias
-        for c in range(len(schema)):
-            if len(np.unique(targets[:, c])) < 2: bias[c] = 20.0 if targets[:, c].all() else -20.0; continue
-            model = one(targets[:, c], None if class_weight is None else {0: 1.0, 1: class_weight[c]})
+        for c, column in enumerate(targets.T):
+            if len(np.unique(column)) < 2: bias[c] = 20.0 if column.all() else -20.0; continue
+            model = one(column, None if row_weight is None else row_weight[:, c])
             weights[c], bias[c] = model.coef_[0], model.intercept_[0]
     return weights, bias
 
-# %% ../nbs/19_heads.ipynb #19016be4b0
+# %% ../nbs/19_heads.ipynb #190164a65d
 class Linear(Part, nn.Module):
     "One linear map over the features, after dropout."
 
@@ -105,7 +105,9 @@ class Linear(Part, nn.Module):
 
     def scores(self, features): return self.map(F.dropout(tensor(features), self.dropout, self.training))
 
-    def loss(self, scores, targets, class_weight=None): return loss(scores, targets, self.schema, class_weight)
+    def loss(self, scores, targets, imbalance=None):
+        "Log-loss; with an `Imbalance`, weighted as it says."
+        return loss(scores, targets, self.schema) if imbalance is None else weighted_loss(scores, targets, imbalance)
 
 # %% ../nbs/19_heads.ipynb #190177e5a3
 class MLP(Linear):
@@ -120,18 +122,20 @@ class MLP(Linear):
         self.schema = schema
         self.map = nn.Sequential(nn.LayerNorm(total), nn.Linear(total, self.width), nn.GELU(), nn.Dropout(self.dropout), nn.Linear(self.width, len(schema)))
 
-# %% ../nbs/19_heads.ipynb #190194ee57
-def train_head(head, features, targets, schema, *, validation=None, class_weight=None, seed=0, progress=None,
+# %% ../nbs/19_heads.ipynb #19019f6b51
+def train_head(head, features, targets, schema, *, validation=None, imbalance=None, seed=0, progress=None,
                epochs: int = 60, learning_rate: float = 3e-3, batch_size: int = 64, weight_decay: float = 1e-2, patience: int = 6):
     "Train a module head on fixed features; returns it in evaluation mode with its best weights."
     torch.manual_seed(seed)
+    imbalance = imbalance or learn_imbalance(None, targets, schema)
     head.build({column: values.shape[1] for column, values in features.items()}, schema)
     x, y = {"all": torch.from_numpy(matrix(features))}, torch.as_tensor(targets)
     held = ({"all": torch.from_numpy(matrix(validation[0]))}, torch.as_tensor(validation[1])) if validation else None
     optimizer = torch.optim.AdamW(head.parameters(), lr=learning_rate, weight_decay=weight_decay)
     best, kept, since = float("inf"), head.state_dict(), 0
     for epoch in range(epochs):
-        value = _epoch(head, x, y, optimizer, batch_size, class_weight, held)
+        rows = torch.from_numpy(epoch_rows(imbalance, targets, seed=seed + epoch))
+        value = _epoch(head, x, y, rows.split(batch_size), optimizer, imbalance, held)
         if value < best: best, kept, since = value, deepcopy(head.state_dict()), 0
         else: since += 1
         if progress: progress(epoch + 1, epochs)
@@ -139,13 +143,13 @@ def train_head(head, features, targets, schema, *, validation=None, class_weight
     head.load_state_dict(kept)
     return head.eval()
 
-# %% ../nbs/19_heads.ipynb #19020354bf
-def _epoch(head, x, y, optimizer, batch_size, class_weight, held):
-    "One pass over the rows in random order; the validation loss, or the training loss without one. Raises `UserError` on NaN."
+# %% ../nbs/19_heads.ipynb #1902029d80
+def _epoch(head, x, y, batches, optimizer, imbalance, held):
+    "One pass over the batches of row numbers; the validation loss, or the training loss without one. Raises `UserError` on NaN."
     head.train()
     total = 0.0
-    for rows in torch.randperm(len(y)).split(batch_size):
-        value = head.loss(head.scores({"all": x["all"][rows]}), y[rows], class_weight)
+    for rows in batches:
+        value = head.loss(head.scores({"all": x["all"][rows]}), y[rows], imbalance)
         if not torch.isfinite(value): raise UserError(f"the loss of head {head!r} is {value.item()}; lower training.learning_rate")
         optimizer.zero_grad(), value.backward(), optimizer.step()
         total += value.item() * len(rows)

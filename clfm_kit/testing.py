@@ -58,7 +58,7 @@ def check_pooler(part, again=None):
         assert vectors.shape[0] == 2 and vectors.ndim == 2 and vectors.dtype == torch.float32, f"{part!r}: pooling {name!r} is not float32 [B, F]"
         if name in POOLINGS: torch.testing.assert_close(vectors, POOLINGS[name](text, torch.ones(2, 5)), msg=f"{part!r} calls {name!r} what is not core's {name!r}")
 
-# %% ../nbs/28_testing.ipynb #2801095518
+# %% ../nbs/28_testing.ipynb #28010cc0dd
 def _blobs(schema, rows=120, seed=0):
     "Features that make the targets easy, at two sites."
     rng = np.random.default_rng(seed)
@@ -69,7 +69,7 @@ def _blobs(schema, rows=120, seed=0):
 
 def _fit(head, schema):
     train, held = _blobs(schema), _blobs(schema, 60, 1)
-    if hasattr(head, "fit"): return head.fit(*train, schema, validation=held, class_weight=None, seed=0, progress=None) or head
+    if hasattr(head, "fit"): return head.fit(*train, schema, validation=held, row_weight=None, seed=0, progress=None) or head
     return train_head(head, *train, schema, validation=held, epochs=40)
 
 # %% ../nbs/28_testing.ipynb #28011fb8ff
