@@ -6,7 +6,7 @@
 __all__ = ['Column', 'tokenizer_hash', 'group_key', 'text_key', 'ShardWriter', 'Shard', 'shards', 'cache_folder', 'pooled_states',
            'column_widths']
 
-# %% ../nbs/12_cache.ipynb #12002d6d46
+# %% ../nbs/12_cache.ipynb #1200212dee
 import hashlib
 import json
 import os
@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import UserError
+from .formats import check_texts
 from .plugins import emit
 from .states import stream
 
@@ -162,9 +163,10 @@ def _columns(self) -> dict:
 
 _Index.missing, _Index.columns = _missing, _columns
 
-# %% ../nbs/12_cache.ipynb #12021d1f1b
+# %% ../nbs/12_cache.ipynb #12021b355a
 def pooled_states(backbone, texts, format, pooler, columns=None, cache=None, dtype=np.float16, run=None) -> dict:
     "{column: Column} of the texts, in their order; `columns` limits what is read. Emits 'states' events to `run`."
+    check_texts(texts)
     columns = list(columns or column_widths(backbone, pooler))
     index = _Index(texts, columns)
     folder = Path(cache, group_key(backbone, format, dtype)) if cache else None

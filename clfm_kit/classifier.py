@@ -6,7 +6,7 @@
 __all__ = ['PIECE', 'Classifier', 'fit', 'training_rows', 'scores', 'predict_proba', 'predict', 'score', 'save_pretrained',
            'from_pretrained', 'push_to_hub']
 
-# %% ../nbs/22_classifier.ipynb #22002cfc31
+# %% ../nbs/22_classifier.ipynb #22002220f6
 import tempfile
 import time
 from pathlib import Path
@@ -22,6 +22,7 @@ from .cache import cache_folder, column_widths, pooled_states
 from .calibration import Calibration, calibrate
 from .data import Rows, load_data, split_off
 from .errors import UserError
+from .formats import check_texts
 from .heads import train_head
 from .imbalance import learn_imbalance, row_weights
 from .metrics import Report, decide, evaluate
@@ -127,7 +128,7 @@ def _fit_closed_form(self, head, features, targets, imbalance, shared):
 
 Classifier._fit_head, Classifier._fit_closed_form = _fit_head, _fit_closed_form
 
-# %% ../nbs/22_classifier.ipynb #220148ffb1
+# %% ../nbs/22_classifier.ipynb #22015750d1
 PIECE = 8192  # texts whose states are held in memory at once
 
 def _scores(self, features):
@@ -142,6 +143,7 @@ def scores(self, texts):
     "Uncalibrated scores [N, C], float32, columns as in `classes_`."
     if not hasattr(self, "head_"): raise UserError("this classifier is not fitted; call fit, or load one with from_pretrained")
     texts = [texts] if isinstance(texts, str) else list(texts)
+    check_texts(texts)
     self._open(self.depth_)
     pieces = (texts[start:start + PIECE] for start in range(0, len(texts), PIECE))
     return np.concatenate([np.zeros((0, len(self.schema_)), dtype=np.float32), *(self._scores(self._states(piece, self.columns_)) for piece in pieces)])

@@ -5,14 +5,11 @@
 # %% auto #0
 __all__ = ['TOKEN_BUDGET', 'WINDOW', 'batches', 'pad', 'read_batch', 'combine', 'stream']
 
-# %% ../nbs/11_states.ipynb #1100258f9c
-from itertools import islice
-
+# %% ../nbs/11_states.ipynb #1100297093
 import numpy as np
 import torch
 
 from .errors import UserError
-from .formats import check_texts
 
 # %% ../nbs/11_states.ipynb #1100543c0a
 TOKEN_BUDGET = 2048  # tokens in a batch: enough to fill the cores, small enough to stay in the processor's cache
@@ -69,11 +66,10 @@ def _as(vectors, dtype, site):
         raise UserError(f"a state at site {site!r} is not a finite {np.dtype(dtype).name} number; pass state_dtype='float32', or read other sites")
     return rounded
 
-# %% ../nbs/11_states.ipynb #11016c65af
+# %% ../nbs/11_states.ipynb #11016678d9
 def stream(backbone, texts, format, pooler, sites=None, dtype=np.float16, budget: int = TOKEN_BUDGET):
-    "Yield (text numbers, {column: [b, F]}, number truncated) until every text has been read once. Raises `UserError` for a bad text."
+    "Yield (text numbers, {column: [b, F]}, number truncated) until every text has been read once."
     sites = list(sites or pooler.sites(backbone.shape))
-    check_texts(texts)
     for start in range(0, len(texts), WINDOW):
         encoded = format.encode(list(texts[start:start + WINDOW]), backbone.tokenizer, backbone.shape.limit)
         first = np.searchsorted(encoded.rows, np.arange(len(encoded.truncated) + 1))  # rows are in order: text t has sequences first[t]:first[t+1]
