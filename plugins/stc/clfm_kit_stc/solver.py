@@ -11,19 +11,15 @@ from dataclasses import dataclass
 
 import torch
 
-# %% ../nbs/00_solver.ipynb #00005d0d18
+# %% ../nbs/00_solver.ipynb #00005aab58
 class Problem:
-    "Logistic loss of features [N, F] against targets, [N] class numbers or [N, C] zeros and ones; `class_weight` [C] is optional."
+    "Logistic loss of features [N, F] against targets, [N] class numbers or [N, C] zeros and ones; `row_weight` is [N] or [N, C]."
 
-    def __init__(self, features, targets, classes: int, class_weight=None):
+    def __init__(self, features, targets, classes: int, row_weight=None):
         self.features, self.targets, self.single = features, targets, targets.ndim == 1
-        one_hot = torch.nn.functional.one_hot(targets, classes) if self.single else targets
-        self.one_hot = one_hot.to(features)
-        self.weight = None
-        if class_weight is not None:
-            weight = torch.as_tensor(class_weight).to(features)
-            self.weight = weight[targets].unsqueeze(1) if self.single else torch.where(targets > 0, weight, 1.0)
-            if self.single: self.weight = self.weight / self.weight.mean()
+        self.one_hot = (torch.nn.functional.one_hot(targets, classes) if self.single else targets).to(features)
+        if row_weight is not None and row_weight.ndim == 1: row_weight = row_weight.unsqueeze(1)
+        self.weight = row_weight  # broadcasts over classes
 
 # %% ../nbs/00_solver.ipynb #00006f9234
 def value_and_gradient(problem, weights, bias):
