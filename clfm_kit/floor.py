@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GRID', 'Floor']
 
-# %% ../nbs/24_floor.ipynb #24002ce6f6
+# %% ../nbs/24_floor.ipynb #24002e44dd
 import time
 
 import numpy as np
@@ -15,8 +15,9 @@ from sklearn.pipeline import make_union
 from .calibration import calibrate
 from .data import Rows
 from .heads import loss, solve_logistic
-from .metrics import evaluate
+from .metrics import decide, evaluate
 from .schemas import Schema
+from .significance import with_intervals
 
 # %% ../nbs/24_floor.ipynb #24005b06b6
 GRID = (3.0, 10.0, 30.0)
@@ -37,7 +38,7 @@ class Floor:
         self.seconds_ = time.perf_counter() - started
         return self
 
-# %% ../nbs/24_floor.ipynb #24006bebbb
+# %% ../nbs/24_floor.ipynb #24006b9d3a
 def _scores(self, texts):
     return self.features_.transform(texts) @ self.weights_.T + self.bias_
 
@@ -52,6 +53,7 @@ def _predict_proba(self, texts):
 
 def _evaluate(self, rows: Rows):
     "A report on labelled rows."
-    return evaluate(self.schema_, self.predict_proba(rows.texts), self.schema_.targets(rows.labels), self.calibration_.thresholds)
+    probabilities, targets, thresholds = self.predict_proba(rows.texts), self.schema_.targets(rows.labels), self.calibration_.thresholds
+    return with_intervals(evaluate(self.schema_, probabilities, targets, thresholds), decide(probabilities, self.schema_, thresholds), targets, self.schema_)
 
 Floor._scores, Floor._loss, Floor.predict_proba, Floor.evaluate = _scores, _loss, _predict_proba, _evaluate

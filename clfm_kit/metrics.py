@@ -54,16 +54,17 @@ FIGURES = dict(
 )
 LOWER_IS_BETTER = ("log_loss", "ece", "brier")
 
-# %% ../nbs/14_metrics.ipynb #140092f034
+# %% ../nbs/14_metrics.ipynb #140092d929
 @dataclass
 class Report:
-    "An evaluation: `figures` by name (float or `Undefined`), `per_class` rows, (coverage, accuracy) `curve`, `notes`."
+    "An evaluation: `figures` by name (float or `Undefined`), `per_class` rows, (coverage, accuracy) `curve`, `notes`, 95 % `intervals` of figures."
     kind: str
     rows: int
     figures: dict
     per_class: list = field(default_factory=list)
     curve: list = field(default_factory=list)
     notes: list = field(default_factory=list)
+    intervals: dict = field(default_factory=dict)
 
     def to_dict(self) -> dict: return plain(dict(vars(self)))
     def __getitem__(self, figure): return self.figures[figure]
@@ -85,15 +86,14 @@ def checked(probabilities, schema: Schema) -> np.ndarray:  # float64 [N, C]
         raise UserError(f"row {bad.argmax()}: {found[bad.argmax()][:4].round(3).tolist()} are not probabilities; turn scores into probabilities first")
     return found.clip(0, 1) / (1 if schema.kind == "multi" else found.sum(axis=1, keepdims=True))
 
-# %% ../nbs/14_metrics.ipynb #14013883d3
+# %% ../nbs/14_metrics.ipynb #140133c16e
 def decide(probabilities, schema: Schema, thresholds=None) -> np.ndarray:  # int64 [N], or bool [N, C] for multi-label
     "The labels that probabilities [N, C] stand for; `thresholds`: one number or [C], 0.5 without, multi-label only."
-    probabilities = np.asarray(probabilities)
-    if schema.kind != "multi": return probabilities.argmax(axis=-1)
+    if schema.kind != "multi": return np.asarray(probabilities).argmax(axis=-1)
     thresholds = np.asarray(0.5 if thresholds is None else thresholds, dtype=np.float64)
     if thresholds.shape not in ((), (len(schema),)):
         raise UserError(f"{thresholds.size} thresholds given for {len(schema)} labels; give one number, or one for each label")
-    return probabilities >= thresholds
+    return np.asarray(probabilities) >= thresholds
 
 def correct_rows(decisions, targets, schema: Schema) -> np.ndarray:  # bool [N]
     "Which rows are right in every decision."

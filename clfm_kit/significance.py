@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['STATISTICS', 'f1_counts', 'entity_counts', 'mean', 'micro_f1', 'macro_f1', 'Difference', 'paired_bootstrap',
-           'McNemar', 'mcnemar', 'SeedSummary', 'over_seeds', 'fingerprints', 'seen_rows', 'refuse_seen',
-           'refuse_different_labels', 'plot_differences']
+           'figure_interval', 'with_intervals', 'McNemar', 'mcnemar', 'SeedSummary', 'over_seeds', 'fingerprints',
+           'seen_rows', 'refuse_seen', 'refuse_different_labels', 'plot_differences']
 
-# %% ../nbs/17_significance.ipynb #170021822f
+# %% ../nbs/17_significance.ipynb #17002a0529
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from typing import NamedTuple
@@ -16,7 +16,7 @@ import numpy as np
 
 from .data import normalised
 from .errors import UserError, unknown
-from .metrics import Undefined, indicator, plain
+from .metrics import Report, Undefined, correct_rows, indicator, plain
 from .schemas import Schema
 
 # %% ../nbs/17_significance.ipynb #1700595a7b
@@ -106,6 +106,25 @@ def paired_bootstrap(a, b, statistic: str = "mean", resamples: int = 10_000, lev
     found = np.concatenate([difference(generator.multinomial(len(a), count / len(a), size=size)) for size in sizes])
     low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
     return Difference(statistic, float(difference(count[None])[0]), float(low), float(high), level, resamples, len(a))
+
+# %% ../nbs/17_significance.ipynb #17018d52e8
+def figure_interval(values, statistic: str = "mean", seed: int = 0):  # (low, high), or `Undefined`
+    "The 95 % bootstrap interval over rows of one model's figure; `values` as for `paired_bootstrap`."
+    values = np.asarray(values, dtype=np.float64)
+    nothing = values * ([0, 1, 1] if values.ndim == 3 else 0)
+    found = paired_bootstrap(nothing, values, statistic, resamples=2000, seed=seed)
+    return found if isinstance(found, Undefined) else (found.low, found.high)
+
+def with_intervals(report: Report, decisions, targets, schema: Schema) -> Report:
+    "The report, with intervals for its shares of right rows and its F1 figures; decisions and targets as in `clfm_kit.metrics`."
+    correct, counts = correct_rows(decisions, targets, schema), f1_counts(decisions, targets, schema)
+    micro = (counts, "micro-f1") if schema.kind == "multi" else (correct, "mean")
+    for figure, made_of in dict(accuracy=(correct, "mean"), exact_match=(correct, "mean"), micro_f1=micro, macro_f1=(counts, "macro-f1")).items():
+        if figure not in report.figures: continue
+        found = figure_interval(*made_of)
+        if isinstance(found, Undefined): report.notes.append(f"{figure} has no interval: {found.reason}")
+        else: report.intervals[figure] = list(found)
+    return report
 
 # %% ../nbs/17_significance.ipynb #1701899ae2
 class McNemar(NamedTuple):
