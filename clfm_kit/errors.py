@@ -12,7 +12,7 @@ import difflib
 class UserError(ValueError):
     "Something the user gave cannot work; the message says what, and the cure."
 
-# %% ../nbs/01_errors.ipynb #010073f4f4
+# %% ../nbs/01_errors.ipynb #01007d2a0f
 def unknown(
     what: str,  # what kind of name it is: "head", "parameter of head 'logistic'"
     given: str,  # what the user wrote
@@ -21,7 +21,8 @@ def unknown(
 ) -> UserError:  # ready to raise
     "The error for a name that does not exist, with the nearest one that does."
     known = sorted(map(str, known))
-    near = difflib.get_close_matches(str(given), known, n=1)
+    folded = {name.casefold(): name for name in known}
+    near = [folded[name] for name in difflib.get_close_matches(str(given).casefold(), folded, n=1)]
     parts = [f"unknown {what} {given!r}"]
     if near: parts.append(f"did you mean {near[0]!r}?")
     parts.append(f"known: {', '.join(known) or 'none'}.")

@@ -1,0 +1,71 @@
+"""What every benchmark shares: how a result is written, how sides alternate, how memory is read."""
+import json
+import os
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+RESULTS = Path(__file__).resolve().parent / "results"
+PACKAGES = ("clfm-kit", "torch", "transformers", "scikit-learn", "sentence-transformers", "numpy")
+
+
+def hardware() -> dict:
+    """The machine in words: processor, cores that may be used, memory in GB, accelerator."""
+    import torch
+    name = next((line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), platform.processor())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    return dict(processor=name, cores=len(os.sched_getaffinity(0)), memory_gb=round(memory, 1), torch_threads=torch.get_num_threads(),
+                accelerator=torch.cuda.get_device_name() if torch.cuda.is_available() else None)
+
+
+def _lines(path):
+    return Path(path).read_text().splitlines() if Path(path).exists() else []
+
+
+def command() -> str:
+    """The command line, with folders of data and results reduced to their names so that no machine's paths are kept."""
+    short = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
+    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *short])
+
+
+def write(name: str, figures: dict, rows: list, **more):
+    """Write `results/<name>.json`, beside and renamed: command, date, versions, hardware, figures (name to number) and rows."""
+    found = {}
+    for package in PACKAGES:
+        try: found[package] = version(package)
+        except ImportError: continue
+    text = json.dumps(dict(command=command(), date=time.strftime("%Y-%m-%d"), versions=found, hardware=hardware(), figures=figures, rows=rows, **more), indent=1)
+    RESULTS.mkdir(exist_ok=True)
+    part = RESULTS / f".{name}.part"
+    part.write_text(text + "\n")
+    os.replace(part, RESULTS / f"{name}.json")
+    print(json.dumps(figures, indent=1))
+
+
+def alternate(sides: dict, repeats: int) -> dict:
+    """Run each side in turn, `repeats` times: {name: [seconds]}. Noise on the machine then falls on all sides alike."""
+    seconds = {name: [] for name in sides}
+    for _ in range(repeats):
+        for name, run in sides.items():
+            started = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - started)
+            print(f"  {name}: {seconds[name][-1]:.2f} s", file=sys.stderr, flush=True)
+    return seconds
+
+
+def ratio(seconds: dict, slow: str, fast: str) -> float:
+    """Median over repeats of how many times longer `slow` took than `fast` in the same turn."""
+    return statistics.median(a / b for a, b in zip(seconds[slow], seconds[fast]))
+
+
+def peak_of(code: str, *arguments) -> dict:
+    """Run Python code in a fresh process; the JSON it prints last, with `peak_mb`, the most resident memory it held."""
+    wrapped = code + "\nimport resource, json; print(json.dumps(dict(peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)))"
+    done = subprocess.run([sys.executable, "-c", wrapped, *map(str, arguments)], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.strip().splitlines()[-1])

@@ -1,0 +1,159 @@
+"""What users really feed a program: each is answered, or refused in one sentence that names the row, file or field."""
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from clfm_kit import Classifier, UserError
+from clfm_kit.cache import pooled_states
+from clfm_kit.formats import Plain
+from clfm_kit.poolers import Mean
+
+ODD = {"empty": "", "spaces": " \t\n ", "emoji": "🙃👩‍👩‍👧‍👦 where??", "right to left": "أين طلبي؟ שלום", "mixed": "where is заказ 注文 #12", "NUL": "where\x00is it",
+       "long": "my parcel is late " * 5556, "one letter": "x", "combining": "e\u0301" * 50, "html": "<script>alert(1)</script>"}
+
+
+def clfm(*words, **kwargs):
+    return subprocess.run([sys.executable, "-m", "clfm_kit.cli", *map(str, words)], capture_output=True, text=True, **kwargs)
+
+
+def refused(done, *parts):
+    """One sentence on standard error, exit code 2, nothing on standard output, no traceback."""
+    assert done.returncode == 2 and done.stdout == "", done
+    assert "Traceback" not in done.stderr and done.stderr.strip().splitlines()[-1].startswith("clfm: "), done.stderr
+    for part in parts: assert part in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_texts_are_answered(name, fitted):
+    clf = Classifier.from_pretrained(fitted)
+    probabilities = clf.predict_proba([ODD[name], "where is my parcel"])
+    assert np.isfinite(probabilities).all() and np.allclose(probabilities.sum(1), 1)
+    alone = clf.predict_proba(["where is my parcel"])
+    assert np.allclose(probabilities[1], alone[0], atol=1e-3), "a text's answer depends on its neighbours"
+
+
+def test_odd_texts_can_be_trained_on(tiny):
+    texts, labels = [*ODD.values()] * 3, ["a", "b"] * 15
+    assert Classifier("probe", tiny, cache=None).fit(texts, labels).predict(texts).shape == (30,)
+
+
+@pytest.mark.parametrize("texts, labels, message", [
+    (["a", None, "c"], ["x", "y", "x"], "row 1"),
+    (["a", "b", 3.5], ["x", "y", "x"], "row 2"),
+    (["a", "b", "\ud800"], ["x", "y", "x"], "row 2"),
+    (["a", "b", "c"], ["x", np.nan, "y"], "row 1"),
+    (["a", "b", "c"], ["x", "x", "x"], "only one class"),
+    (["a", "b"], ["x"], "2 texts and 1 labels"),
+    (["a", "b"], [["x"], "y"], "row 1"),
+    ([], [], "no rows"),
+])
+def test_bad_training_rows_are_named(texts, labels, message, tiny):
+    with pytest.raises(UserError, match=message): Classifier("probe", tiny, cache=None).fit(texts, labels)
+
+
+def test_a_class_with_one_row_is_kept(tiny):
+    rows = [(f"text number {i}", "ab"[i % 2]) for i in range(40)] + [("the only one of its kind", "rare")]
+    clf = Classifier("probe", tiny, cache=None).fit(*zip(*rows))
+    assert list(clf.classes_) == ["a", "b", "rare"] and clf.facts_["rows"]["train"] + clf.facts_["rows"]["validation"] == 41
+
+
+def test_unseen_labels_are_named(fitted):
+    with pytest.raises(UserError, match="row 1: label 'weather' was not seen in training"):
+        Classifier.from_pretrained(fitted).evaluate(["where is it", "will it rain"], ["track_order", "weather"])
+
+
+def test_missing_value_in_a_frame_names_row_and_field(tiny):
+    frame = pd.DataFrame({"text": ["a", "b", None], "label": ["x", "y", "x"]})
+    with pytest.raises(UserError, match="row 2.*'text'"): Classifier("probe", tiny).fit(frame)
+    frame = pd.DataFrame({"text": ["a", "b", "c"], "label": ["x", np.nan, "y"]})
+    with pytest.raises(UserError, match="row 1.*'label'"): Classifier("probe", tiny).fit(frame)
+
+
+@pytest.mark.parametrize("content, parts", [
+    ("text,label\ncaf\xe9,x\n".encode("latin-1"), ("rows.csv", "line 2", "UTF-8")),
+    (b"message,label\na,x\nb,y\n", ("message", "text")),
+    (b"text,label\na,x\nb,x\n", ("only one class",)),
+    (b"", ("rows.csv",)),
+    (b"text,label\n", ("no rows",)),
+])
+def test_bad_files_at_the_command_line(content, parts, tiny, tmp_path):
+    file = tmp_path / "rows.csv"
+    file.write_bytes(content)
+    refused(clfm("fit", "--recipe", "probe", "--model", tiny, "--data", file, "--out", tmp_path / "out"), *parts)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("words, parts", [
+    (["fit", "--recipe", "probe"], ["--data"]),
+    (["fit", "--recipe", "prove", "--data", "helpdesk", "--out", "x"], ["did you mean 'probe'?"]),
+    (["fit", "--recipe", "probe", "--data", "helpdesk", "--out", "x", "--set", "head.c=1"], ["did you mean 'C'?"]),
+    (["fit", "--recipe", "probe", "--data", "helpdesk", "--out", "x", "--set", "head.C"], ["part.parameter=value"]),
+    (["fit", "--recipe", "probe", "--data", "helpdesk"], ["--out"]),
+    (["fit", "--recipe", "probe", "--data", "./nowhere.csv", "--out", "x"], ["nowhere.csv"]),
+    (["fit", "--recipe", "probe", "--data", "helpdesk", "--model", "./no-model", "--out", "x"], ["no-model"]),
+    (["predict", "no-model", "a"], ["no-model"]),
+    (["frobnicate"], ["frobnicate"]),
+])
+def test_wrong_words_at_the_command_line(words, parts, tmp_path):
+    refused(clfm(*words, cwd=tmp_path, env=os.environ | {"HF_HUB_OFFLINE": "1"}), *parts)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("harm, part", [
+    (lambda folder: (folder / "head.safetensors").write_bytes((folder / "head.safetensors").read_bytes()[:-100]), "head.safetensors is damaged"),
+    (lambda folder: (folder / "head.safetensors").unlink(), "head.safetensors is missing"),
+    (lambda folder: (folder / "clfm.json").write_text((folder / "clfm.json").read_text()[:-50]), "clfm.json is damaged"),
+    (lambda folder: (folder / "clfm.json").write_text((folder / "clfm.json").read_text().replace('"format_version": 1', '"format_version": 9')), "format version 9"),
+    (lambda folder: (folder / "clfm.json").write_text((folder / "clfm.json").read_text().replace('"probe"', '"probe"', 1).replace('"hash": "', '"hash": "0')), "other weights"),
+])
+def test_a_harmed_artifact_is_named(harm, part, fitted, tmp_path):
+    import shutil
+    folder = tmp_path / "model"
+    shutil.copytree(fitted, folder)
+    harm(folder)
+    refused(clfm("predict", folder, "hello"), part)
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(fitted, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match="holds no clfm-kit model"): Classifier.from_pretrained(fitted).save_pretrained(tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def _read_states(model, folder, queue):
+    from clfm_kit.backbones import Backbone
+    found = pooled_states(Backbone.load(model), [f"text {i}" for i in range(200)], Plain(), Mean(), cache=folder)
+    queue.put(float(np.asarray(found["hidden.3/mean"]).sum()))
+
+
+def test_two_processes_may_fill_the_same_cache(tiny, tmp_path):
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    workers = [context.Process(target=_read_states, args=(tiny, str(tmp_path), queue)) for _ in range(2)]
+    for worker in workers: worker.start()
+    sums = [queue.get(timeout=120) for _ in workers]
+    for worker in workers: worker.join()
+    assert sums[0] == sums[1] and not list(tmp_path.rglob(".part*"))
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full") or os.geteuid() != 0, reason="needs root, to mount a small file system")
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tiny, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True).returncode: pytest.skip("this machine lets nobody mount a file system")
+    try:
+        refused(clfm("fit", "--recipe", "probe", "--model", tiny, "--data", "helpdesk", "--out", tmp_path / "out", env=os.environ | {"CLFM_KIT_CACHE": str(disk)}), "the cached states need", "CLFM_KIT_CACHE")
+        assert not list(disk.rglob("*.npy")) and not (tmp_path / "out").exists()
+    finally: subprocess.run(["umount", disk], check=True)
+
+
+def test_results_are_json_and_nothing_else(fitted):
+    done = clfm("predict", fitted, "where is my parcel", "--json")
+    assert json.loads(done.stdout)[0]["text"] == "where is my parcel"
+    assert abs(sum(json.loads(done.stdout)[0]["probabilities"].values()) - 1) < 1e-3
