@@ -77,8 +77,8 @@ def probe(self, column, values, held, targets, held_targets, classes, row_weight
         scores = np.where(often > 0.6, scores, 0)
     return Probe(column, entry(scores), skills[best], penalty, mean, scale)
 
-# %% ../nbs/02_head.ipynb #02012642c2
-def gather(self, probes, features, held) -> tuple:  # (Selected, means [F], scales [F])
+# %% ../nbs/02_head.ipynb #02012dc1b9
+def gather(self, probes, features, held) -> tuple:  # (Selected, means [F], scales [F], etas that are left)
     "Read again, of all columns, only the features that a probe chose."
     entries = np.sort(np.concatenate([p.entry for p in probes]))
     cut = min(max(self.etas), entries[self.max_features] if len(entries) > self.max_features else 1.0)
@@ -87,7 +87,8 @@ def gather(self, probes, features, held) -> tuple:  # (Selected, means [F], scal
     join = lambda pieces: np.concatenate(pieces)
     selected = Selected(side(features), side(held), [p.column for p in probes], np.repeat(np.arange(len(probes)), [len(k) for k in kept]),
                         join(kept), join([p.entry[k] for p, k in zip(probes, kept)]))
-    return selected, join([p.mean[k] for p, k in zip(probes, kept)]), join([p.scale[k] for p, k in zip(probes, kept)])
+    etas = sorted({min(eta, max(float(cut), 1e-12)) for eta in self.etas})
+    return selected, join([p.mean[k] for p, k in zip(probes, kept)]), join([p.scale[k] for p, k in zip(probes, kept)]), etas
 
 # %% ../nbs/02_head.ipynb #02014ba657
 def hold_out(features, targets, schema, row_weight, seed, share=0.15) -> tuple:
@@ -102,7 +103,7 @@ def hold_out(features, targets, schema, row_weight, seed, share=0.15) -> tuple:
     some = lambda rows: ({c: np.asarray(values)[rows] for c, values in features.items()}, targets[rows])
     return *some(~held), some(held), None if row_weight is None else row_weight[~held]
 
-# %% ../nbs/02_head.ipynb #020151c7d4
+# %% ../nbs/02_head.ipynb #0201545166
 def fit(self, features, targets, schema, *, validation=None, row_weight=None, seed=0, progress=None):
     "Fit on {column: [N, F]}; `validation` (features, targets) makes every choice. `row_weight` is [N], or [N, C] where labels are many."
     self.check()
@@ -117,9 +118,9 @@ def fit(self, features, targets, schema, *, validation=None, row_weight=None, se
     for column in order:
         probes.append(probe(self, column, features[column], held[column], y, held_targets, len(schema), weight, seed))
         tick()
-    selected, mean, scale = gather(self, probes, features, held)
+    selected, mean, scale, etas = gather(self, probes, features, held)
     classifier = CLASSIFIERS[self.classifier](selected.train, y, len(schema), weight)
-    candidates = search(selected, classifier, held_targets, self.etas, self.strengths, tick)
+    candidates = search(selected, classifier, held_targets, etas, self.strengths, tick)
     _settle(self, candidates, selected, classifier, mean, scale, (y, torch.as_tensor(held_targets), weight), schema)
     self.report_ = report(self, probes, candidates, schema)
     if progress: progress(total, total)

@@ -1,0 +1,120 @@
+"""Solvers for the L1 probes of Sparsify-then-Classify, on real columns, and the seconds of the whole search.
+
+    python benchmarks/solvers.py --data DIR [--shares 0.1,0.03,0.01] [--classes 6] [--out NAME]
+
+`skglm` and `celer` are measured where they are installed. They, and liblinear, take classes one at a time: `--classes` of them are timed and the seconds scaled to all.
+"""
+import argparse
+import os
+import time
+import warnings
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from clfm_kit_stc.head import Sparsify, read
+from clfm_kit_stc.pooler import AllLayers
+from clfm_kit_stc.solver import Problem, largest_penalty, path, value_and_gradient, violation
+from common import write
+from sklearn.linear_model import LogisticRegression
+
+from clfm_kit import Schema, load_data
+from clfm_kit.backbones import Backbone
+from clfm_kit.cache import pooled_states
+from clfm_kit.formats import Plain
+
+
+def timed(run):
+    """What `run` returns, and its seconds."""
+    started = time.perf_counter()
+    found = run()
+    return found, time.perf_counter() - started
+
+
+def batched(problem, shares, largest, tolerance):
+    """Ours: all classes at once, the whole path warm-started."""
+    solutions, seconds = timed(lambda: path(problem, shares, tolerance))
+    last = solutions[-1]
+    return dict(seconds=seconds, weights=last.weights, bias=last.bias, steps=sum(s.steps for s in solutions), violation=violation(problem, last, shares[-1] * largest))
+
+
+def saga(problem, shares, largest, epochs):
+    """scikit-learn's multinomial L1 solver, warm-started along the same path, `epochs` passes for each penalty."""
+    x, y = problem.features.numpy(), problem.targets.numpy()
+    model = LogisticRegression(l1_ratio=1, solver="saga", max_iter=epochs, tol=1e-3, warm_start=True, random_state=0)
+    _, seconds = timed(lambda: [model.set_params(C=1 / (share * largest * len(x))).fit(x, y) for share in shares])
+    return dict(seconds=seconds, weights=torch.tensor(model.coef_.T, dtype=torch.float32), bias=torch.tensor(model.intercept_, dtype=torch.float32), steps=epochs)
+
+
+def one_at_a_time(make):
+    """A binary solver on `classes` classes against the rest, seconds scaled to all classes."""
+    def run(problem, shares, largest, classes):
+        x, y = problem.features.numpy().astype(np.float64), problem.targets.numpy()
+        chosen = np.linspace(0, y.max(), classes).astype(int)
+        fit = lambda: [make(share * largest, len(x)).fit(x, np.where(y == c, 1, -1)) for c in chosen for share in shares]
+        return dict(seconds=timed(fit)[1] * (y.max() + 1) / classes, timed_classes=classes)
+    return run
+
+
+def binary_solvers() -> dict:
+    """Those that are installed, at their own default tolerance."""
+    found = {"liblinear": lambda penalty, n: LogisticRegression(l1_ratio=1, solver="liblinear", C=1 / (penalty * n))}
+    if find_spec("celer"):
+        from celer import LogisticRegression as Celer
+        found["celer"] = lambda penalty, n: Celer(C=1 / (penalty * n))
+    if find_spec("skglm"):
+        from skglm import SparseLogisticRegression
+        found["skglm"] = lambda penalty, n: SparseLogisticRegression(alpha=penalty)
+    return {name: one_at_a_time(make) for name, make in found.items()}
+
+
+def compare(column, values, targets, held, held_targets, classes, shares, arguments) -> list:
+    """One row for each solver on one column."""
+    mean, scale = values.mean(0), np.where(values.std(0) > 1e-6, values.std(0), 1)
+    problem, held = Problem(read(values, mean, scale), torch.as_tensor(targets), classes), read(held, mean, scale)
+    largest = largest_penalty(problem)
+    runs = {"batched": lambda: batched(problem, shares, largest, 5e-3), "batched, tight": lambda: batched(problem, shares, largest, 5e-4),
+            "saga": lambda: saga(problem, shares, largest, arguments.epochs)}
+    runs |= {name: (lambda run=run: run(problem, shares, largest, arguments.classes)) for name, run in binary_solvers().items()}
+    rows = []
+    for name, run in runs.items():
+        found = run()
+        weights, bias = found.pop("weights", None), found.pop("bias", None)
+        if weights is not None:
+            found["objective"] = value_and_gradient(problem, weights, bias)[0] + shares[-1] * largest * weights.abs().sum().item()
+            found["validation_accuracy"] = float(((held @ weights + bias).argmax(1).numpy() == held_targets).mean())
+        rows.append(dict(column=column, width=values.shape[1], solver=name, **found))
+        print({k: v if isinstance(v, (str, int)) else round(v, 4) for k, v in rows[-1].items()}, flush=True)
+    return rows
+
+
+def main():
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True), parser.add_argument("--out", default="solvers")
+    parser.add_argument("--shares", default="0.1,0.03,0.01"), parser.add_argument("--classes", type=int, default=6), parser.add_argument("--epochs", type=int, default=30)
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    shares, splits = [float(s) for s in arguments.shares.split(",")], load_data(arguments.data)
+    schema = Schema.learn(splits.train.labels)
+    backbone, pooler = Backbone.load("minilm"), AllLayers()
+    read_states = lambda rows: pooled_states(backbone, rows.texts, Plain(), pooler)
+    (features, extraction), held = timed(lambda: read_states(splits.train)), read_states(splits.validation)
+    targets, held_targets = schema.targets(splits.train.labels), schema.targets(splits.validation.labels)
+    rows = []
+    for column in (f"hidden.{backbone.shape.depth}/mean", f"ffn.{backbone.shape.depth // 2}/mean"):
+        rows += compare(column, np.asarray(features[column], dtype=np.float32), targets, np.asarray(held[column], dtype=np.float32), held_targets, len(schema), shares, arguments)
+    marks, started = [], time.perf_counter()
+    head = Sparsify().fit(features, targets, schema, validation=(held, held_targets), progress=lambda done, total: marks.append((done, time.perf_counter() - started)))
+    whole, probes = time.perf_counter() - started, dict(marks)[len(features)]
+    rows.append(dict(solver="whole search", seconds=whole, probes_seconds=probes, columns=len(features), candidates=head.report_["candidates"], chosen=head.chosen_))
+    figures = {"whole search, s": whole, "its probes, s": probes, "extraction of the training rows, s": extraction}
+    for row in rows[:-1]: figures[f"{row['solver']}, {row['column']}, s"] = row["seconds"]
+    packages = {name: version(name) for name in ("skglm", "celer", "clfm-kit-stc") if find_spec(name.replace("-", "_"))}
+    write(arguments.out, figures, rows, solver_versions=packages, data=Path(arguments.data).name, load=os.getloadavg()[0])
+
+
+if __name__ == "__main__":
+    main()
