@@ -86,13 +86,13 @@ def fit(self, data, labels=None, validation=None):
 
 Classifier.fit = fit
 
-# %% ../nbs/22_classifier.ipynb #22010b22ab
+# %% ../nbs/22_classifier.ipynb #22010d75ba
 def training_rows(data, labels=None, validation=None, seed=0):
     "Training and validation rows with plain labels. Raises `UserError` when there is nothing to learn from."
     splits = load_data(Rows(list(data), list(labels)) if labels is not None else data)
     held = load_data(validation) if validation is not None else None
     train, held = splits.train, (held.validation or held.train) if held else splits.validation
-    for rows in filter(None, (train, held)):
+    for rows in (rows for rows in (train, held) if rows is not None):
         if not rows.texts: raise UserError(f"{rows.source} has no rows")
         if not rows.labels: raise UserError(f"{rows.source} has no labels; give fit texts and labels, or a table with a label column")
         if len(rows.labels) != len(rows.texts): raise UserError(f"{len(rows.texts)} texts and {len(rows.labels)} labels given; each text needs one entry")

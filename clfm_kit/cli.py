@@ -178,7 +178,7 @@ def evaluate(folder: Annotated[str, typer.Argument(help="A saved model.")], data
     with progress(): report = clf.evaluate(rows)
     _show(report.to_dict(), as_json, _reports(f"{folder} on {rows.source}", {"figures": report}))
 
-# %% ../nbs/27_cli.ipynb #2702132ded
+# %% ../nbs/27_cli.ipynb #2702121e06
 @app.command()
 def explain(folder: Annotated[str, typer.Argument(help="A saved model.")], text: Annotated[Optional[str], typer.Argument(help="A text; without one, the model itself is explained.")] = None,
             label: Annotated[Optional[str], typer.Option("--label", help="Why this label; without it, the likeliest.")] = None, as_json: Json = False):
@@ -190,10 +190,10 @@ def explain(folder: Annotated[str, typer.Argument(help="A saved model.")], text:
         report = getattr(clf.head_, "report_", {})
         return _show(report, as_json, _table(f"{folder}: what fitting found", ["fact", "value"], report.items()))
     found = clf.explain(text, label)
-    rows = [["word", *pair] for pair in found.top_words()] + [["feature", f"{f['column']} #{f['feature']}", f"{f['contribution']:+.3f}"] for f in found.features]
+    rows = [["word", *pair] for pair in found.top_words()] + [["feature", f"{f['column']} #{f['index']}", f"{f['contribution']:+.3f}"] for f in found.features]
     _show(found.to_dict(), as_json, _table(f"{found.label} ({found.probability:.2f})", ["what", "which", "weight"], rows))
 
-# %% ../nbs/27_cli.ipynb #270229614f
+# %% ../nbs/27_cli.ipynb #27022bcb10
 @app.command()
 def compare(data: Data, entries: Annotated[list[str], typer.Argument(help="Recipes, YAML files or saved models.")], model: Model = "minilm",
             seeds: Annotated[int, typer.Option("--seeds", help="How many seeds for each recipe.")] = 1,
@@ -206,7 +206,7 @@ def compare(data: Data, entries: Annotated[list[str], typer.Argument(help="Recip
     _show(found.to_dict(), as_json, found)
 
 @app.command()
-def demo(as_json: Json = False, out: Annotated[str, typer.Option("--out", help="Folder for the saved model.")] = "demo-model"):
+def demo(as_json: Json = False, out: Annotated[str, typer.Option("--out", help="Folder for the saved model.")] = "stc-helpdesk"):
     "Floor, probe and STC on the shipped helpdesk messages; saves, reloads and explains."
     from clfm_kit.demo import run
     run(Path(out), as_json)

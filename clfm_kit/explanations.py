@@ -42,7 +42,7 @@ class Explanation:
         ranked = sorted(self.words, key=lambda word: -word[2])[:number]
         return [(self.text[start:end], round(weight, 3)) for start, end, weight in ranked]
 
-# %% ../nbs/26_explanations.ipynb #26009b9db3
+# %% ../nbs/26_explanations.ipynb #2600925495
 def _shade(word, weight, strongest):
     "One word as HTML: blue speaks for the label, orange against it."
     strength = min(abs(weight) / strongest, 1) * 0.75
@@ -53,8 +53,8 @@ def _shade(word, weight, strongest):
 def _html(self):
     strongest = max((abs(weight) for _, _, weight in self.words), default=1) or 1
     words = " ".join(_shade(self.text[start:end], weight, strongest) for start, end, weight in self.words)
-    rows = "".join(f"<tr><td>{escape(str(f['column']))}</td><td>{f['feature']}</td><td>{f['contribution']:+.3f}</td></tr>" for f in self.features)
-    table = f"<table><thead><tr><th>column</th><th>feature</th><th>contribution</th></tr></thead><tbody>{rows}</tbody></table>" if rows else ""
+    rows = "".join(f"<tr><td>{escape(str(f['column']))}</td><td>{f['index']}</td><td>{f['contribution']:+.3f}</td></tr>" for f in self.features)
+    table = f"<table><thead><tr><th>column</th><th>index</th><th>contribution</th></tr></thead><tbody>{rows}</tbody></table>" if rows else ""
     return f"<div><p><b>{escape(str(self.label))}</b> {self.probability:.2f}</p><p>{words}</p>{table}</div>"
 
 Explanation._repr_html_ = _html
