@@ -5,7 +5,10 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 PLUGINS := $(sort $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml)))
 
-.PHONY: demo test docs export clean
+PEERS := .venv-peers
+DATA ?= helpdesk
+
+.PHONY: demo test docs bench export clean
 
 demo: $(STAMP)
 	$(VENV)/bin/clfm demo
@@ -15,6 +18,15 @@ test: $(STAMP)
 
 docs: $(STAMP)
 	$(RUN) docs/make.py
+
+# Against the peers, on data sets of one label a text: make bench DATA="path/one path/two" BENCH="--seeds 10 --shots 8"
+bench: $(STAMP) $(PEERS)/.installed
+	$(RUN) benchmarks/peers.py $(DATA:%=--data %) --python peers=$(PEERS)/bin/python $(BENCH)
+
+$(PEERS)/.installed: benchmarks/peers.txt
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --disable-pip-version-check -r benchmarks/peers.txt
+	touch $@
 
 export: $(STAMP)
 	for project in . $(PLUGINS); do (cd $$project && "$(CURDIR)/$(VENV)/bin/nbdev-export") || exit 1; done
@@ -26,4 +38,4 @@ $(STAMP): constraints.txt settings.ini setup.py $(PLUGINS:%=%/pyproject.toml)
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist docs/_build docs/pages *.egg-info plugins/*/build plugins/*/*.egg-info
+	rm -rf $(VENV) $(PEERS) build dist docs/_build docs/pages *.egg-info plugins/*/build plugins/*/*.egg-info
