@@ -49,10 +49,17 @@ def _cost(facts):
     return (f"Base `{model['source']}`, of which {model['depth']} of {model['full_depth']} blocks are loaded and run. "
             f"Fitted on {run['rows']['train']} rows with {run['rows']['validation']} for validation, in {run['seconds']} seconds ({run['backbone_passes']} batches read).")
 
-# %% ../nbs/23_cards.ipynb #23008a54e3
+# %% ../nbs/23_cards.ipynb #23008f9b01
+def _strangers(task):
+    "What happens to a text that belongs to no label."
+    if reject := task.get("reject"):
+        return [f"- It leaves texts unanswered that its {reject['score']} score finds unfamiliar; of the {reject['rows']} validation texts, all of which belong, it answers {100 * reject['coverage']:.0f} %."]
+    return ["- It knows only the labels above and gives one of them to any text, also to one that belongs to none."] * (task["schema"]["kind"] == "single")
+
+# %% ../nbs/23_cards.ipynb #230095aca0
 def _limits(facts):
     "What a reader should know before relying on the model."
     worst = [f"- Worst class on {title}: recall {report['figures']['worst_class_recall']:.2f}." for title, report in facts["reports"].items()
              if isinstance(report["figures"].get("worst_class_recall"), float)]
-    return "\n".join(["- It knows only the labels above and gives one of them to any text, also to one that belongs to none."] * (facts["tasks"]["label"]["schema"]["kind"] == "single")
+    return "\n".join(_strangers(facts["tasks"]["label"])
                      + ["- Figures hold for texts like those it was fitted and measured on."] + worst)

@@ -145,7 +145,7 @@ def _reports(title, reports):
     cells = lambda name: [format(report.figures[name], ".4f") if name in report.figures else "" for report in reports.values()]
     return _table(title, ["figure", *(f"{name} ({report.rows} rows)" for name, report in reports.items())], [[name, *cells(name)] for name in names])
 
-# %% ../nbs/27_cli.ipynb #270193fdc5
+# %% ../nbs/27_cli.ipynb #27019d2b69
 @app.command()
 def predict(folder: Annotated[str, typer.Argument(help="A saved model.")], texts: Annotated[Optional[list[str]], typer.Argument(help="Texts; without any, --data.")] = None,
             data: Annotated[Optional[str], typer.Option("--data", help="A file, folder or data set; its test rows where there are several parts.")] = None,
@@ -155,12 +155,11 @@ def predict(folder: Annotated[str, typer.Argument(help="A saved model.")], texts
     if not texts and not data: raise UserError('give texts or --data, as in: clfm predict my-model "a text"')
     texts = list(texts or []) or _rows(data, text_column, None).texts
     clf = Classifier.from_pretrained(folder)
-    with progress(): probabilities = clf.predict_proba(texts)
-    labels = clf._decide(probabilities)
-    result = [dict(text=text, label=label if isinstance(label, list) else str(label), probabilities=dict(zip(map(str, clf.schema_.labels), map(float, row.round(6)))))
+    with progress(): labels, probabilities = clf.answer(texts)
+    result = [dict(text=text, label=label if isinstance(label, list) or label is None else str(label), probabilities=dict(zip(map(str, clf.schema_.labels), map(float, row.round(6)))))
               for text, label, row in zip(texts, labels, probabilities)]
     _show(result, as_json, _table("predictions", ["label", "probability", "text"],
-          [[", ".join(map(str, r["label"])) if isinstance(r["label"], list) else r["label"], f"{max(r['probabilities'].values()):.2f}", r["text"]] for r in result]))
+          [[", ".join(map(str, r["label"])) if isinstance(r["label"], list) else r["label"] or "(left unanswered)", f"{max(r['probabilities'].values()):.2f}", r["text"]] for r in result]))
 
 # %% ../nbs/27_cli.ipynb #270204e365
 def _rows(data, text, label):
