@@ -7,7 +7,7 @@ __all__ = ['MINILM_PACKAGE', 'MINILM_SHA256', 'model_source', 'file_hash', 'weig
            'load_model', 'cannot_load', 'quiet', 'text_config', 'shorten', 'load_tokenizer', 'set_pad_token',
            'find_blocks', 'find_ffn', 'Backbone']
 
-# %% ../nbs/09_backbones.ipynb #09002496c6
+# %% ../nbs/09_backbones.ipynb #09002ccd87
 import hashlib
 import importlib.util
 import json
@@ -22,6 +22,7 @@ from transformers import logging as transformers_logging
 from transformers.utils import cached_file
 
 from .errors import UserError
+from .kernels import pack_linears
 from .sites import Shape, depth, layer
 
 # %% ../nbs/09_backbones.ipynb #09005d3e3b
@@ -176,7 +177,7 @@ class Backbone:
         "What identifies the base weights; taken from the files where there are any, so a shortened model has the hash of the whole."
         return base_hash(model_source(self.source) if self.source else "", self.model)
 
-# %% ../nbs/09_backbones.ipynb #09022e94af
+# %% ../nbs/09_backbones.ipynb #0902215505
 def _load(cls, name: str, depth: int | None = None, quantizer=None):
     "The backbone called `name`; with `depth`, only its first blocks. Raises `UserError`."
     source = model_source(name)
@@ -185,6 +186,7 @@ def _load(cls, name: str, depth: int | None = None, quantizer=None):
     model, full = load_model(source, depth, **kwargs)
     if quantizer: model = quantizer.after_load(model)
     if torch.cuda.is_available() and model.device.type == "cpu": model = model.cuda()
+    pack_linears(model)
     return cls(model, tokenizer, name, full)
 
 Backbone.load = classmethod(_load)

@@ -11,11 +11,11 @@ import torch
 
 from .errors import UserError
 
-# %% ../nbs/11_states.ipynb #1100543c0a
-TOKEN_BUDGET = 2048  # tokens in a batch: enough to fill the cores, small enough to stay in the processor's cache
+# %% ../nbs/11_states.ipynb #1100550081
+TOKEN_BUDGET = {"cpu": 1024, "cuda": 32768}  # tokens in a batch: on a CPU what stays in its cache, on a GPU what fills it
 WINDOW = 16384  # texts tokenised and sorted together
 
-def batches(lengths, counts, budget: int = TOKEN_BUDGET):
+def batches(lengths, counts, budget: int):
     "Index arrays over texts, longest texts first, such that sequences times longest length stays within `budget`."
     order = np.argsort(-lengths, kind="stable")
     start = 0
@@ -66,10 +66,11 @@ def _as(vectors, dtype, site):
         raise UserError(f"a state at site {site!r} is not a finite {np.dtype(dtype).name} number; pass state_dtype='float32', or read other sites")
     return rounded
 
-# %% ../nbs/11_states.ipynb #11016678d9
-def stream(backbone, texts, format, pooler, sites=None, dtype=np.float16, budget: int = TOKEN_BUDGET):
+# %% ../nbs/11_states.ipynb #1101614b83
+def stream(backbone, texts, format, pooler, sites=None, dtype=np.float16, budget: int | None = None):
     "Yield (text numbers, {column: [b, F]}, number truncated) until every text has been read once."
     sites = list(sites or pooler.sites(backbone.shape))
+    budget = budget or TOKEN_BUDGET.get(backbone.device.type, 8192)
     for start in range(0, len(texts), WINDOW):
         encoded = format.encode(list(texts[start:start + WINDOW]), backbone.tokenizer, backbone.shape.limit)
         first = np.searchsorted(encoded.rows, np.arange(len(encoded.truncated) + 1))  # rows are in order: text t has sequences first[t]:first[t+1]
