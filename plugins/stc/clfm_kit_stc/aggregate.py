@@ -6,15 +6,16 @@
 __all__ = ['CLASSIFIERS', 'EXITS', 'Selected', 'subsets', 'Ridge', 'SparseLogistic', 'skill', 'Candidate', 'search', 'choose',
            'logit_scale']
 
-# %% ../nbs/01a_aggregate.ipynb #010028fa08
+# %% ../nbs/01a_aggregate.ipynb #010023a93c
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 
 import numpy as np
 import torch
 
 from clfm_kit.sites import depth
-from .solver import Problem, path, ridge_prefixes
+from .solver import Problem, path, ridge_prefixes, ridge_prefixes_by_rows
 
 # %% ../nbs/01a_aggregate.ipynb #010051a5c8
 @dataclass
@@ -52,7 +53,7 @@ def _mixtures(names):
     names = list(names)
     return [*combinations(names, 1), *([tuple(names)] if len(names) > 1 else [])]
 
-# %% ../nbs/01a_aggregate.ipynb #01009c47f6
+# %% ../nbs/01a_aggregate.ipynb #01009d66fc
 class Ridge:
     "Least squares on class indicators [N, C] with an L2 penalty; a row's weights for several labels count by their mean."
 
@@ -61,14 +62,19 @@ class Ridge:
         weight = torch.ones(len(features)) if row_weight is None else row_weight.reshape(len(features), -1).mean(1)
         weight = (weight / weight.sum()).unsqueeze(1)
         self.centre, self.share = (weight * features).sum(0), (weight * one_hot).sum(0)
-        weighted = features * weight
-        self.covariance = weighted.T @ features - torch.outer(self.centre, self.centre)
-        self.cross = weighted.T @ one_hot - torch.outer(self.centre, self.share)
+        self.features, self.targets = weight.sqrt() * (features - self.centre), weight.sqrt() * (one_hot - self.share)
+
+    @cached_property
+    def covariance(self): return self.features.T @ self.features
+
+    @cached_property
+    def cross(self): return self.features.T @ self.targets
 
     def fits(self, places, ends, strength: float) -> list:
         "Weights [n, C] and bias [C] for the first n features among `places`, for each n in `ends`; `strength` is a share of the mean variance."
         places = torch.as_tensor(places)
-        found = ridge_prefixes(self.covariance[places][:, places], self.cross[places], strength, ends)
+        if len(ends) * len(self.features) ** 3 < len(places) ** 3: found = ridge_prefixes_by_rows(self.features[:, places], self.targets, strength, ends)
+        else: found = ridge_prefixes(self.covariance[places][:, places], self.cross[places], strength, ends)
         return [(weights, self.share - self.centre[places[:n]] @ weights) for n, weights in zip(ends, found)]
 
 # %% ../nbs/01a_aggregate.ipynb #01010c2dcd

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Problem', 'value_and_gradient', 'Solution', 'start', 'shrink', 'solve', 'violation', 'largest_penalty', 'path',
-           'ridge_prefixes']
+           'ridge_prefixes', 'ridge_prefixes_by_rows']
 
 # %% ../nbs/00_solver.ipynb #00002a4df2
 from dataclasses import dataclass
@@ -117,3 +117,15 @@ def ridge_prefixes(covariance, cross, strength: float, ends) -> list:  # weights
     factor = torch.linalg.cholesky(loaded)
     half = torch.linalg.solve_triangular(factor, cross, upper=False)
     return [torch.linalg.solve_triangular(factor[:n, :n].T, half[:n], upper=True) for n in ends]
+
+# %% ../nbs/00_solver.ipynb #00027e390c
+def ridge_prefixes_by_rows(features, targets, strength: float, ends) -> list:  # weights [n, C] for each n in `ends`, which rise
+    "What `ridge_prefixes` gives for covariance features.T @ features and cross products features.T @ targets; features [N, F], targets [N, C]."
+    loading = strength * features.square().sum(0).mean()
+    gram, begin, found = features.new_zeros(len(features), len(features)), 0, []
+    for n in ends:
+        gram += features[:, begin:n] @ features[:, begin:n].T
+        begin, loaded = n, gram.clone()
+        loaded.diagonal().add_(loading)
+        found.append(features[:, :n].T @ torch.cholesky_solve(targets, torch.linalg.cholesky(loaded)))
+    return found
