@@ -29,17 +29,17 @@ from .schemas import Schema, plain_labels
 from .significance import fingerprints, with_intervals
 from .sites import depth
 
-# %% ../nbs/22_classifier.ipynb #2200583526
+# %% ../nbs/22_classifier.ipynb #22005392c8
 class Classifier(ClassifierMixin, BaseEstimator):
     "A text classifier made of a recipe and a base model."
 
-    def __init__(self, recipe="probe", model: str = "minilm", settings: tuple = (), reject=None, cache="default", state_dtype: str = "float16"):
+    def __init__(self, recipe="probe", model: str = "minilm", settings: tuple = (), cache="default", state_dtype: str = "float16", reject=None):
         self.recipe = recipe  # a Recipe, its name in the catalogue, a mapping or a YAML file
         self.model = model  # a folder, a Hub id, or "minilm"
         self.settings = settings  # changes to the recipe, such as ["head.C=3"]
-        self.reject = reject  # None, a score's name, a coverage, or a mapping, see `clfm_kit.rejecting`
         self.cache = cache  # folder of the state cache; "default", or None to keep states in memory
         self.state_dtype = state_dtype  # how states are rounded and stored: "float16" or "float32"
+        self.reject = reject  # None, a score's name, a coverage, or a mapping, see `clfm_kit.rejecting`
 
     @property
     def classes_(self): return np.array(self.schema_.labels)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SAMPLE', 'FLOOR', 'COLUMNS', 'measured', 'Run', 'throughput', 'folder_mb', 'compare', 'unseen', 'Comparison', 'known']
 
-# %% ../nbs/25_comparison.ipynb #250026ef83
+# %% ../nbs/25_comparison.ipynb #25002e006d
 import tempfile
 import threading
 import time
@@ -26,6 +26,7 @@ from .metrics import Report, Undefined, correct_rows, decide, evaluate, plain
 from .recipes import Recipe
 from .schemas import Schema, plain_labels
 from .significance import f1_counts, figure_interval, fingerprints, mcnemar, over_seeds, paired_bootstrap, refuse_different_labels, refuse_seen, seen_rows
+from .terminal import table_of
 
 # %% ../nbs/25_comparison.ipynb #25005e40ed
 @contextmanager
@@ -200,7 +201,7 @@ def _cells(self) -> list:
                      show(line["rows_per_second"], ",.0f"), show(100 * line["backbone_share"], ".0f") + " %", show(line["trained_weights"], ",.0f"), show(line["artifact_mb"], ".1f")])
     return rows
 
-# %% ../nbs/25_comparison.ipynb #25019a0590
+# %% ../nbs/25_comparison.ipynb #25019554ba
 def _html(self):
     head, *body = self.cells()
     row = lambda cells, tag: "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
@@ -212,13 +213,13 @@ def _markdown(self) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *body))
 
 def _rich(self):
-    from rich.table import Table
-    from rich.text import Text
-    head, *body = self.cells()
-    table = Table(title=f"{self.data}, {self.rows} rows", title_justify="left")
-    for column in head: table.add_column(column)
-    for cells in body: table.add_row(*map(Text, cells))
-    return table
+    "Quality above and cost below, so that both fit in a terminal."
+    from rich.console import Group
+    cells, tables = self.cells(), []
+    for title, columns in ((f"{self.data}, {self.rows} rows", range(6)), ("cost", [0, *range(6, len(COLUMNS))])):
+        head, *body = [[row[column] for column in columns] for row in cells]
+        tables.append(table_of(title, head, body))
+    return Group(*tables)
 
 Comparison.cells, Comparison._repr_html_, Comparison.to_markdown, Comparison.__rich__ = _cells, _html, _markdown, _rich
 

@@ -6,7 +6,7 @@
 __all__ = ['NOTHING', 'TABLES', 'STYLE', 'PAGE', 'confident_mistakes', 'confused_pairs', 'noise_suspects', 'ErrorAnalysis',
            'analyse_errors', 'tables', 'to_html', 'save_html']
 
-# %% ../nbs/34_error_analysis.ipynb #34002c649e
+# %% ../nbs/34_error_analysis.ipynb #34002165fc
 import os
 from collections import defaultdict
 from dataclasses import asdict, dataclass
@@ -22,6 +22,7 @@ from .metrics import Report, correct_rows, decide, evaluate, indicator
 from .recipes import Recipe
 from .schemas import Schema, plain_labels
 from .significance import with_intervals
+from .terminal import table_of
 from .tuning import cross_validate
 
 # %% ../nbs/34_error_analysis.ipynb #3400538304
@@ -124,18 +125,10 @@ def _html(self, most=None) -> str:
         parts.append(f"<h2>{title}</h2><p>{escape(TABLES[title][2])}</p>{found}")
     return "".join(parts)
 
-# %% ../nbs/34_error_analysis.ipynb #3402250727
+# %% ../nbs/34_error_analysis.ipynb #3402207784
 def _rich(self):
     from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-    found = []
-    for title, (head, *body) in self.tables().items():
-        table = Table(title=title, title_justify="left")
-        for column in head: table.add_column(column)
-        for cells in body[:15]: table.add_row(*map(Text, cells))
-        found.append(table)
-    return Group(*found)
+    return Group(*(table_of(title, head, body[:15]) for title, (head, *body) in self.tables().items()))
 
 ErrorAnalysis._repr_html_, ErrorAnalysis.__rich__ = lambda self: _html(self, 5), _rich
 

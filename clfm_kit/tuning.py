@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RANGE', 'fold_numbers', 'CrossValidation', 'cross_validate', 'Dimension', 'parse_dimension', 'tune', 'Tuning']
 
-# %% ../nbs/29_tuning.ipynb #2900283a2a
+# %% ../nbs/29_tuning.ipynb #290020cf68
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
@@ -21,6 +21,7 @@ from .plugins import emit
 from .recipes import Recipe, parse_yaml
 from .schemas import Schema, plain_labels
 from .significance import with_intervals
+from .terminal import table_of
 
 # %% ../nbs/29_tuning.ipynb #29005fbce3
 def _groups(rows, seed):
@@ -198,19 +199,14 @@ def _cells(self) -> list:
     show = lambda trial, name: f"{trial['figures'][name]:.4f}" if name in trial["figures"] else "–"
     return [["settings", self.figure, *more, "failed"], *([", ".join(trial["settings"]), *(show(trial, name) for name in (self.figure, *more)), trial["failed"]] for trial in ordered)]
 
-# %% ../nbs/29_tuning.ipynb #290280bcd1
+# %% ../nbs/29_tuning.ipynb #290288d29d
 def _html(self):
     head, *body = self.cells()
     row = lambda cells, tag: "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
     return f"<table><thead>{row(head, 'th')}</thead><tbody>{''.join(row(cells, 'td') for cells in body[:20])}</tbody></table>"
 
 def _rich(self):
-    from rich.table import Table
-    from rich.text import Text
     head, *body = self.cells()
-    table = Table(title=f"{len(self.trials)} trials of {self.base.name}", title_justify="left")
-    for column in head: table.add_column(column)
-    for cells in body: table.add_row(*map(Text, cells))
-    return table
+    return table_of(f"{len(self.trials)} trials of {self.base.name}", head, body)
 
 Tuning.cells, Tuning._repr_html_, Tuning.__rich__ = _cells, _html, _rich
