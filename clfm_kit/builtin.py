@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Unquantized', 'Frozen', 'register_formats', 'register_quantizers', 'register_selectors', 'register_poolers',
-           'register_heads', 'probe', 'register_recipes']
+           'register_heads', 'probe', 'finetune', 'register_recipes']
 
 # %% ../nbs/20_builtin.ipynb #200023c694
 from .hookspecs import hookimpl
@@ -23,7 +23,7 @@ class Frozen(Part):
     "Nothing upstream of the head moves, so every text is read once and its pooled states are kept."
     moves = False
 
-# %% ../nbs/20_builtin.ipynb #200072a57a
+# %% ../nbs/20_builtin.ipynb #2000796c90
 @hookimpl
 def register_formats(register):
     register("plain", "clfm_kit.formats:Plain", about="the text as it is, cut to the model's limit")
@@ -33,7 +33,11 @@ def register_formats(register):
 def register_quantizers(register): register("none", Unquantized, about="the base as it comes")
 
 @hookimpl
-def register_selectors(register): register("frozen", Frozen, about="no weight of the base moves")
+def register_selectors(register):
+    register("frozen", Frozen, about="no weight of the base moves")
+    register("full", "clfm_kit.selectors:Full", about="every weight that the scores depend on moves")
+    register("bias", "clfm_kit.selectors:Bias", about="only biases move", paper="arXiv 2106.10199")
+    register("top-layers", "clfm_kit.selectors:TopLayers", about="the top blocks move, states below are kept")
 
 @hookimpl
 def register_poolers(register):
@@ -48,10 +52,16 @@ def register_heads(register):
     register("linear", "clfm_kit.heads:Linear", about="one linear map, trained")
     register("mlp", "clfm_kit.heads:MLP", about="one hidden layer, trained")
 
-# %% ../nbs/20_builtin.ipynb #20009d815d
+# %% ../nbs/20_builtin.ipynb #2000953cdb
 def probe():
     "The pooled last layer of a frozen model and logistic regression: the baseline every technique is held against."
     return Recipe(name="probe", pooler="mean", head="logistic")
 
+def finetune():
+    "All weights move, the head starting from the probe."
+    return Recipe(name="finetune", selector="full", pooler="mean", head="linear", training=dict(epochs=3, learning_rate=1e-4))
+
 @hookimpl
-def register_recipes(register): register("probe", probe, about="frozen model, mean of the last layer, logistic regression")
+def register_recipes(register):
+    register("probe", probe, about="frozen model, mean of the last layer, logistic regression")
+    register("finetune", finetune, about="all weights trained, batches by length, the head starting from the probe")

@@ -46,12 +46,13 @@ class Classifier(ClassifierMixin, BaseEstimator):
 
     def __sklearn_is_fitted__(self): return hasattr(self, "head_")
 
-# %% ../nbs/22_classifier.ipynb #22007e4648
+# %% ../nbs/22_classifier.ipynb #2200742b10
 def _open(self, deep=None):
     "The backbone, loaded once; with `deep`, only that many blocks."
     if not hasattr(self, "backbone_"):
         emit(self, "load", model=self.model)
         self.backbone_ = Backbone.load(self.model, deep, self.parts_["quantizer"])
+        if hasattr(self, "delta_"): self.delta_.apply(self.backbone_)
     return self.backbone_
 
 def _states(self, texts, columns=None):
@@ -61,28 +62,40 @@ def _states(self, texts, columns=None):
 
 Classifier._open, Classifier._states = _open, _states
 
-# %% ../nbs/22_classifier.ipynb #220099dc46
-def fit(self, data, labels=None, validation=None):
-    "Learn from texts and labels, or from a data set (name, path, `Splits`, …). Raises `UserError` before weights load if the data cannot work."
+# %% ../nbs/22_classifier.ipynb #220092d46f
+def fit(self, data, labels=None, validation=None, checkpoints=None):
+    """Learn from texts and labels, or from a data set (name, path, `Splits`, …). Raises `UserError` before weights load if the data cannot work.
+
+    Where weights of the base move, `checkpoints` is a folder from which a killed run goes on.
+    """
     started = time.perf_counter()
     self.recipe_ = Recipe.of(self.recipe).with_params(self.settings)
     self.parts_ = self.recipe_.parts()
     train, held = training_rows(data, labels, validation, self.recipe_.seed)
     self.schema_, self.trained_on_ = Schema.learn(train.labels), fingerprints(train.texts + held.texts)
     targets = self.schema_.targets(train.labels), self.schema_.targets(held.labels)
-    if hasattr(self, "backbone_"): del self.backbone_
+    for name in ("backbone_", "delta_"): vars(self).pop(name, None)
+    moves = self._moves()
     passes = self._open().passes
-    features = self._states(train.texts), self._states(held.texts)
-    self.widths_ = {column: values.shape[1] for column, values in features[0].items()}
+    more = {"training": moves(self, train.texts, held.texts, targets, checkpoints)} if moves else {}
+    features = None if moves and not self.reject else self._states(train.texts), self._states(held.texts)
+    self.widths_ = {column: values.shape[1] for column, values in features[1].items()}
     held_scores = self._fit_head(features, targets)
     self.reject_ = fit_reject(self, self.reject, features, targets, held_scores)
     self.facts_ = dict(rows=dict(train=len(train), validation=len(held)), data=train.source, seconds=round(time.perf_counter() - started, 1),
-                       backbone_passes=self.backbone_.passes - passes, depth=self.depth_, full_depth=self.backbone_.shape.depth)
+                       backbone_passes=self.backbone_.passes - passes, depth=self.depth_, full_depth=self.backbone_.shape.depth, **more)
     self.reports_ = {"validation": self.evaluate(held)}
     emit(self, "end", facts=self.facts_)
     return self
 
-Classifier.fit = fit
+def _moves(self):
+    "The function that trains the base, its settings checked; None where nothing of the base moves."
+    if not self.parts_["selector"].moves: return None
+    from clfm_kit.finetuning import Training, train_base
+    Training.of(self.recipe_.training)
+    return train_base
+
+Classifier.fit, Classifier._moves = fit, _moves
 
 # %% ../nbs/22_classifier.ipynb #22010d75ba
 def training_rows(data, labels=None, validation=None, seed=0):
@@ -103,13 +116,14 @@ def training_rows(data, labels=None, validation=None, seed=0):
         train, held = split_off(train, 0.1, seed)
     return train, held
 
-# %% ../nbs/22_classifier.ipynb #220125f9c1
+# %% ../nbs/22_classifier.ipynb #22012f9b69
 def _fit_head(self, features, targets):
     "Fit the head and calibrate it; sets `head_`, `calibration_`, `columns_` and `depth_`, returns validation scores."
     recipe, schema, head = self.recipe_, self.schema_, self.parts_["head"]
     imbalance = learn_imbalance(recipe.class_weight, targets[0], schema)
     shared = dict(validation=(features[1], targets[1]), seed=recipe.seed, progress=lambda done, total: emit(self, "fit", done=done, total=total))
-    if hasattr(head, "fit"): self._fit_closed_form(head, features[0], targets[0], imbalance, shared)
+    if hasattr(self, "delta_"): self.head_ = head  # trained with the base
+    elif hasattr(head, "fit"): self._fit_closed_form(head, features[0], targets[0], imbalance, shared)
     else: self.head_ = train_head(head, features[0], targets[0], schema, imbalance=imbalance, **shared, **recipe.training)
     self.columns_ = list(getattr(self.head_, "columns_", self.widths_))
     self.depth_ = max(map(depth, self.columns_))

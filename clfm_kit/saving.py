@@ -23,7 +23,7 @@ from .recipes import PART_KINDS, Recipe
 from .rejecting import RejectOption, reject_tensors
 from .schemas import Schema
 
-# %% ../nbs/22a_saving.ipynb #22005e7781
+# %% ../nbs/22a_saving.ipynb #220057d716
 def save_pretrained(self, folder) -> Path:
     "Write the classifier to `folder`, all or nothing. Raises `UserError` when it cannot be written."
     from clfm_kit.cards import model_card
@@ -32,11 +32,12 @@ def save_pretrained(self, folder) -> Path:
     tensors = {f"label.{name}": value for name, value in tensors.items()} | reject_tensors(self.reject_) | {"trained_on": torch.from_numpy(self.trained_on_.view(np.int64))}
     backbone = self._open(self.depth_)
     facts = dict(versions={"clfm-kit": __version__, **_plugins(self.recipe_)}, recipe=self.recipe_.to_dict(), state_dtype=self.state_dtype,
-                 model=dict(source=self.model, hash=backbone.hash, depth=self.depth_, full_depth=backbone.shape.depth),
+                 model=dict(source=self.model, hash=self.delta_.base if hasattr(self, "delta_") else backbone.hash, depth=self.depth_, full_depth=backbone.shape.depth),
                  tasks={"label": dict(schema=self.schema_.to_dict(), calibration=self.calibration_.to_dict(), reject=self.reject_ and self.reject_.to_dict(), widths=self.widths_, columns=self.columns_, head=values)},
                  facts=self.facts_, reports={name: report.to_dict() for name, report in self.reports_.items()})
-    with fresh_folder(folder) as part:
-        write_artifact(part, facts, {"head.safetensors": tensors}, model_card(facts), backbone.tokenizer)
+    files = {"head.safetensors": tensors}
+    if hasattr(self, "delta_"): files["delta.safetensors"], facts["delta"] = self.delta_.state()
+    with fresh_folder(folder) as part: write_artifact(part, facts, files, model_card(facts), backbone.tokenizer)
     return Path(folder)
 
 def _plugins(recipe):
@@ -44,7 +45,7 @@ def _plugins(recipe):
     used = {catalogue.find(kind, name_and_params(getattr(recipe, kind))[0]).plugin for kind in PART_KINDS}
     return {name: version for name, version in catalogue.plugins.items() if name in used and version}
 
-# %% ../nbs/22a_saving.ipynb #22006494f2
+# %% ../nbs/22a_saving.ipynb #22006e32e1
 def from_pretrained(cls, source, model: str | None = None, cache=None, accept_other_base: bool = False):
     "The classifier saved in a folder or on the Hub; `model` says where its base is now. Raises `UserError` if anything is missing, damaged or different."
     facts, files = read_artifact(_local(source))
@@ -64,7 +65,14 @@ def from_pretrained(cls, source, model: str | None = None, cache=None, accept_ot
     if found != base["hash"] and not accept_other_base:
         raise UserError(f"base model {self.model!r} has other weights (hash {found[:12]}…) than the one this classifier was fitted on ({base['hash'][:12]}…); "
                         "give the right one with model=…, or pass accept_other_base=True")
+    if "delta" in facts: _put_delta(self, files["delta.safetensors"], facts["delta"])
     return self
+
+def _put_delta(self, tensors, facts):
+    "Put back what training changed in the base."
+    from clfm_kit.finetuning import restore_delta
+    self.delta_ = restore_delta(self.parts_["selector"], tensors, facts)
+    self.delta_.apply(self.backbone_)
 
 def _figures(report):
     "Figures as they were, those without a value with their reason."
