@@ -40,10 +40,11 @@ def write(name: str, figures: dict, rows: list, **more):
         try: found[package] = version(package)
         except ImportError: continue
     text = json.dumps(dict(command=command(), date=time.strftime("%Y-%m-%d"), versions=found, hardware=hardware(), figures=figures, rows=rows, **more), indent=1)
-    RESULTS.mkdir(exist_ok=True)
-    part = RESULTS / f".{name}.part"
+    path = RESULTS / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
     part.write_text(text + "\n")
-    os.replace(part, RESULTS / f"{name}.json")
+    os.replace(part, path)
     print(json.dumps(figures, indent=1))
 
 

@@ -26,7 +26,7 @@ from clfm_kit.backbones import Backbone
 from clfm_kit.cache import pooled_states
 from clfm_kit.formats import Plain
 from clfm_kit.poolers import Mean
-texts = [f"message {i} " + "about a parcel that never came " * (i % 3) for i in range(int(sys.argv[1]))]
+texts = [f"message {i} " + "about a parcel that never came " * (i % 2) for i in range(int(sys.argv[1]))]
 with tempfile.TemporaryDirectory() as folder: pooled_states(Backbone.load("minilm"), texts, Plain(), Mean(), cache=folder)
 """
 

@@ -1,0 +1,139 @@
+"""Sparsify-then-Classify against last-layer and best-mid-layer probes: quality with paired intervals, seconds of the grid, and the early exit.
+
+    python benchmarks/stc.py --data DIR [--data DIR …]      one result file for each data set; finished ones are kept
+    python benchmarks/stc.py --collect                      the table and the plots of all result files
+"""
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+from common import RESULTS, ratio, write
+from matplotlib import pyplot
+
+from clfm_kit import Classifier, load_data
+from clfm_kit.comparison import unseen
+from clfm_kit.floor import Floor
+from clfm_kit.metrics import correct_rows, decide
+from clfm_kit.schemas import plain_labels
+from clfm_kit.significance import f1_counts, fingerprints, paired_bootstrap
+
+
+def fitted(recipe, data, settings=()):
+    """A classifier, and the seconds that fitting took once the states were cached."""
+    started = time.perf_counter()
+    return Classifier(recipe, "minilm", settings=settings).fit(data), time.perf_counter() - started
+
+
+def outcome(model, rows):
+    """What a fitted model does on rows: figures, and what a paired bootstrap needs."""
+    schema, targets = model.schema_, model.schema_.targets(plain_labels(rows.labels))
+    probabilities = model.predict_proba(rows.texts)
+    decisions = decide(probabilities, schema, model.calibration_.thresholds)
+    report = model.evaluate(rows)
+    figures = {name: value for name, value in report.figures.items() if isinstance(value, float)}
+    return dict(figures=figures, correct=correct_rows(decisions, targets, schema), counts=f1_counts(decisions, targets, schema), multi=schema.kind == "multi")
+
+
+def difference(a, b):
+    """How much better b is than a in the main figure, with its 95 % interval."""
+    found = paired_bootstrap(a["counts"], b["counts"], statistic="micro-f1") if a["multi"] else paired_bootstrap(a["correct"].astype(float), b["correct"].astype(float))
+    return found.to_dict()
+
+
+def best_middle(data, depth):
+    """The probe at the middle layer that validation likes best."""
+    found = [fitted("probe", data, [f"pooler.layer={layer}"])[0] for layer in range(1, depth)]
+    return min(found, key=lambda clf: clf.reports_["validation"]["log_loss"])
+
+
+def exit_speed(whole, cut, texts, repeats=5):
+    """Median share of time saved by reading only as far as the exit, both read anew in turn."""
+    for clf in (whole, cut): clf.cache = None
+    seconds = {"whole": [], "cut": []}
+    for _ in range(repeats):
+        for name, clf in (("whole", whole), ("cut", cut)):
+            started = time.perf_counter()
+            clf.predict_proba(texts)
+            seconds[name].append(time.perf_counter() - started)
+    return dict(texts=len(texts), seconds=seconds, times_faster=ratio(seconds, "whole", "cut"))
+
+
+def run(folder):
+    """All of one data set."""
+    data = load_data(folder)
+    train_marks = fingerprints(data.train.texts + data.validation.texts)
+    test = unseen(data.test, {"training": train_marks}, "drop")
+    started = time.perf_counter()
+    Classifier("stc", "minilm", settings=["head.penalties=[0.1]", "head.etas=[0.5]", "head.strengths=[0.1]"]).fit(data)  # fills the cache
+    reading = time.perf_counter() - started
+    stc, stc_seconds = fitted("stc", data)
+    assert stc.facts_["backbone_passes"] == 0
+    last, last_seconds = fitted("probe", data)
+    middle = best_middle(data, stc.facts_["full_depth"])
+    exits, _ = fitted("stc", data, ["head.exit=smallest-within-half-point"])
+    floor = Floor().fit(data.train, data.validation)
+    models = {"TF-IDF floor": floor, "last-layer probe": last, "best-mid-layer probe": middle, "STC": stc, "STC, early exit": exits}
+    found = {name: outcome(model, test) for name, model in models.items()}
+    whole_test = outcome(stc, data.test)["figures"]
+    versus = {name: difference(found[name], found["STC"]) for name in models if name != "STC"}
+    main = "micro_f1" if found["STC"]["multi"] else "accuracy"
+    figures = {f"{name}: {main}": result["figures"][main] for name, result in found.items()} | {
+        f"STC, all test rows: {main}": whole_test[main], "STC: ece": found["STC"]["figures"]["ece"], "STC: seconds after reading": stc_seconds, "probe: seconds after reading": last_seconds,
+        "STC over last layer": versus["last-layer probe"]["difference"], "STC over best mid layer": versus["best-mid-layer probe"]["difference"]}
+    figures |= {"exit layer": exits.depth_, "exit: times faster": (speed := exit_speed(stc, exits, test.texts[:300]))["times_faster"]}
+    rows = [dict(model=name, test_rows=len(test), **result["figures"]) for name, result in found.items()]
+    write(f"stc/{Path(folder).name}", figures, rows, main=main, test_rows=len(test), test_rows_seen_in_training=len(data.test) - len(test), versus=versus, exit_speed=speed,
+          reading_and_first_fit_seconds=reading, middle_layer=middle.recipe_.pooler, by_prefix=stc.head_.report_["by_prefix"], chosen=stc.head_.report_["chosen"], exit_chosen=exits.head_.report_["chosen"])
+
+
+def collect():
+    """The summary, a forest plot of differences and a plot of validation skill by prefix."""
+    found = {path.stem: json.loads(path.read_text()) for path in sorted((RESULTS / "stc").glob("*.json"))}
+    rows = [dict(data=name, main=f["main"], test_rows=f["test_rows"], **f["figures"], versus=f["versus"]) for name, f in found.items()]
+    clear = {other: [sum(sign * f["versus"][other][side] > 0 for f in found.values()) for sign, side in ((1, "low"), (-1, "high"))] for other in ("last-layer probe", "best-mid-layer probe")}
+    figures = {"data sets": len(found), "mean over last layer": statistics.mean(r["STC over last layer"] for r in rows), "mean over best mid layer": statistics.mean(r["STC over best mid layer"] for r in rows)}
+    for other, (better, worse) in clear.items(): figures |= {f"clearly better than the {other}": better, f"clearly worse than the {other}": worse}
+    write("stc", figures, rows)
+    forest(found)
+    prefixes(found)
+
+
+def forest(found):
+    figure, axes = pyplot.subplots(figsize=(7, 0.5 + 0.55 * len(found)), layout="constrained")
+    for offset, other, colour, mark in ((0.13, "last-layer probe", "#0072B2", "o"), (-0.13, "best-mid-layer probe", "#E69F00", "s")):
+        lines = [f["versus"][other] for f in found.values()]
+        middle = np.array([100 * d["difference"] for d in lines])
+        spread = np.array([[100 * (d["difference"] - d["low"]), 100 * (d["high"] - d["difference"])] for d in lines]).T
+        axes.errorbar(middle, np.arange(len(lines)) + offset, xerr=spread, fmt=mark, color=colour, capsize=3, label=f"against the {other}")
+    axes.axvline(0, color="#777777", linewidth=1)
+    axes.set(yticks=range(len(found)), yticklabels=list(found), xlabel="points of test accuracy (micro-F1 where labels are many), 95 % paired bootstrap", title="STC on a frozen MiniLM-L6")
+    axes.legend(fontsize=8)
+    figure.savefig(RESULTS / "stc.png", dpi=130)
+
+
+def prefixes(found):
+    figure, axes = pyplot.subplots(figsize=(6.5, 4), layout="constrained")
+    for name, f in found.items():
+        layers = sorted(map(int, f["by_prefix"]))
+        axes.plot(layers, [100 * (f["by_prefix"][str(l)] - max(f["by_prefix"].values())) for l in layers], marker="o", markersize=3, label=name)
+    axes.axhline(-0.5, color="#777777", linestyle=":", linewidth=1)
+    axes.set(xlabel="blocks that are run", ylabel="points below the best prefix (validation)", title="How much of the model is needed", ylim=(-12, 0.5))
+    axes.legend(fontsize=7, ncols=2)
+    figure.savefig(RESULTS / "stc_prefixes.png", dpi=130)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", action="append", default=[])
+    parser.add_argument("--collect", action="store_true")
+    options = parser.parse_args()
+    for folder in options.data:
+        if (RESULTS / "stc" / f"{Path(folder).name}.json").exists(): print(f"{folder}: done before")
+        else: run(folder)
+    if options.collect: collect()
+
+
+if __name__ == "__main__": main()
