@@ -95,7 +95,7 @@ def _floor_run(train, held, test) -> Run:
     return _run(floor, floor.schema_, test, **cost, rows_per_second=throughput(floor, test.texts), trained_weights=floor.weights_.size,
                 artifact_mb=(floor.weights_.nbytes + words) / 1e6, backbone_share=0.0)
 
-# %% ../nbs/25_comparison.ipynb #25013b37f2
+# %% ../nbs/25_comparison.ipynb #2501336efd
 FLOOR = "TF-IDF floor"
 
 def compare(entries, data, model: str = "minilm", seeds=(0,), seen: str = "refuse"):
@@ -105,7 +105,7 @@ def compare(entries, data, model: str = "minilm", seeds=(0,), seen: str = "refus
     if test is None or not test.labels: raise UserError(f"{splits.name} has no labelled test rows to compare on")
     train, held = training_rows(splits)
     named = _named(entries)
-    saved = {name: Classifier.from_pretrained(entry) for name, entry in named.items() if _saved(entry)}
+    saved = {name: Classifier.from_pretrained(entry, cache="default") for name, entry in named.items() if _saved(entry)}
     refuse_different_labels({splits.name: Schema.learn(train.labels)} | {name: clf.schema_ for name, clf in saved.items()})
     trained_on = {f"the training rows of {splits.name}": fingerprints(train.texts + held.texts)} | {name: clf.trained_on_ for name, clf in saved.items()}
     test = unseen(test, trained_on, seen)

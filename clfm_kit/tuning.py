@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['RANGE', 'fold_numbers', 'CrossValidation', 'cross_validate', 'Dimension', 'parse_dimension', 'tune', 'Tuning']
 
-# %% ../nbs/29_tuning.ipynb #290020cf68
+# %% ../nbs/29_tuning.ipynb #2900210e86
 import re
+import warnings
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from html import escape
@@ -126,19 +127,20 @@ def parse_dimension(text: str) -> Dimension:
     if not isinstance(choices, list) or not choices: raise wrong
     return Dimension(setting, choices)
 
-# %% ../nbs/29_tuning.ipynb #2902109d40
+# %% ../nbs/29_tuning.ipynb #29023db359
 def tune(recipe, data, search, model: str = "minilm", trials: int = 20, folds: int = 3, figure: str | None = None, seed: int = 0, cache="default"):
     "Search settings; `search` is a list such as ['head.C=0.01..10']. `figure` is log-loss unless named. Returns a `Tuning`. Raises `UserError`."
     try: import optuna
     except ImportError as error: raise UserError('a search needs optuna; install it with: pip install "clfm-kit[tune]"') from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # trials that fail are in the table
     base, splits, space = Recipe.of(recipe), load_data(data), [parse_dimension(text) for text in search]
     if not space: raise UserError("nothing to search; name settings, as in: clfm tune --recipe probe --search head.C=0.01..10")
     if trials < 1: raise UserError(f"{trials} trials given; at least one expected")
     for part in space: base.with_params([f"{part.setting}=null"])  # an unknown field is seen before anything runs
     figure = figure or "log_loss"
     whole = np.prod([part.size() for part in space]) <= trials
-    sampler = optuna.samplers.BruteForceSampler(seed) if whole else optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(5, trials // 4))
+    with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
+        sampler = optuna.samplers.BruteForceSampler(seed) if whole else optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(5, trials // 4))
     study = optuna.create_study(direction="minimize" if figure in LOWER_IS_BETTER else "maximize", sampler=sampler)
     total = int(min(trials, np.prod([part.size() for part in space])))
     judge = lambda trial: _judge(trial, base, splits, space, model, folds, figure, seed, cache, total)
