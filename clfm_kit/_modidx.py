@@ -7,6 +7,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'clfm_kit.artifacts.fresh_folder': ('artifacts.html#fresh_folder', 'clfm_kit/artifacts.py'),
                                     'clfm_kit.artifacts.head_state': ('artifacts.html#head_state', 'clfm_kit/artifacts.py'),
                                     'clfm_kit.artifacts.read_artifact': ('artifacts.html#read_artifact', 'clfm_kit/artifacts.py'),
+                                    'clfm_kit.artifacts.same_layout': ('artifacts.html#same_layout', 'clfm_kit/artifacts.py'),
                                     'clfm_kit.artifacts.set_head_state': ('artifacts.html#set_head_state', 'clfm_kit/artifacts.py'),
                                     'clfm_kit.artifacts.write_artifact': ('artifacts.html#write_artifact', 'clfm_kit/artifacts.py')},
             'clfm_kit.backbones': { 'clfm_kit.backbones.Backbone': ('backbones.html#backbone', 'clfm_kit/backbones.py'),

@@ -73,14 +73,14 @@ def base_hash(source: str, model) -> str:
     if not files: return weights_hash(model)
     return hashlib.sha256("".join(map(file_hash, files)).encode()).hexdigest()
 
-# %% ../nbs/09_backbones.ipynb #09011f85b0
+# %% ../nbs/09_backbones.ipynb #0901183a14
 def load_model(source: str, depth: int | None = None, **kwargs):
     "The bare model in evaluation mode. Raises `UserError` naming the source when it cannot be loaded."
     kwargs.setdefault("dtype", "auto")
     try:
         config = AutoConfig.from_pretrained(source)
         full = text_config(config).num_hidden_layers
-        if depth is not None and depth < full: shorten(config, depth)
+        if depth is not None and depth < full: shorten(config, max(depth, 1))  # even the embeddings are read where the first block begins
         with quiet(): model = AutoModel.from_pretrained(source, config=config, **kwargs)
     except (OSError, ValueError, KeyError) as error: raise cannot_load(source, error) from error
     if config.is_encoder_decoder: model = model.get_encoder()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PIECE', 'Classifier', 'fit', 'training_rows', 'scores', 'ratings', 'predict_proba', 'answer', 'predict', 'score']
 
-# %% ../nbs/22_classifier.ipynb #2200295eab
+# %% ../nbs/22_classifier.ipynb #22002c3a77
 import time
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from .backbones import Backbone
+from .artifacts import same_layout
 from .cache import cache_folder, column_widths, pooled_states
 from .calibration import Calibration, calibrate
 from .data import Rows, load_data, split_off
@@ -116,7 +117,7 @@ def training_rows(data, labels=None, validation=None, seed=0):
         train, held = split_off(train, 0.1, seed)
     return train, held
 
-# %% ../nbs/22_classifier.ipynb #22012f9b69
+# %% ../nbs/22_classifier.ipynb #220126f793
 def _fit_head(self, features, targets):
     "Fit the head and calibrate it; sets `head_`, `calibration_`, `columns_` and `depth_`, returns validation scores."
     recipe, schema, head = self.recipe_, self.schema_, self.parts_["head"]
@@ -125,6 +126,7 @@ def _fit_head(self, features, targets):
     if hasattr(self, "delta_"): self.head_ = head  # trained with the base
     elif hasattr(head, "fit"): self._fit_closed_form(head, features[0], targets[0], imbalance, shared)
     else: self.head_ = train_head(head, features[0], targets[0], schema, imbalance=imbalance, **shared, **recipe.training)
+    same_layout(self.head_)
     self.columns_ = list(getattr(self.head_, "columns_", self.widths_))
     self.depth_ = max(map(depth, self.columns_))
     scores = self.head_.__dict__.pop("validation_scores", None)
