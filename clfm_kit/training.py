@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['smoothed', 'mass', 'TextTrainer', 'not_finite', 'Watch', 'last_checkpoint', 'start_head', 'train_delta', 'arguments']
 
-# %% ../nbs/32_training.ipynb #32002c5ab3
+# %% ../nbs/32_training.ipynb #32002253e3
 import json
 import tempfile
 from contextlib import nullcontext
@@ -22,7 +22,7 @@ from .heads import Logistic, train_head
 from .network import LengthBatches, Loader
 from .plugins import emit
 from .prefix import frozen_prefix
-from .sites import depth
+from .sites import depth, layer
 
 # %% ../nbs/32_training.ipynb #32018fb34f
 def smoothed(head, scores, targets, imbalance, smoothing):
@@ -182,10 +182,10 @@ def train_delta(net, delta, train, held, *, imbalance, settings, seed=0, run=Non
     losses = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
     return dict(validation_loss=losses, steps=trainer.state.global_step, moving=delta.size, lowest=delta.lowest, prefix="replayed" if prefix else "computed")
 
-# %% ../nbs/32_training.ipynb #32031a31e7
+# %% ../nbs/32_training.ipynb #320187b5f6
 def _prefix(net, train, held, settings, run, cache):
     "The frozen prefix of all examples, where there is something to save."
-    lowest = min(net.delta.lowest, max(map(depth, net.sites)))
+    lowest = min(net.delta.lowest, *map(layer, net.sites))  # no replay above a site that is read
     if lowest < 1 or not settings.prefix_gigabytes: return nullcontext()
     held.offset = len(train.sequences)
     deepest = max(net.sites, key=depth)
