@@ -45,14 +45,14 @@ def measured():
         stop.set(), thread.join()
         found |= dict(seconds=time.perf_counter() - started, peak_mb=peak[0] / 1e6)
 
-# %% ../nbs/25_comparison.ipynb #25008f0cd6
+# %% ../nbs/25_comparison.ipynb #250084ed19
 @dataclass
 class Run:
     "One entry with one seed: its report, which rows it has right, and what it cost."
     report: Report
     correct: np.ndarray  # bool [N]
     counts: np.ndarray  # [N, C, 3], for F1
-    cost: dict  # seconds, peak_mb, rows_per_second, trained_weights, artifact_mb, backbone_share
+    cost: dict  # seconds, peak_mb, rows_per_second, milliseconds_per_text, trained_weights, artifact_mb, backbone_share
 
 def _run(model, schema, rows, **cost) -> Run:
     "Measure a fitted model on rows."
@@ -61,24 +61,25 @@ def _run(model, schema, rows, **cost) -> Run:
     report = evaluate(schema, probabilities, targets, model.calibration_.thresholds)
     return Run(report, correct_rows(decisions, targets, schema), f1_counts(decisions, targets, schema), cost)
 
-# %% ../nbs/25_comparison.ipynb #25010c28f2
+# %% ../nbs/25_comparison.ipynb #2501046716
 SAMPLE = 200  # texts that throughput is measured on
 
-def throughput(model, texts) -> float:  # texts a second
-    "How many texts a second a fitted model answers, read anew."
+def throughput(model, texts) -> dict:  # rows_per_second, milliseconds_per_text
+    "How fast a fitted model answers texts that it reads anew."
     texts, kept = texts[:SAMPLE], getattr(model, "cache", None)
     model.cache = None
     started = time.perf_counter()
     try: model.predict_proba(texts)
     finally: model.cache = kept
-    return len(texts) / (time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return dict(rows_per_second=len(texts) / seconds, milliseconds_per_text=1000 * seconds / len(texts))
 
 def folder_mb(clf) -> float:
     "Megabytes that a classifier takes on disk."
     with tempfile.TemporaryDirectory() as folder:
         return sum(path.stat().st_size for path in clf.save_pretrained(Path(folder, "model")).rglob("*") if path.is_file()) / 1e6
 
-# %% ../nbs/25_comparison.ipynb #25011bb353
+# %% ../nbs/25_comparison.ipynb #2501149449
 def _recipe_run(recipe, model, seed, train, held, test) -> Run:
     "Fit a recipe and measure it."
     with measured() as cost: clf = Classifier(Recipe.of(recipe).with_params([f"seed={seed}"]), model).fit(train, validation=held)
@@ -86,13 +87,13 @@ def _recipe_run(recipe, model, seed, train, held, test) -> Run:
 
 def _measure(clf, test, cost) -> Run:
     weights = sum(tensor.numel() for tensor in head_state(clf.head_)[0].values())
-    return _run(clf, clf.schema_, test, **cost, rows_per_second=throughput(clf, test.texts), trained_weights=weights,
+    return _run(clf, clf.schema_, test, **cost, **throughput(clf, test.texts), trained_weights=weights,
                 artifact_mb=folder_mb(clf), backbone_share=clf.depth_ / clf.facts_["full_depth"])
 
 def _floor_run(train, held, test) -> Run:
     with measured() as cost: floor = Floor().fit(train, held)
     words = sum(len(term.encode()) for _, part in floor.features_.transformer_list for term in part.vocabulary_)
-    return _run(floor, floor.schema_, test, **cost, rows_per_second=throughput(floor, test.texts), trained_weights=floor.weights_.size,
+    return _run(floor, floor.schema_, test, **cost, **throughput(floor, test.texts), trained_weights=floor.weights_.size,
                 artifact_mb=(floor.weights_.nbytes + words) / 1e6, backbone_share=0.0)
 
 # %% ../nbs/25_comparison.ipynb #2501336efd
@@ -223,8 +224,8 @@ def _rich(self):
 
 Comparison.cells, Comparison._repr_html_, Comparison.to_markdown, Comparison.__rich__ = _cells, _html, _markdown, _rich
 
-# %% ../nbs/25_comparison.ipynb #250270f735
-def _plot(self, cost: str = "seconds", axes=None):  # the matplotlib axes
+# %% ../nbs/25_comparison.ipynb #25027ab327
+def _plot(self, cost: str = "milliseconds_per_text", axes=None):  # the matplotlib axes
     "The main figure with its 95 % interval over rows, against a cost; the line joins the entries that no other beats on both."
     try: from matplotlib import pyplot
     except ImportError as error: raise UserError('plots need matplotlib; install it with: pip install "clfm-kit[notebook]"') from error
@@ -236,6 +237,7 @@ def _plot(self, cost: str = "seconds", axes=None):  # the matplotlib axes
     best = [place for place in range(len(lines)) if (y[place] > y[:place]).all()]
     axes.plot(x[best], y[best], "--", color="#E69F00", zorder=0)
     for line in lines: axes.annotate(line["entry"], (line[cost], line[self.main]), xytext=(6, 6), textcoords="offset points", fontsize=8)
+    if x.max() > 20 * x.min() > 0: axes.set_xscale("log")
     axes.set(xlabel=cost.replace("_", " "), ylabel=self.main.replace("_", "-"), title=f"{self.data}, {self.rows} test rows")
     axes.margins(x=0.2)
     return axes
