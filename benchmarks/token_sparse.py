@@ -1,0 +1,148 @@
+"""Token-sparse finetuning against plain full finetuning, LoRA, top layers and its own controls.
+
+    python benchmarks/token_sparse.py --data FOLDER [--data FOLDER] [--seeds 3] [--sides trainer finetune …] [--rows N]
+
+One process and one file a cell (data set, side, seed), so a run that was stopped goes on with what is missing. Every side gets the same rows, epochs and batch size, one thread a core,
+and an empty state cache, so filling it counts. `trainer` is `transformers.Trainer` as people write it: `AutoModelForSequenceClassification`, random batches padded to their longest text.
+"""
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+from common import RESULTS, write
+
+KIT = {
+    "probe": ("probe", []),
+    "finetune": ("finetune", []),
+    "top-layers": ("finetune", ["selector=top-layers", "selector.layers=2"]),
+    "token-sparse": ("token-sparse", []),
+    "gradient-sparse": ("token-sparse", ["selector=gradient-sparse"]),
+    "random-sparse": ("token-sparse", ["selector=random-sparse"]),
+}
+SIDES = (*KIT, "trainer", "lora")
+CELLS = RESULTS / "token_sparse"
+
+
+def rows_of(folder, limit, seed):
+    """Training and validation rows, cut to `limit` where one is given, and all test rows."""
+    from clfm_kit import load_data
+    from clfm_kit.data import split_off
+    data = load_data(folder)
+    train = data.train
+    if limit and limit < len(train): _, train = split_off(train, limit / len(train), seed)
+    return train, data.validation, data.test
+
+
+def kit(side, folder, limit, seed, epochs, model, settings):
+    from clfm_kit import Classifier
+    train, held, test = rows_of(folder, limit, seed)
+    recipe, own = KIT[side]
+    trained = [f"training.epochs={epochs}"] if recipe != "probe" else []
+    with tempfile.TemporaryDirectory() as cache:
+        classifier = Classifier(recipe, model, settings=[*own, *trained, f"seed={seed}", *settings], cache=cache)
+        seconds, cpu = clock(lambda: classifier.fit(train.texts, train.labels, held))
+        report = classifier.evaluate(test.texts, test.labels)
+    facts = {name: value for name, value in classifier.facts_.get("training", {}).items() if name != "table"}
+    return dict(accuracy=float(report["accuracy"]), macro_f1=float(report["macro_f1"]), seconds=seconds, cpu_seconds=cpu, facts=facts)
+
+
+def clock(run):
+    """Wall and processor seconds of a call."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    run()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def trainer(side, folder, limit, seed, epochs, model, settings):
+    """`Trainer` as people write it; with side `lora`, peft's adapters on all linear maps."""
+    import numpy as np
+    import torch
+    from sklearn.metrics import accuracy_score, f1_score
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding, Trainer, TrainingArguments, set_seed
+
+    from clfm_kit.backbones import model_source
+    train, _, test = rows_of(folder, limit, seed)
+    names = sorted(set(train.labels))
+    source = model_source(model)
+    set_seed(seed)
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    network = AutoModelForSequenceClassification.from_pretrained(source, num_labels=len(names))
+    rate = 5e-5
+    if side == "lora":
+        from peft import LoraConfig, TaskType, get_peft_model
+        network, rate = get_peft_model(network, LoraConfig(TaskType.SEQ_CLS, r=8, lora_alpha=16, target_modules="all-linear", modules_to_save=["classifier"])), 5e-4
+    known = {name: n for n, name in enumerate(names)}
+    items = lambda rows: [dict(tokenizer(text, truncation=True), labels=known[label]) for text, label in zip(rows.texts, rows.labels)]
+    with tempfile.TemporaryDirectory() as place:
+        arguments = TrainingArguments(place, num_train_epochs=epochs, per_device_train_batch_size=32, per_device_eval_batch_size=64, learning_rate=rate, weight_decay=0.01, warmup_steps=0.06,
+                                      seed=seed, use_cpu=not torch.cuda.is_available(), save_strategy="no", report_to=[], disable_tqdm=True, logging_strategy="no")
+        run = Trainer(network, arguments, train_dataset=items(train), data_collator=DataCollatorWithPadding(tokenizer))
+        seconds, cpu = clock(run.train)
+        found = np.argmax(run.predict(items(test)).predictions, 1)
+    truth = [known[label] for label in test.labels]
+    return dict(accuracy=float(accuracy_score(truth, found)), macro_f1=float(f1_score(truth, found, average="macro")), seconds=seconds, cpu_seconds=cpu, facts={})
+
+
+def cell(options, folder, side, seed):
+    """Run one cell in this process and write its file."""
+    import warnings
+    warnings.filterwarnings("ignore")
+    run = kit if side in KIT else trainer
+    found = run(side, folder, options.rows, seed, options.epochs, options.model, options.set)
+    found["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    path = place(options, folder, side, seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(dict(data=Path(folder).name, side=side, seed=seed, rows=options.rows, epochs=options.epochs, **found), indent=1) + "\n")
+    os.replace(part, path)
+
+
+def place(options, folder, side, seed):
+    return CELLS / f"{Path(folder).name}-{options.rows or 'all'}-{options.epochs}-{side}-{seed}.json"
+
+
+def summary(rows):
+    """Means over seeds, and per data set the ratio of seconds to those of `trainer` and `finetune` at equal seeds."""
+    figures, groups = {}, defaultdict(dict)
+    for row in rows: groups[row["data"], row["side"]][row["seed"]] = row
+    for (data, side), seeds in sorted(groups.items()):
+        for name in ("accuracy", "macro_f1"): figures[f"{data} {side} {name}"] = round(statistics.mean(row[name] for row in seeds.values()), 4)
+        if len(seeds) > 1: figures[f"{data} {side} deviation"] = round(statistics.stdev(row["accuracy"] for row in seeds.values()), 4)
+        for other in ("trainer", "finetune"):
+            both = sorted(seeds.keys() & groups.get((data, other), {}).keys())
+            for clock in ("seconds", "cpu_seconds") if side != other and both else ():
+                figures[f"{data} {side} {clock} against {other}"] = round(statistics.median(seeds[s][clock] / groups[data, other][s][clock] for s in both), 3)
+    return figures
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", action="append", required=True, help="folder of a data set; may be given several times")
+    parser.add_argument("--sides", nargs="+", default=SIDES, choices=SIDES)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rows", type=int, help="at most so many training rows")
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--model", default="minilm")
+    parser.add_argument("--set", action="append", default=[], help="a recipe setting for all sides of the kit")
+    parser.add_argument("--cell", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.cell: return cell(options, options.cell[0], options.cell[1], int(options.cell[2]))
+    wanted = [(folder, side, seed) for seed in range(options.seeds) for folder in options.data for side in options.sides]
+    for folder, side, seed in wanted:
+        if place(options, folder, side, seed).exists(): continue
+        print(f"{Path(folder).name} {side} seed {seed}", file=sys.stderr, flush=True)
+        subprocess.run([sys.executable, *sys.argv, "--cell", folder, side, str(seed)], check=True)
+    rows = [json.loads(place(options, *one).read_text()) for one in wanted]
+    write("token_sparse", summary(rows), rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""The train path where a notebook cannot show it: other processes, killed ones, hostile bases."""
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from clfm_kit import Classifier, UserError, load_data
+
+SETTINGS = ["training.epochs=2", "training.learning_rate=1e-3", "training.save_steps=5"]
+
+FIT = textwrap.dedent("""
+    import sys, torch
+    from clfm_kit import Classifier, load_data
+    torch.set_num_threads(1)
+    tiny, recipe, out, checkpoints, *settings = sys.argv[1:]
+    data = load_data("helpdesk")
+    fitted = Classifier(recipe, tiny, settings=settings, cache=None).fit(data.train.texts[:320], data.train.labels[:320], data.validation, checkpoints=checkpoints or None)
+    fitted.save_pretrained(out)
+""")
+
+
+def some_rows(rows=320):
+    data = load_data("helpdesk")
+    return data.train.texts[:rows], data.train.labels[:rows], data.validation
+
+
+def start(tiny, recipe, out, checkpoints="", settings=SETTINGS, launcher=()):
+    """A fit in another process."""
+    environment = dict(os.environ, OMP_NUM_THREADS="1")
+    return subprocess.Popen([sys.executable, *launcher, "-c", FIT, tiny, recipe, str(out), str(checkpoints), *settings], env=environment)
+
+
+def tensors(folder):
+    from safetensors.torch import load_file
+    return {f"{name}:{key}": value for name in ("delta", "head") for key, value in load_file(Path(folder, f"{name}.safetensors")).items()}
+
+
+@pytest.fixture(scope="module")
+def through(tiny, tmp_path_factory):
+    """A run that nothing disturbed."""
+    out = tmp_path_factory.mktemp("through") / "model"
+    assert start(tiny, "finetune", out).wait() == 0
+    return out
+
+
+def test_a_killed_run_goes_on_bit_for_bit(tiny, tmp_path, through):
+    checkpoints = tmp_path / "checkpoints"
+    run = start(tiny, "finetune", tmp_path / "model", checkpoints)
+    while run.poll() is None and len(list(checkpoints.glob("checkpoint-*/complete"))) < 1: time.sleep(0.02)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    assert not (tmp_path / "model").exists() and list(checkpoints.glob("checkpoint-*"))
+    assert start(tiny, "finetune", tmp_path / "model", checkpoints).wait() == 0
+    found, expected = tensors(tmp_path / "model"), tensors(through)
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_checkpoints_of_another_run_are_refused(tiny, tmp_path):
+    texts, labels, held = some_rows(64)
+    (tmp_path / "run.json").write_text('"another"')
+    with pytest.raises(UserError, match="checkpoints of another run"):
+        Classifier("finetune", tiny, settings=SETTINGS, cache=None).fit(texts, labels, held, checkpoints=tmp_path)
+
+
+@pytest.mark.parametrize("selector", ["full", "bias", "top-layers"])
+def test_saved_and_loaded_gives_the_same_scores(tiny, tmp_path, selector):
+    texts, labels, held = some_rows(64)
+    fitted = Classifier("finetune", tiny, settings=[*SETTINGS, f"selector={selector}", "training.epochs=1"], cache=None).fit(texts, labels, held)
+    fitted.save_pretrained(tmp_path / "model")
+    np.testing.assert_array_equal(Classifier.from_pretrained(tmp_path / "model").scores(texts[:8]), fitted.scores(texts[:8]))
+
+
+def test_what_was_not_chosen_keeps_its_bits(tiny):
+    from clfm_kit.backbones import Backbone
+    texts, labels, held = some_rows(64)
+    base = {name: p.detach().clone() for name, p in Backbone.load(tiny).model.named_parameters()}
+    fitted = Classifier("finetune", tiny, settings=[*SETTINGS, "selector=top-layers", "selector.layers=1"], cache=None).fit(texts, labels, held)
+    moved = {name for name, p in fitted.backbone_.model.named_parameters() if not torch.equal(p, base[name])}
+    assert moved == {change.name for change in fitted.delta_.changes} and all(".layer.2." in name for name in moved)
+    fitted.delta_.unapply(fitted.backbone_)
+    assert all(torch.equal(p, base[name]) for name, p in fitted.backbone_.model.named_parameters())
+
+
+def test_two_processes_give_what_one_gives(tmp_path):
+    """Half of each batch in each of two processes; dropout off, because each process draws its own."""
+    script = tmp_path / "run.py"
+    script.write_text(textwrap.dedent("""
+        import sys, torch
+        from torch.distributed import is_initialized, get_rank
+        from transformers import AutoModel, BertConfig
+        from clfm_kit.backbones import Backbone
+        from clfm_kit.deltas import Change, Delta, levels
+        from clfm_kit.formats import Plain
+        from clfm_kit.heads import Linear
+        from clfm_kit.imbalance import learn_imbalance
+        from clfm_kit.network import Examples, Net, Training
+        from clfm_kit.poolers import Mean
+        from clfm_kit.schemas import Schema
+        from clfm_kit.testing import Words
+        from clfm_kit.training import train_delta
+        torch.set_num_threads(1), torch.manual_seed(0)
+        small = dict(vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=40, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+        backbone, schema = Backbone(AutoModel.from_config(BertConfig(**small)).eval(), Words()), Schema("single", ("a", "b"))
+        texts = ["a bb ccc " * (n % 5 + 1) + "dddd " * (n % 2) for n in range(75)]
+        data = lambda: Examples(backbone, Plain(), texts, [n % 2 for n in range(75)])
+        head = Linear(dropout=0.0); head.build({"hidden.2/mean": 16}, schema)
+        net = Net(backbone, Mean(), head)
+        delta = Delta([Change(name, level=level) for name, level in levels(backbone, net.sites).items()])
+        train, held = data(), data()
+        imbalance = learn_imbalance({"a": 3}, train.targets.numpy(), schema)
+        train_delta(net, delta, train, held, imbalance=imbalance, settings=Training(epochs=2, learning_rate=1e-3))
+        assert is_initialized() == (sys.argv[2] == "2")
+        if not is_initialized() or get_rank() == 0: torch.save({c.name: c.difference for c in delta.changes}, sys.argv[1])
+    """))
+    environment = dict(os.environ, OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
+    for processes in (1, 2):
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+        subprocess.run([sys.executable, *launcher, str(script), str(tmp_path / f"{processes}.pt"), str(processes)], check=True, env=environment)
+    one, two = (torch.load(tmp_path / f"{n}.pt") for n in (1, 2))
+    for name in one: torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=2e-5, msg=name)
+
+
+def test_a_class_weight_and_windows_train_too(tiny):
+    texts, labels, held = some_rows(64)
+    recipe = dict(selector="top-layers", head="mlp", format={"name": "windows", "size": 8, "overlap": 2}, class_weight="balanced", training=dict(epochs=1, label_smoothing=0.1, layer_decay=0.8))
+    assert Classifier(recipe, tiny, cache=None).fit(texts, labels, held).predict_proba(texts[:3]).shape[0] == 3
+
+
+def test_a_quantised_base_is_refused(tiny):
+    from clfm_kit.backbones import Backbone
+    from clfm_kit.deltas import levels
+    backbone = Backbone.load(tiny)
+    backbone.blocks[0].output.dense.weight = torch.nn.Parameter(torch.zeros(4, dtype=torch.uint8), requires_grad=False)
+    with pytest.raises(UserError, match="is quantised"): levels(backbone, ["hidden.3"])
+
+
+def test_rows_of_a_tied_weight_are_refused(tiny):
+    from clfm_kit.backbones import Backbone
+    from clfm_kit.deltas import Change, Delta
+    backbone = Backbone.load(tiny)
+    backbone.blocks[1].output.dense.weight = backbone.blocks[2].output.dense.weight
+    name = next(name for name, p in backbone.model.named_parameters() if p is backbone.blocks[2].output.dense.weight)
+    with pytest.raises(UserError, match="one tied weight"): Delta([Change(name, torch.tensor([0]), level=1)]).start(backbone)
+
+
+@pytest.mark.parametrize("selector", ["token-sparse", "gradient-sparse", "random-sparse"])
+def test_sparse_selectors_change_their_rows_only(tiny, selector):
+    pytest.importorskip("clfm_kit_token_sparse")
+    from clfm_kit.backbones import Backbone
+    texts, labels, held = some_rows(128)
+    base = {name: p.detach().clone() for name, p in Backbone.load(tiny).model.named_parameters()}
+    fitted = Classifier("token-sparse", tiny, settings=[f"selector={selector}", "selector.cost=0.5", *SETTINGS], cache=None).fit(texts, labels, held)
+    chosen = {change.name: change for change in fitted.delta_.changes}
+    for name, weight in fitted.backbone_.model.named_parameters():
+        rows = (weight != base[name]).reshape(len(weight), -1).any(1).nonzero().flatten().tolist()
+        assert rows == (sorted(chosen[name].index.tolist()) if name in chosen else [])
