@@ -21,9 +21,9 @@ def tfidf(job, train, validation, test):
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
-    model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10, max_iter=1000))
-    model.fit(*train)
-    return lambda: _columns(model.classes_, model.predict_proba(test[0]), job), model[-1].coef_.size
+    model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), _each(job, LogisticRegression(C=10, max_iter=1000)))
+    model.fit(train[0], _targets(job, train[1]))
+    return lambda: _columns(model.classes_, model.predict_proba(test[0]), job), _size(model[-1])
 
 
 def embeddings(job, train, validation, test):
@@ -32,20 +32,20 @@ def embeddings(job, train, validation, test):
     from sklearn.linear_model import LogisticRegression
     encoder = SentenceTransformer(job["model"])
     encode = lambda texts: encoder.encode(texts, normalize_embeddings=True, show_progress_bar=False)
-    model = LogisticRegression(max_iter=job["settings"].get("max_iter", 1000), random_state=job["seed"]).fit(encode(train[0]), train[1])
-    return lambda: _columns(model.classes_, model.predict_proba(encode(test[0])), job), model.coef_.size
+    model = _each(job, LogisticRegression(max_iter=job["settings"].get("max_iter", 1000), random_state=job["seed"])).fit(encode(train[0]), _targets(job, train[1]))
+    return lambda: _columns(model.classes_, model.predict_proba(encode(test[0])), job), _size(model)
 
 
 def setfit(job, train, validation, test):
     """SetFit: contrastive pairs, then logistic regression; one epoch over the pairs, batches of 16."""
     from datasets import Dataset
     from setfit import SetFitModel, Trainer, TrainingArguments
-    model = SetFitModel.from_pretrained(job["model"])
-    rows = Dataset.from_dict({"text": train[0], "label": train[1]})
+    model = SetFitModel.from_pretrained(job["model"], **({"multi_target_strategy": "one-vs-rest"} if job["kind"] == "multi" else {}))
+    rows = Dataset.from_dict({"text": train[0], "label": list(_targets(job, train[1]))})
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(output_dir=folder, seed=job["seed"], report_to="none", save_strategy="no", show_progress_bar=False, **{"batch_size": 16, "num_epochs": 1, **job["settings"]})
         Trainer(model=model, args=arguments, train_dataset=rows).train()
-    weights = sum(weight.numel() for weight in model.model_body.parameters()) + model.model_head.coef_.size
+    weights = sum(weight.numel() for weight in model.model_body.parameters()) + _size(model.model_head)
     return lambda: _columns(model.model_head.classes_, np.asarray(model.predict_proba(test[0], show_progress_bar=False)), job), weights
 
 
@@ -84,16 +84,21 @@ def _trainer(job, train, test, prepare, settings):
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding, Trainer, TrainingArguments, set_seed
     set_seed(job["seed"])
     tokenizer = AutoTokenizer.from_pretrained(job["model"])
-    model = prepare(AutoModelForSequenceClassification.from_pretrained(job["model"], num_labels=len(job["labels"])))
+    model = prepare(AutoModelForSequenceClassification.from_pretrained(job["model"], num_labels=len(job["labels"]), **_problem(job)))
     column = {label: number for number, label in enumerate(job["labels"])}
+    labels = _targets(job, train[1]).astype(np.float32).tolist() if job["kind"] == "multi" else [column[label] for label in train[1]]
     encode = lambda texts, **more: Dataset.from_dict({**tokenizer(texts, truncation=True, max_length=256), **more})
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(output_dir=folder, seed=job["seed"], report_to="none", save_strategy="no", disable_tqdm=True, **{**settings, **job["settings"]})
-        trainer = Trainer(model=model, args=arguments, train_dataset=encode(train[0], label=[column[label] for label in train[1]]),
+        trainer = Trainer(model=model, args=arguments, train_dataset=encode(train[0], label=labels),
                           processing_class=tokenizer, data_collator=DataCollatorWithPadding(tokenizer))
         trainer.train()
     weights = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    return lambda: torch.tensor(trainer.predict(encode(test[0])).predictions).softmax(1).numpy(), weights
+    shares = torch.sigmoid if job["kind"] == "multi" else lambda scores: scores.softmax(1)
+    return lambda: shares(torch.tensor(trainer.predict(encode(test[0])).predictions)).numpy(), weights
+
+
+def _problem(job): return {"problem_type": "multi_label_classification"} if job["kind"] == "multi" else {}
 
 
 def ours(recipe):
@@ -111,8 +116,24 @@ def ours(recipe):
 TECHNIQUES = {"tfidf": tfidf, "embeddings": embeddings, "setfit": setfit, "finetune": finetune, "lora": lora, "prefix": prefix, "shira": shira}
 
 
+def _each(job, model):
+    """The model as it is, or one of its kind for each label where texts have several."""
+    from sklearn.multiclass import OneVsRestClassifier
+    return OneVsRestClassifier(model) if job["kind"] == "multi" else model
+
+
+def _targets(job, labels):
+    """Labels as names, or as zeros and ones [rows, labels] where texts have several."""
+    if job["kind"] != "multi": return labels
+    return np.array([[name in found for name in job["labels"]] for found in labels], dtype=int)
+
+
+def _size(model): return sum(part.coef_.size for part in getattr(model, "estimators_", [model]) if hasattr(part, "coef_"))
+
+
 def _columns(classes, probabilities, job):
     """Probabilities in the column order of the job's labels."""
+    if not isinstance(classes[0], str): return np.asarray(probabilities)  # zeros and ones were given in that order
     place = {label: number for number, label in enumerate(job["labels"])}
     found = np.zeros((len(probabilities), len(place)))
     found[:, [place[str(label)] for label in classes]] = probabilities

@@ -22,19 +22,20 @@ from peer_run import TECHNIQUES
 
 from clfm_kit import Schema, UserError, load_data
 from clfm_kit.backbones import model_source
-from clfm_kit.metrics import Undefined, evaluate, plain
+from clfm_kit.metrics import Undefined, decide, evaluate, plain
 from clfm_kit.significance import over_seeds, paired_bootstrap
 
 CELLS = RESULTS / "peers"
 OURS = ("clfm:probe", "clfm:stc")
-QUALITY = ("accuracy", "macro_f1", "log_loss", "ece")
+QUALITY = ("macro_f1", "log_loss", "ece")
+MAIN = {"single": "accuracy", "multi": "micro_f1"}
 
 
 def rows_of(folder, shots, seed, limit, test_limit):
     """Train, validation and test rows; with shots, that many training rows of each class drawn by the seed, and no validation."""
     splits = load_data(folder)
     if splits.train is None or splits.test is None: raise UserError(f"{folder} needs a train and a test part")
-    if splits.train.kind != "single": raise UserError(f"{folder} does not have one label for each text; the peers are run on those only")
+    if splits.train.kind == "tags": raise UserError(f"{folder} has a tag for each token; the peers are run on labels of whole texts")
     train, held, test = splits.train, splits.validation, splits.test
     if shots: train, held = train.take(draw(train.labels, shots, seed)), None
     cut = lambda rows, most: rows.take(range(min(most, len(rows)))) if most and rows else rows
@@ -44,8 +45,15 @@ def rows_of(folder, shots, seed, limit, test_limit):
 def draw(labels, shots, seed):
     """Row numbers of `shots` rows of each class, fewer where a class has fewer."""
     members, random = defaultdict(list), np.random.default_rng(seed)
-    for row in random.permutation(len(labels)).tolist(): members[labels[row]].append(row)
-    return sorted(row for name in sorted(members) for row in members[name][:shots])
+    for row in random.permutation(len(labels)).tolist():
+        for name in as_list(labels[row]): members[name].append(row)
+    return sorted({row for name in sorted(members) for row in members[name][:shots]})
+
+
+def as_list(label): return label if isinstance(label, list) else [label]
+
+
+def plain_text(label): return [str(name) for name in label] if isinstance(label, list) else str(label)
 
 
 def run_cell(job, parts, python):
@@ -53,7 +61,7 @@ def run_cell(job, parts, python):
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         for part, rows in parts.items():
-            lines = [json.dumps(dict(text=text, label=str(label))) for text, label in zip(rows.texts, rows.labels)] if rows else []
+            lines = [json.dumps(dict(text=text, label=plain_text(label))) for text, label in zip(rows.texts, rows.labels)] if rows else []
             (folder / f"{part}.jsonl").write_text("\n".join(lines), encoding="utf-8")
         (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
         started, said = time.perf_counter(), folder / "said.txt"
@@ -73,17 +81,13 @@ def run_cell(job, parts, python):
 def measure(options, folder, technique, shots, seed, settings):
     """Run one cell and write its file; returns its figures."""
     train, held, test = rows_of(folder, shots, seed, options.rows, options.test_rows)
-    schema = Schema.learn([str(label) for label in train.labels])
-    job = dict(technique=technique, model=str(model_source(options.model)), seed=seed, labels=list(schema.labels), settings=settings)
+    schema = Schema.learn([plain_text(label) for label in train.labels])
+    job = dict(technique=technique, kind=schema.kind, model=str(model_source(options.model)), seed=seed, labels=list(schema.labels), settings=settings)
     facts, probabilities = run_cell(job, dict(train=train, validation=held, test=test), python_of(options, technique))
-    truth = [str(label) for label in test.labels]
-    known = [row for row, label in enumerate(truth) if label in schema.labels]  # a label that no training row has cannot be given
-    report = evaluate(schema, probabilities[known], schema.targets([truth[row] for row in known]))
-    predicted = probabilities.argmax(axis=1)
-    right = np.array([schema.labels[c] for c in predicted]) == np.array(truth)
-    figures = {name: plain(report[name]) for name in QUALITY} | {"accuracy": float(right.mean())} | {name: facts[name] for name in ("seconds", "peak_mb", "fit_seconds", "predict_seconds", "trained_weights")}
+    figures, rows, unknown = judge(schema, probabilities, [plain_text(label) for label in test.labels])
+    figures |= {name: facts[name] for name in ("seconds", "peak_mb", "fit_seconds", "predict_seconds", "trained_weights")}
     found = dict(command=command(), date=time.strftime("%Y-%m-%d"), versions=facts["versions"], hardware=hardware(), **identity(options, folder, technique, shots, seed, settings),
-                 sizes=dict(train=len(train), validation=len(held or []), test=len(test), unknown_labels=len(truth) - len(known)), figures=figures, rows=right.astype(int).tolist())
+                 sizes=dict(train=len(train), validation=len(held or []), test=len(test), unknown_labels=unknown), main=MAIN[schema.kind], figures=figures, rows=rows)
     save(cell_path(options, folder, technique, shots, seed), found)
     return figures
 
@@ -91,6 +95,20 @@ def measure(options, folder, technique, shots, seed, settings):
 def python_of(options, technique):
     """The interpreter a technique runs in: its own, else that of all peers, else this one, which is also ours."""
     return options.pythons.get(technique) or (None if technique.startswith("clfm:") else options.pythons.get("peers")) or sys.executable
+
+
+def judge(schema, probabilities, truth):
+    """Figures, what each row adds to the main one, and how many rows have a label that no training row has; such a label cannot be given."""
+    known = np.array([set(as_list(label)) <= set(schema.labels) for label in truth])
+    if schema.kind == "multi":
+        targets, decisions = schema.targets([[name for name in label if name in schema.labels] for label in truth]), decide(probabilities, schema)
+        there = np.array([len(label) for label in truth])
+        counts = np.stack([(decisions & (targets > 0)).sum(1), decisions.sum(1), there], axis=1)
+        report, hits = evaluate(schema, probabilities, targets), counts.sum(0)
+        return {name: plain(report[name]) for name in QUALITY} | dict(micro_f1=float(2 * hits[0] / max(hits[1] + hits[2], 1))), counts.tolist(), int((~known).sum())
+    report = evaluate(schema, probabilities[known], schema.targets([label for label, there in zip(truth, known) if there]))
+    right = np.array([schema.labels[c] for c in probabilities.argmax(axis=1)]) == np.array(truth)
+    return {name: plain(report[name]) for name in QUALITY} | dict(accuracy=float(right.mean())), right.astype(int).tolist(), int((~known).sum())
 
 
 def identity(options, folder, technique, shots, seed, settings):
@@ -133,8 +151,11 @@ def run(options):
             print(f"[{number}/{len(todo)}] {name}: FAILED, {error}", file=sys.stderr, flush=True)
             continue
         left = (time.perf_counter() - started) / number * (len(todo) - number)
-        print(f"[{number}/{len(todo)}] {name}: accuracy {found['accuracy']:.4f}, {found['seconds']:.1f} s, {found['peak_mb']:.0f} MB; about {left / 60:.0f} min left", file=sys.stderr, flush=True)
+        print(f"[{number}/{len(todo)}] {name}: {main_of(found):.4f}, {found['seconds']:.1f} s, {found['peak_mb']:.0f} MB; about {left / 60:.0f} min left", file=sys.stderr, flush=True)
     return failed
+
+
+def main_of(figures): return next(figures[name] for name in MAIN.values() if name in figures)
 
 
 def groups(folder):
@@ -147,56 +168,61 @@ def groups(folder):
 
 
 def against(cells, reference):
-    """Difference in accuracy from the reference over the seeds that both have: (interval over rows, interval over seeds)."""
+    """Difference in the main figure from the reference over the seeds that both have: (interval over rows, interval over seeds)."""
     seeds = sorted(cells.keys() & reference.keys())
     if not seeds: return None, None
-    mean = lambda side: np.mean([side[seed]["rows"] for seed in seeds], axis=0)
-    return paired_bootstrap(mean(reference), mean(cells)), over_seeds([cells[seed]["figures"]["accuracy"] - reference[seed]["figures"]["accuracy"] for seed in seeds])
+    several = cells[seeds[0]]["main"] == "micro_f1"
+    of = lambda side: np.sum([side[seed]["rows"] for seed in seeds], axis=0)[:, None] if several else np.mean([side[seed]["rows"] for seed in seeds], axis=0)
+    rows = paired_bootstrap(of(reference), of(cells), "micro-f1" if several else "mean")
+    return rows, over_seeds([main_of(cells[seed]["figures"]) - main_of(reference[seed]["figures"]) for seed in seeds])
 
 
 def line(technique, cells, reference):
     """One row of a table."""
     figure = lambda name: [cell["figures"][name] for cell in cells.values()]
     percent = lambda name: f"{100 * np.mean(figure(name)):.1f}" if all(isinstance(value, float) for value in figure(name)) else "–"
-    spread = f" ± {100 * np.std(figure('accuracy'), ddof=1):.1f}" if len(cells) > 1 else ""
+    main = [main_of(cell["figures"]) for cell in cells.values()]
+    spread = f" ± {100 * np.std(main, ddof=1):.1f}" if len(cells) > 1 else ""
     rows, seeds = against(cells, reference) if reference is not None and reference is not cells else (None, None)
     show = lambda low, high: f"{100 * low:+.1f} … {100 * high:+.1f}"
     over_rows = "–" if rows is None or isinstance(rows, Undefined) else f"{100 * rows.difference:+.1f} ({show(rows.low, rows.high)})"
     over_splits = "–" if seeds is None or isinstance(seeds.low, Undefined) else show(seeds.low, seeds.high)
     ece = f"{np.mean(figure('ece')):.3f}" if all(isinstance(value, float) for value in figure("ece")) else "–"
-    return [technique, str(len(cells)), percent("accuracy") + spread, over_rows, over_splits, percent("macro_f1"), ece,
+    return [technique, str(len(cells)), f"{100 * np.mean(main):.1f}" + spread, over_rows, over_splits, percent("macro_f1"), ece,
             f"{np.median(figure('seconds')):.1f}", f"{np.median(figure('peak_mb')):,.0f}", f"{np.median(figure('trained_weights')):,.0f}"]
 
 
 def tables(options):
     """Write peers.md and the plots from all finished cells."""
-    parts = ["# Against the peers", "Made by `benchmarks/peers.py` from the files in `peers/`. Accuracy in percent; ± is the standard deviation over seeds. Intervals are 95 %: over test rows "
+    parts = ["# Against the peers", "Made by `benchmarks/peers.py` from the files in `peers/`. Accuracy, or micro-F1 where texts have several labels, in percent; ± is the standard deviation over seeds. Intervals are 95 %: over test rows "
              "(paired bootstrap), and over seeds (paired t) where there are two or more. Seconds and memory are those of the whole process, from start to the last prediction, the median over seeds."]
-    heads = ["technique", "seeds", "accuracy", f"against {options.against}, over rows", "over seeds", "macro-F1", "calibration error", "seconds", "peak MB", "weights learned"]
+    heads = ["technique", "seeds", "{main}", f"against {options.against}, over rows", "over seeds", "macro-F1", "calibration error", "seconds", "peak MB", "weights learned"]
     for (data, shots), found in sorted(groups(options.results / "peers").items()):
-        sizes = next(iter(next(iter(found.values())).values()))["sizes"]
-        ordered = sorted(found.items(), key=lambda item: -np.mean([cell["figures"]["accuracy"] for cell in item[1].values()]))
+        first = next(iter(next(iter(found.values())).values()))
+        sizes, main = first["sizes"], first["main"].replace("_", "-")
+        ordered = sorted(found.items(), key=lambda item: -np.mean([main_of(cell["figures"]) for cell in item[1].values()]))
         rows = [line(technique, cells, found.get(options.against)) for technique, cells in ordered]
         parts += [f"## {data}, {f'{shots} rows a class' if shots else 'all training rows'}", f"{sizes['train']} training and {sizes['test']} test rows.",
-                  "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows))]
+                  "\n".join(f"| {' | '.join(cells)} |" for cells in ([head.format(main=main) for head in heads], ["---"] * len(heads), *rows))]
         name = f"peers-{data}-{shots or 'all'}.png"
         plot(found, f"{data}, {f'{shots} a class' if shots else 'all rows'}", options.results / name)
-        parts.append(f"![Accuracy against seconds on {data}]({name})")
+        parts.append(f"![{main} against seconds on {data}]({name})")
     (options.results / "peers.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 def plot(found, title, path):
-    """Accuracy against whole-process seconds, with the standard deviation over seeds."""
+    """The main figure against whole-process seconds, with the standard deviation over seeds."""
     import matplotlib
     matplotlib.use("agg")
     from matplotlib import pyplot
     figure, axes = pyplot.subplots(figsize=(6.4, 4), layout="constrained")
     for technique, cells in found.items():
-        quality, seconds = ([cell["figures"][name] for cell in cells.values()] for name in ("accuracy", "seconds"))
+        quality, seconds = ([value(cell["figures"]) for cell in cells.values()] for value in (main_of, lambda figures: figures["seconds"]))
+        main = next(iter(cells.values()))["main"].replace("_", "-")
         ours = technique.startswith("clfm:")
         axes.errorbar(np.median(seconds), np.mean(quality), yerr=np.std(quality, ddof=1) if len(quality) > 1 else None, fmt="o" if ours else "s", color="#D55E00" if ours else "#0072B2", capsize=3)
         axes.annotate(technique, (np.median(seconds), np.mean(quality)), xytext=(6, 4), textcoords="offset points", fontsize=8)
-    axes.set(xscale="log", xlabel="seconds, whole process", ylabel="accuracy", title=title)
+    axes.set(xscale="log", xlabel="seconds, whole process", ylabel=main, title=title)
     axes.margins(x=0.25)
     figure.savefig(path, dpi=120, metadata={"Software": None})
     pyplot.close(figure)
