@@ -69,6 +69,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                       'clfm_kit_token_sparse/selectors.py'),
                                                  'clfm_kit_token_sparse.selectors._width': ( 'selectors.html#_width',
                                                                                              'clfm_kit_token_sparse/selectors.py'),
+                                                 'clfm_kit_token_sparse.selectors._within': ( 'selectors.html#_within',
+                                                                                              'clfm_kit_token_sparse/selectors.py'),
                                                  'clfm_kit_token_sparse.selectors.price': ( 'selectors.html#price',
                                                                                             'clfm_kit_token_sparse/selectors.py'),
                                                  'clfm_kit_token_sparse.selectors.saliency': ( 'selectors.html#saliency',

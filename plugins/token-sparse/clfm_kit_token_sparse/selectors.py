@@ -23,7 +23,7 @@ def price(lowest: int, depth: int, epochs: int, share: float) -> float:
     "The cost of training a share of the weights in blocks from `lowest` on, as a share of full finetuning."
     return (lowest / depth / epochs + 2 * (depth - lowest) / depth + share) / 3
 
-# %% ../nbs/02_selectors.ipynb #02008a6b00
+# %% ../nbs/02_selectors.ipynb #02008824de
 @dataclass
 class Unit:
     "The units of one map: their scores [units], how many weights one has, and their level."
@@ -32,24 +32,23 @@ class Unit:
     width: int
     level: int
 
-def spend(units: list, budget: int, lowest: int) -> tuple:  # ({name: indices}, sensitivity caught)
-    "The units of highest score from `lowest` on, as many as the budget of weights allows."
-    units = [unit for unit in units if unit.level >= lowest]
+def spend(units: list, budget: int) -> dict:  # {name: indices}
+    "The units of highest score, as many as the budget of weights allows."
     scores = torch.cat([unit.scores for unit in units])
     widths = torch.cat([torch.full_like(unit.scores, unit.width) for unit in units])
     order = scores.argsort(descending=True, stable=True)
-    taken = order[widths[order].cumsum(0) <= budget].sort().values
+    taken = order[widths[order].double().cumsum(0) <= budget].sort().values
     starts = np.cumsum([0] + [len(unit.scores) for unit in units])
     chosen = {unit.name: taken[(taken >= a) & (taken < b)] - a for unit, a, b in zip(units, starts, starts[1:])}
-    return {name: index for name, index in chosen.items() if len(index)}, float((scores * widths)[taken].sum())
+    return {name: index for name, index in chosen.items() if len(index)}
 
-# %% ../nbs/02_selectors.ipynb #02011ea345
+# %% ../nbs/02_selectors.ipynb #0201129a15
 class GradientSparse(Part):
     "The rows of weights with the largest gradient on training texts, within a budget of weights and of cost."
     moves = True
 
     def __init__(self, weights: float = 0.05, cost: float | None = 0.33, seconds: float | None = None, granularity: str = "row", score: str = "gradient",
-                 lowest: int | None = None, calibration: int = 512):
+                 lowest: int | None = None, calibration: int = 256):
         self.weights, self.cost, self.seconds = weights, cost, seconds  # shares of the blocks' linear weights and of full finetuning's cost; or a time for training
         self.granularity, self.score, self.lowest, self.calibration = granularity, score, lowest, calibration
 
@@ -62,22 +61,23 @@ class GradientSparse(Part):
 
     def masks(self, batch): return batch["mask"].bool()
 
-# %% ../nbs/02_selectors.ipynb #02012fd227
+# %% ../nbs/02_selectors.ipynb #020120281c
 def _select(self, backbone, batches):
     "The delta of the chosen units. Raises `UserError` when the budget moves nothing."
     self.check()
     maps = linear_maps(backbone, levels(backbone, batches.sites))
     backbone.model.requires_grad_(False)
+    total, depth, epochs = sum(module.weight.numel() for module, _ in maps.values()), len(backbone.blocks), batches.settings.epochs
+    if self.seconds is None: maps = self._within(maps, depth, epochs, self.cost)  # what is too dear need not be measured
     self.learn(backbone, batches)
     scores, seconds = self.measure(backbone, batches, maps)
+    if self.seconds is not None: maps = self._within(maps, depth, epochs, self.seconds / (3 * seconds * epochs))
     units = [Unit(name, scores[name], self._width(maps[name][0]), maps[name][1]) for name in maps]
-    total = sum(module.weight.numel() for module, _ in maps.values())
-    allowed = self.cost if self.seconds is None else self.seconds / (3 * seconds * batches.settings.epochs)
-    chosen, lowest = self._deepest(units, total, len(backbone.blocks), batches.settings.epochs, allowed)
+    chosen, lowest = self._deepest(units, total)
     axis = {name: AXES[self.granularity] if isinstance(maps[name][0], torch.nn.Linear) or self.granularity == "element" else 1 - AXES[self.granularity] for name in chosen}
     delta = Delta([Change(name, index, axis[name], level=maps[name][1]) for name, index in chosen.items()])
     moving = sum(len(index) * self._width(maps[name][0]) for name, index in chosen.items())
-    delta.facts = dict(share_of_weights=moving / total, lowest=lowest, cost=price(lowest, len(backbone.blocks), batches.settings.epochs, moving / total), **self.found())
+    delta.facts = dict(share_of_weights=moving / total, lowest=lowest, cost=price(lowest, depth, epochs, moving / total), **self.found())
     return delta
 
 def _width(self, module):
@@ -85,17 +85,21 @@ def _width(self, module):
     out, into = module.weight.shape if isinstance(module, torch.nn.Linear) else module.weight.T.shape
     return {"row": into, "column": out, "element": 1}[self.granularity]
 
-# %% ../nbs/02_selectors.ipynb #020134e05b
-def _deepest(self, units, total, depth, epochs, allowed):
-    "The units and the lowest block that catch most within the budgets."
-    budget, first = int(self.weights * total), sorted({unit.level for unit in units})
-    if budget < min(unit.width for unit in units): raise UserError(f"weights={self.weights!r} are {budget} numbers, fewer than the {min(unit.width for unit in units)} of one {self.granularity}; raise weights")
-    if self.lowest is not None and self.lowest not in first: raise UserError(f"lowest={self.lowest!r} is not one of the blocks {first[0]} to {first[-1]} that the scores depend on")
-    open_to = [self.lowest] if self.lowest is not None else [d for d in first if allowed is None or price(d, depth, epochs, self.weights) <= allowed]
-    if not open_to: raise UserError(f"the budget allows {allowed:.3f} of full finetuning's cost; training the top block alone takes {price(first[-1], depth, epochs, self.weights):.3f}, so raise cost or seconds")
-    tries = {d: spend(units, budget, d) for d in open_to}
-    lowest = max(tries, key=lambda d: (tries[d][1], d))
-    return tries[lowest][0], lowest
+# %% ../nbs/02_selectors.ipynb #020133ab10
+def _within(self, maps, depth, epochs, allowed):
+    "The maps in blocks that the cost budget allows to move. Raises `UserError` when there is none."
+    levels = sorted({level for _, level in maps.values()})
+    if self.lowest is not None and self.lowest not in levels: raise UserError(f"lowest={self.lowest!r} is not one of the blocks {levels[0]} to {levels[-1]} that the scores depend on")
+    first = [self.lowest] if self.lowest is not None else [d for d in levels if allowed is None or price(d, depth, epochs, self.weights) <= allowed]
+    if not first: raise UserError(f"the budget allows {allowed:.3f} of full finetuning's cost; training the top block alone takes {price(levels[-1], depth, epochs, self.weights):.3f}, so raise cost or seconds")
+    return {name: found for name, found in maps.items() if found[1] >= first[0]}
+
+def _deepest(self, units, total):
+    "The units that catch most within the budget of weights, and the lowest block they need."
+    budget, width = int(self.weights * total), min(unit.width for unit in units)
+    if budget < width: raise UserError(f"weights={self.weights!r} are {budget} numbers, fewer than the {width} of one {self.granularity}; raise weights")
+    chosen = spend(units, budget)
+    return chosen, min(unit.level for unit in units if unit.name in chosen)
 
 def _measure(self, backbone, batches, maps) -> tuple:  # ({name: scores}, seconds of one forward pass over the data)
     "Scores of all units, from gradients summed over calibration texts."
@@ -109,7 +113,7 @@ def _measure(self, backbone, batches, maps) -> tuple:  # ({name: scores}, second
     oriented = lambda module: module.weight if isinstance(module, torch.nn.Linear) else module.weight.T
     return {name: unit_scores(total[name], oriented(module), self.granularity, self.score).cpu() for name, (module, _) in maps.items()}, seconds
 
-GradientSparse.select, GradientSparse._width, GradientSparse._deepest, GradientSparse.measure = _select, _width, _deepest, _measure
+GradientSparse.select, GradientSparse._width, GradientSparse._within, GradientSparse._deepest, GradientSparse.measure = _select, _width, _within, _deepest, _measure
 GradientSparse.learn, GradientSparse.found = lambda self, backbone, batches: None, lambda self: {}
 
 # %% ../nbs/02_selectors.ipynb #020155a8a8
@@ -123,12 +127,12 @@ class RandomSparse(GradientSparse):
         generator = torch.Generator().manual_seed(batches.seed)
         return {name: torch.rand(module.weight.numel() // self._width(module), generator=generator) for name, (module, _) in maps.items()}, None
 
-# %% ../nbs/02_selectors.ipynb #020177a5f2
+# %% ../nbs/02_selectors.ipynb #02017a5d46
 class TokenSparse(GradientSparse):
     "The rows of weights with the largest gradient at the positions of task-specific token groups (arXiv 2508.08635)."
 
     def __init__(self, weights: float = 0.05, cost: float | None = 0.33, seconds: float | None = None, granularity: str = "row", score: str = "gradient",
-                 lowest: int | None = None, calibration: int = 512, longest: int = 4, groups: int = 1000, embeddings: str = "frozen"):
+                 lowest: int | None = None, calibration: int = 256, longest: int = 4, groups: int = 1000, embeddings: str = "frozen"):
         super().__init__(weights, cost, seconds, granularity, score, lowest, calibration)
         self.longest, self.groups, self.embeddings = longest, groups, embeddings  # tokens in a group; most groups; "groups": their embedding rows move too
 
