@@ -79,14 +79,14 @@ def folder_mb(clf) -> float:
     with tempfile.TemporaryDirectory() as folder:
         return sum(path.stat().st_size for path in clf.save_pretrained(Path(folder, "model")).rglob("*") if path.is_file()) / 1e6
 
-# %% ../nbs/25_comparison.ipynb #2501149449
+# %% ../nbs/25_comparison.ipynb #250118b908
 def _recipe_run(recipe, model, seed, train, held, test) -> Run:
     "Fit a recipe and measure it."
     with measured() as cost: clf = Classifier(Recipe.of(recipe).with_params([f"seed={seed}"]), model).fit(train, validation=held)
     return _measure(clf, test, cost)
 
 def _measure(clf, test, cost) -> Run:
-    weights = sum(tensor.numel() for tensor in head_state(clf.head_)[0].values())
+    weights = sum(tensor.numel() for tensor in head_state(clf.head_)[0].values()) + (clf.delta_.size if hasattr(clf, "delta_") else 0)
     return _run(clf, clf.schema_, test, **cost, **throughput(clf, test.texts), trained_weights=weights,
                 artifact_mb=folder_mb(clf), backbone_share=clf.depth_ / clf.facts_["full_depth"])
 
