@@ -6,7 +6,7 @@
 __all__ = ['CLASSIFIERS', 'EXITS', 'Selected', 'subsets', 'Ridge', 'SparseLogistic', 'skill', 'Candidate', 'search', 'choose',
            'logit_scale']
 
-# %% ../nbs/01a_aggregate.ipynb #010023a93c
+# %% ../nbs/01a_aggregate.ipynb #01002ce29b
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -14,6 +14,7 @@ from itertools import combinations
 import numpy as np
 import torch
 
+from clfm_kit.kernels import product
 from clfm_kit.sites import depth
 from .solver import Problem, path, ridge_prefixes, ridge_prefixes_by_rows
 
@@ -53,7 +54,7 @@ def _mixtures(names):
     names = list(names)
     return [*combinations(names, 1), *([tuple(names)] if len(names) > 1 else [])]
 
-# %% ../nbs/01a_aggregate.ipynb #01009d66fc
+# %% ../nbs/01a_aggregate.ipynb #0100906868
 class Ridge:
     "Least squares on class indicators [N, C] with an L2 penalty; a row's weights for several labels count by their mean."
 
@@ -65,7 +66,7 @@ class Ridge:
         self.features, self.targets = weight.sqrt() * (features - self.centre), weight.sqrt() * (one_hot - self.share)
 
     @cached_property
-    def covariance(self): return self.features.T @ self.features
+    def covariance(self): return product(self.features.T, self.features)
 
     @cached_property
     def cross(self): return self.features.T @ self.targets

@@ -6,30 +6,33 @@
 __all__ = ['Problem', 'value_and_gradient', 'Solution', 'start', 'shrink', 'solve', 'violation', 'largest_penalty', 'path',
            'ridge_prefixes', 'ridge_prefixes_by_rows']
 
-# %% ../nbs/00_solver.ipynb #00002a4df2
+# %% ../nbs/00_solver.ipynb #00002b623d
 from dataclasses import dataclass
 
 import torch
 
-# %% ../nbs/00_solver.ipynb #00005aab58
+from clfm_kit.kernels import product
+
+# %% ../nbs/00_solver.ipynb #00005668df
 class Problem:
     "Logistic loss of features [N, F] against targets, [N] class numbers or [N, C] zeros and ones; `row_weight` is [N] or [N, C]."
 
     def __init__(self, features, targets, classes: int, row_weight=None):
         self.features, self.targets, self.single = features, targets, targets.ndim == 1
+        self.turned = features.T.contiguous()  # every step multiplies by both
         self.one_hot = (torch.nn.functional.one_hot(targets, classes) if self.single else targets).to(features)
         if row_weight is not None and row_weight.ndim == 1: row_weight = row_weight.unsqueeze(1)
         self.weight = row_weight  # broadcasts over classes
 
-# %% ../nbs/00_solver.ipynb #00006f9234
+# %% ../nbs/00_solver.ipynb #000063c1db
 def value_and_gradient(problem, weights, bias):
     "The mean loss at weights [F, C] and bias [C], and its two gradients."
-    scores = torch.addmm(bias, problem.features, weights)
+    scores = product(problem.features, weights) + bias
     if problem.single: losses, rest = _softmax_loss(scores, problem.targets)
     else: losses, rest = torch.nn.functional.softplus(scores) - scores * problem.one_hot, torch.sigmoid(scores) - problem.one_hot
     if problem.weight is not None: losses, rest = losses * problem.weight, rest * problem.weight
     rest /= len(scores)
-    return losses.sum().item() / len(scores), problem.features.T @ rest, rest.sum(0)
+    return losses.sum().item() / len(scores), product(problem.turned, rest), rest.sum(0)
 
 def _softmax_loss(scores, targets):
     rest, rows = scores.softmax(1), torch.arange(len(targets))
