@@ -64,7 +64,7 @@ class SliceLinear(torch.autograd.Function):
         if ctx.axis == -1: found = found.flatten()[index]
         return into, found.to(ctx.dtypes[1]), None, flat.sum(0) if ctx.needs_input_grad[3] else None, None, None
 
-# %% ../nbs/30_deltas.ipynb #300122b8f5
+# %% ../nbs/30_deltas.ipynb #3001279c4e
 @dataclass(eq=False)
 class Change:
     "The change of one parameter: `index` [k] along `axis` of it (None: all of it), and the float32 `difference` from the base."
@@ -77,19 +77,22 @@ class Change:
     before: torch.Tensor | None = field(default=None, repr=False)  # the base's own numbers, bit for bit
     forward: object = field(default=None, repr=False)  # the module's own forward, while another takes its place
 
-    def take(self, weight):
-        "A copy of the slice of a parameter."
-        if self.index is None: return weight.detach().clone()
-        index = self.index.to(weight.device)
-        return weight.detach().flatten()[index] if self.axis == -1 else weight.detach().index_select(self.axis, index)
+# %% ../nbs/30_deltas.ipynb #3001329b0c
+def _take(self, weight):
+    "A copy of the slice of a parameter."
+    if self.index is None: return weight.detach().clone()
+    index = self.index.to(weight.device)
+    return weight.detach().flatten()[index] if self.axis == -1 else weight.detach().index_select(self.axis, index)
 
-    def put(self, weight, values):
-        "Write numbers into the slice of a parameter; nothing else of it changes."
-        index, values = None if self.index is None else self.index.to(weight.device), values.detach().to(weight.dtype)
-        with torch.no_grad():
-            if index is None: weight.copy_(values)
-            elif self.axis == -1: weight.view(-1)[index] = values
-            else: weight.index_copy_(self.axis, index, values)
+def _put(self, weight, values):
+    "Write numbers into the slice of a parameter; nothing else of it changes."
+    index, values = None if self.index is None else self.index.to(weight.device), values.detach().to(weight.dtype)
+    with torch.no_grad():
+        if index is None: weight.copy_(values)
+        elif self.axis == -1: weight.view(-1)[index] = values
+        else: weight.index_copy_(self.axis, index, values)
+
+Change.take, Change.put = _take, _put
 
 # %% ../nbs/30_deltas.ipynb #30013a8232
 def _start(self, model):
@@ -145,7 +148,7 @@ def _moved_rows(owner, change, ids):
     moved = change.values[here.clamp(min=0)].to(found.dtype)
     return torch.where((here >= 0).unsqueeze(-1), moved, found)
 
-# %% ../nbs/30_deltas.ipynb #30019d6c8b
+# %% ../nbs/30_deltas.ipynb #3002060f08
 @dataclass(eq=False)
 class Delta:
     "Changes of a base model, in the order of its parameters."
@@ -169,15 +172,18 @@ class Delta:
         "What the optimizer moves."
         return [(change.name, change.values, change.level) for change in self.changes]
 
-    def write(self, backbone):
-        "Bring the base up to date after an optimizer step."
-        for change in self.changes:
-            if change.index is not None: change.put(locate(backbone.model, change.name)[1], change.values)
+# %% ../nbs/30_deltas.ipynb #30021f30dd
+def _write(self, backbone):
+    "Bring the base up to date after an optimizer step."
+    for change in self.changes:
+        if change.index is not None: change.put(locate(backbone.model, change.name)[1], change.values)
 
-    def finish(self, backbone):
-        "End training; the base holds the trained weights."
-        for change in self.changes: change.finish(backbone.model)
-        self._rename(backbone)
+def _end(self, backbone):
+    "End training; the base holds the trained weights."
+    for change in self.changes: change.finish(backbone.model)
+    self._rename(backbone)
+
+Delta.write, Delta.finish = _write, _end
 
 # %% ../nbs/30_deltas.ipynb #3002050df1
 def refuse_shared(model, change):

@@ -134,7 +134,7 @@ class Net(nn.Module):
         if self.prefix: self.prefix.use(None, mask)
         with torch.autocast(self.backbone.device.type, enabled=False): return self.head.scores(found)  # in float32 whatever the base computes in
 
-# %% ../nbs/31a_network.ipynb #31015cc72c
+# %% ../nbs/31a_network.ipynb #3101524b0b
 def _train(self, mode=True):
     "Dropout works from the lowest moving block upwards; the states below are those of prediction, cached or not."
     nn.Module.train(self, mode)
@@ -148,6 +148,7 @@ def _state_dict(self, *args, **kwargs):
     "What moves, by name."
     return {f"delta.{name}": tensor.detach() for name, tensor, _ in self.delta.parameters()} | {f"head.{k}": v for k, v in self.head.state_dict().items()}
 
+# %% ../nbs/31a_network.ipynb #31016e73c4
 def _load_state_dict(self, state, strict=True, assign=False):
     with torch.no_grad():
         for name, tensor, _ in self.delta.parameters(): tensor.copy_(state[f"delta.{name}"])

@@ -67,7 +67,7 @@ def _watch(self):
 
 Prefix.fill, Prefix._watch = _fill, _watch
 
-# %% ../nbs/31_prefix.ipynb #310102d3ea
+# %% ../nbs/31_prefix.ipynb #310109f94f
 def _use(self, sequences, mask):
     "Set the stored states of a batch, mask [B, T]; None as `sequences` lets the blocks compute."
     if sequences is None: self.current = None; return
@@ -76,6 +76,7 @@ def _use(self, sequences, mask):
     model = self.backbone.model
     self.current = found.to(model.device).to(model.dtype) * mask.to(model.device).unsqueeze(-1)
 
+# %% ../nbs/31_prefix.ipynb #31011f8f8d
 @contextmanager
 def _replay(self):
     "While this lasts, blocks below hand on the states that `use` has set."

@@ -64,7 +64,7 @@ class TextTrainer(Trainer):
         self.last_loss = sum(super(TextTrainer, self).training_step(model, piece, num_items_in_batch) for piece in inputs["pieces"])
         return self.last_loss
 
-# %% ../nbs/32_training.ipynb #3202131bfe
+# %% ../nbs/32_training.ipynb #32008800c6
 def _compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
     scores = model(*(inputs[name] for name in ("ids", "mask", "owner", "sequences")))
     found = smoothed(self.net.head, scores, inputs["targets"], self.imbalance, self.settings.label_smoothing)
@@ -76,6 +76,7 @@ def not_finite(net, value, step) -> str:
     broken = [name for name, tensor in net.state_dict().items() if not torch.isfinite(tensor).all()]
     return f"the loss is {value} at step {step + 1}; " + (f"tensor {broken[0]!r} is no longer finite, so lower training.learning_rate" if broken else "all weights are finite, so the scores are not: use float32")
 
+# %% ../nbs/32_training.ipynb #320096e6a0
 def _create_optimizer(self, model=None):
     "AdamW with a rate for each level; biases and norms are not decayed."
     s, top, groups = self.settings, len(self.net.backbone.blocks), {}
@@ -88,7 +89,7 @@ def _create_optimizer(self, model=None):
 
 TextTrainer.compute_loss, TextTrainer.create_optimizer = _compute_loss, _create_optimizer
 
-# %% ../nbs/32_training.ipynb #320224de9d
+# %% ../nbs/32_training.ipynb #32010b922b
 def _create_scheduler(self, num_training_steps, optimizer=None):
     rising = max(1, round(self.settings.warmup * num_training_steps))
     rate = lambda step: min((step + 1) / rising, max(num_training_steps - step, 0) / max(num_training_steps - rising, 1))
@@ -108,6 +109,7 @@ def _evaluate(self, *args, **kwargs):
     self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
     return metrics
 
+# %% ../nbs/32_training.ipynb #320117ed47
 def _save_checkpoint(self, model, trial):
     Trainer._save_checkpoint(self, model, trial)
     folder = Path(self.args.output_dir, f"checkpoint-{self.state.global_step}")

@@ -59,7 +59,7 @@ def _pairs(inside, count, held, total):
     joint = np.array([[inside + 1, held - inside + 1], [count - inside + 1, total - held - count + inside + 1]]) / (total + 4)
     return float((joint * np.log(joint / (joint.sum(0, keepdims=True) * joint.sum(1, keepdims=True)))).sum())
 
-# %% ../nbs/00_groups.ipynb #000129f7c4
+# %% ../nbs/00_groups.ipynb #000126ed14
 def choose(found: list, holds: dict, documents: int, cap: int = 1000, coverage: float = 0.9) -> list:
     "The groups to keep, best first and classes in turn."
     for name in ("information", "saliency", "divergence"):
@@ -76,6 +76,7 @@ def choose(found: list, holds: dict, documents: int, cap: int = 1000, coverage: 
             for _, part in grams(group.tokens, len(group.tokens)): inside[part].update(holds[group.tokens].tolist())
     return kept
 
+# %% ../nbs/00_groups.ipynb #00013e6dde
 def _next(queue, inside, holds):
     "The best group left whose documents are not mostly those of a longer one already kept."
     while queue:

@@ -61,7 +61,7 @@ class GradientSparse(Part):
 
     def masks(self, batch): return batch["mask"].bool()
 
-# %% ../nbs/02_selectors.ipynb #020120281c
+# %% ../nbs/02_selectors.ipynb #02012d14e6
 def _select(self, backbone, batches):
     "The delta of the chosen units. Raises `UserError` when the budget moves nothing."
     self.check()
@@ -80,12 +80,13 @@ def _select(self, backbone, batches):
     delta.facts = dict(share_of_weights=moving / total, lowest=lowest, cost=price(lowest, depth, epochs, moving / total), **self.found())
     return delta
 
+# %% ../nbs/02_selectors.ipynb #02013d5041
 def _width(self, module):
     "Weights in one unit of a map."
     out, into = module.weight.shape if isinstance(module, torch.nn.Linear) else module.weight.T.shape
     return {"row": into, "column": out, "element": 1}[self.granularity]
 
-# %% ../nbs/02_selectors.ipynb #020133ab10
+# %% ../nbs/02_selectors.ipynb #02014ff785
 def _within(self, maps, depth, epochs, allowed):
     "The maps in blocks that the cost budget allows to move. Raises `UserError` when there is none."
     levels = sorted({level for _, level in maps.values()})
@@ -94,6 +95,7 @@ def _within(self, maps, depth, epochs, allowed):
     if not first: raise UserError(f"the budget allows {allowed:.3f} of full finetuning's cost; training the top block alone takes {price(levels[-1], depth, epochs, self.weights):.3f}, so raise cost or seconds")
     return {name: found for name, found in maps.items() if found[1] >= first[0]}
 
+# %% ../nbs/02_selectors.ipynb #02015faadc
 def _deepest(self, units, total):
     "The units that catch most within the budget of weights, and the lowest block they need."
     budget, width = int(self.weights * total), min(unit.width for unit in units)
@@ -101,6 +103,7 @@ def _deepest(self, units, total):
     chosen = spend(units, budget)
     return chosen, min(unit.level for unit in units if unit.name in chosen)
 
+# %% ../nbs/02_selectors.ipynb #020166c584
 def _measure(self, backbone, batches, maps) -> tuple:  # ({name: scores}, seconds of one forward pass over the data)
     "Scores of all units, from gradients summed over calibration texts."
     total, done, started = {}, 0, time.perf_counter()
@@ -163,7 +166,7 @@ def _learn(self, backbone, batches):
 
 TokenSparse.learn = _learn
 
-# %% ../nbs/02_selectors.ipynb #02020e7ab2
+# %% ../nbs/02_selectors.ipynb #02023a7a7a
 def saliency(backbone, batches, holds, longest, calibration) -> dict:
     "Mean saliency of each group over its occurrences in calibration texts."
     total, count, everything, done = {}, {}, [], 0
@@ -181,6 +184,7 @@ def saliency(backbone, batches, holds, longest, calibration) -> dict:
     average = float(torch.cat(everything).mean()) or 1.0
     return {gram: value / count[gram] / average for gram, value in total.items()}
 
+# %% ../nbs/02_selectors.ipynb #020248925a
 def _token_saliency(backbone, batches, batch):
     "[S, T] of one batch."
     seen = []
