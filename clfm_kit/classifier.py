@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['PIECE', 'Classifier', 'fit', 'training_rows', 'scores', 'ratings', 'predict_proba', 'answer', 'predict', 'score']
 
-# %% ../nbs/22_classifier.ipynb #22002c3a77
+# %% ../nbs/22_classifier.ipynb #22002ae089
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 
-from .backbones import Backbone
 from .artifacts import same_layout
-from .cache import cache_folder, column_widths, pooled_states
+from .backbones import Backbone
+from .cache import cache_folder, pooled_states
 from .calibration import Calibration, calibrate
 from .data import Rows, load_data, split_off
 from .errors import UserError
@@ -63,7 +64,7 @@ def _states(self, texts, columns=None):
 
 Classifier._open, Classifier._states = _open, _states
 
-# %% ../nbs/22_classifier.ipynb #220092d46f
+# %% ../nbs/22_classifier.ipynb #22009054cd
 def fit(self, data, labels=None, validation=None, checkpoints=None):
     """Learn from texts and labels, or from a data set (name, path, `Splits`, …). Raises `UserError` before weights load if the data cannot work.
 
@@ -83,7 +84,7 @@ def fit(self, data, labels=None, validation=None, checkpoints=None):
     self.widths_ = {column: values.shape[1] for column, values in features[1].items()}
     held_scores = self._fit_head(features, targets)
     self.reject_ = fit_reject(self, self.reject, features, targets, held_scores)
-    self.facts_ = dict(rows=dict(train=len(train), validation=len(held)), data=train.source, seconds=round(time.perf_counter() - started, 1),
+    self.facts_ = dict(rows=dict(train=len(train), validation=len(held)), data=Path(train.source).name, seconds=round(time.perf_counter() - started, 1),
                        backbone_passes=self.backbone_.passes - passes, depth=self.depth_, full_depth=self.backbone_.shape.depth, **more)
     self.reports_ = {"validation": self.evaluate(held)}
     emit(self, "end", facts=self.facts_)
