@@ -114,6 +114,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'clfm_kit.classifier._fit_head': ('classifier.html#_fit_head', 'clfm_kit/classifier.py'),
                                      'clfm_kit.classifier._moves': ('classifier.html#_moves', 'clfm_kit/classifier.py'),
                                      'clfm_kit.classifier._open': ('classifier.html#_open', 'clfm_kit/classifier.py'),
+                                     'clfm_kit.classifier._report': ('classifier.html#_report', 'clfm_kit/classifier.py'),
                                      'clfm_kit.classifier._scores': ('classifier.html#_scores', 'clfm_kit/classifier.py'),
                                      'clfm_kit.classifier._states': ('classifier.html#_states', 'clfm_kit/classifier.py'),
                                      'clfm_kit.classifier.answer': ('classifier.html#answer', 'clfm_kit/classifier.py'),

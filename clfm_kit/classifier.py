@@ -64,7 +64,7 @@ def _states(self, texts, columns=None):
 
 Classifier._open, Classifier._states = _open, _states
 
-# %% ../nbs/22_classifier.ipynb #22009054cd
+# %% ../nbs/22_classifier.ipynb #22009eaad6
 def fit(self, data, labels=None, validation=None, checkpoints=None):
     """Learn from texts and labels, or from a data set (name, path, `Splits`, …). Raises `UserError` before weights load if the data cannot work.
 
@@ -86,7 +86,7 @@ def fit(self, data, labels=None, validation=None, checkpoints=None):
     self.reject_ = fit_reject(self, self.reject, features, targets, held_scores)
     self.facts_ = dict(rows=dict(train=len(train), validation=len(held)), data=Path(train.source).name, seconds=round(time.perf_counter() - started, 1),
                        backbone_passes=self.backbone_.passes - passes, depth=self.depth_, full_depth=self.backbone_.shape.depth, **more)
-    self.reports_ = {"validation": self.evaluate(held)}
+    self.reports_ = {"validation": self._report(held_scores, self._answers(held.texts)[1], targets[1])}  # scores from before any refit on these rows
     emit(self, "end", facts=self.facts_)
     return self
 
@@ -205,15 +205,18 @@ def predict(self, texts, thresholds=None):
 
 Classifier.answer, Classifier.predict = answer, predict
 
-# %% ../nbs/22_classifier.ipynb #22019739e4
+# %% ../nbs/22_classifier.ipynb #22019ff654
 def _evaluate(self, data, labels=None, out_of_scope=None) -> Report:
     "A report on labelled texts, or on the test rows of a data set (else its validation, else its training rows); `out_of_scope`: texts or a data set that belong to no label."
     splits = load_data(Rows(list(data), list(labels)) if labels is not None else data)
     rows = splits.test or splits.validation or splits.train
     if not rows.labels: raise UserError(f"{rows.source} has no labels to evaluate against")
-    targets, thresholds = self.schema_.targets(plain_labels(rows.labels)), self.calibration_.thresholds
-    scores, familiar = self._answers(rows.texts)
-    probabilities = self.calibration_.probabilities(scores, self.schema_)
+    targets = self.schema_.targets(plain_labels(rows.labels))
+    return self._report(*self._answers(rows.texts), targets, out_of_scope)
+
+def _report(self, scores, familiar, targets, out_of_scope=None):
+    "The report on scores [N, C] against targets, with intervals and what rejecting does."
+    probabilities, thresholds = self.calibration_.probabilities(scores, self.schema_), self.calibration_.thresholds
     decisions = decide(probabilities, self.schema_, thresholds)
     report = with_intervals(evaluate(self.schema_, probabilities, targets, thresholds), decisions, targets, self.schema_)
     report.figures |= rejection_figures(self, scores, familiar, correct_rows(decisions, targets, self.schema_), out_of_scope)
@@ -223,5 +226,5 @@ def score(self, texts, labels, sample_weight=None) -> float:
     "Accuracy; for several labels a text, micro-F1. `sample_weight` is not used: rows count alike."
     return self.evaluate(texts, labels)["micro_f1" if self.schema_.kind == "multi" else "accuracy"]
 
-Classifier.evaluate, Classifier.score = _evaluate, score
+Classifier.evaluate, Classifier._report, Classifier.score = _evaluate, _report, score
 Classifier.save_pretrained, Classifier.from_pretrained, Classifier.push_to_hub = save_pretrained, classmethod(from_pretrained), push_to_hub

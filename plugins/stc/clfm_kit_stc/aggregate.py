@@ -114,21 +114,21 @@ class Candidate:
     features: int
     skill: float
 
-# %% ../nbs/01a_aggregate.ipynb #01016b7f09
-def search(selected: Selected, classifier, held_targets, etas, strengths, progress=lambda: None) -> list:
-    "The skill of every mixture, eta, strength and layer prefix. A set of features that came up before is not fitted again."
+# %% ../nbs/01a_aggregate.ipynb #01016c0707
+def search(selected: Selected, classifier, held_targets, etas, strengths, progress=lambda: None, most: int = 6144) -> list:
+    "The skill of every mixture, eta, strength and layer prefix; not fitted: a set of features again, and more than `most` beyond the smallest eta."
     found, seen, depths = [], set(), selected.depth
     for (kinds, poolings), columns in subsets(selected.columns).items():
         for eta in sorted(etas):
             places = selected.places(columns, eta)
-            repeated = places.tobytes() in seen
+            passed_over = places.tobytes() in seen or (len(places) > most and eta > min(etas))
             seen.add(places.tobytes())
             layers, last = np.unique(depths[places], return_index=True)
             ends = [*last[1:].tolist(), len(places)]
             held = selected.held[:, places]
             for strength in strengths:
                 progress()
-                if repeated: continue
+                if passed_over: continue
                 for layer, n, (weights, bias) in zip(layers, ends, classifier.fits(places, ends, strength)):
                     found.append(Candidate(kinds, poolings, eta, strength, int(layer), n, skill(held[:, :n] @ weights + bias, held_targets)))
     return found

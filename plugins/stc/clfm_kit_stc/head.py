@@ -19,7 +19,7 @@ from .aggregate import CLASSIFIERS, EXITS, Selected, choose, logit_scale, search
 from .solver import Problem, largest_penalty, path
 from .sparsify import entry, importance, stability
 
-# %% ../nbs/02_head.ipynb #02005b1a49
+# %% ../nbs/02_head.ipynb #02005a43f7
 SELECTIONS = ("importance", "stability")
 REFITS = ("train", "train+validation")
 
@@ -27,7 +27,7 @@ class Sparsify(Part):
     "L1 probes at every column, their most important features, and one classifier over the best prefix of layers."
 
     def __init__(self, penalties=(0.1, 0.03, 0.01), etas=(0.5, 0.8, 0.95), strengths=(0.1, 0.03, 0.01), classifier: str = "ridge", exit="best",
-                 selection: str = "importance", refit: str = "train+validation", max_features: int = 12288):
+                 selection: str = "importance", refit: str = "train+validation", max_features: int = 6144):
         self.penalties, self.etas, self.strengths, self.classifier = penalties, etas, strengths, classifier
         self.exit, self.selection, self.refit, self.max_features = exit, selection, refit, max_features
 
@@ -77,11 +77,11 @@ def probe(self, column, values, held, targets, held_targets, classes, row_weight
         scores = np.where(often > 0.6, scores, 0)
     return Probe(column, entry(scores), skills[best], penalty, mean, scale)
 
-# %% ../nbs/02_head.ipynb #02012dc1b9
+# %% ../nbs/02_head.ipynb #020120d14f
 def gather(self, probes, features, held) -> tuple:  # (Selected, means [F], scales [F], etas that are left)
     "Read again, of all columns, only the features that a probe chose."
     entries = np.sort(np.concatenate([p.entry for p in probes]))
-    cut = min(max(self.etas), entries[self.max_features] if len(entries) > self.max_features else 1.0)
+    cut = min(max(self.etas), entries[2 * self.max_features] if len(entries) > 2 * self.max_features else 1.0)
     kept = [np.flatnonzero(p.entry < max(cut, 1e-12)) for p in probes]  # at least one feature of each column
     side = lambda source: torch.cat([read(source[p.column], p.mean, p.scale, k) for p, k in zip(probes, kept)], 1)
     join = lambda pieces: np.concatenate(pieces)
@@ -103,7 +103,7 @@ def hold_out(features, targets, schema, row_weight, seed, share=0.15) -> tuple:
     some = lambda rows: ({c: np.asarray(values)[rows] for c, values in features.items()}, targets[rows])
     return *some(~held), some(held), None if row_weight is None else row_weight[~held]
 
-# %% ../nbs/02_head.ipynb #0201545166
+# %% ../nbs/02_head.ipynb #020153ce27
 def fit(self, features, targets, schema, *, validation=None, row_weight=None, seed=0, progress=None):
     "Fit on {column: [N, F]}; `validation` (features, targets) makes every choice. `row_weight` is [N], or [N, C] where labels are many."
     self.check()
@@ -120,7 +120,7 @@ def fit(self, features, targets, schema, *, validation=None, row_weight=None, se
         tick()
     selected, mean, scale, etas = gather(self, probes, features, held)
     classifier = CLASSIFIERS[self.classifier](selected.train, y, len(schema), weight)
-    candidates = search(selected, classifier, held_targets, etas, self.strengths, tick)
+    candidates = search(selected, classifier, held_targets, etas, self.strengths, tick, self.max_features)
     _settle(self, candidates, selected, classifier, mean, scale, (y, torch.as_tensor(held_targets), weight), schema)
     self.report_ = report(self, probes, candidates, schema)
     if progress: progress(total, total)
