@@ -10,6 +10,7 @@ import time
 import warnings
 from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -27,25 +28,25 @@ from clfm_kit.formats import Plain
 
 
 def timed(run):
-    """What `run` returns, and its seconds."""
-    started = time.perf_counter()
+    """What `run` returns, its seconds on the clock, and its processor seconds, which other programs on the machine change little."""
+    started, before = time.perf_counter(), time.process_time()
     found = run()
-    return found, time.perf_counter() - started
+    return found, time.perf_counter() - started, time.process_time() - before
 
 
 def batched(problem, shares, largest, tolerance):
     """Ours: all classes at once, the whole path warm-started."""
-    solutions, seconds = timed(lambda: path(problem, shares, tolerance))
+    solutions, seconds, processor = timed(lambda: path(problem, shares, tolerance))
     last = solutions[-1]
-    return dict(seconds=seconds, weights=last.weights, bias=last.bias, steps=sum(s.steps for s in solutions), violation=violation(problem, last, shares[-1] * largest))
+    return dict(seconds=seconds, cpu_seconds=processor, weights=last.weights, bias=last.bias, steps=sum(s.steps for s in solutions), violation=violation(problem, last, shares[-1] * largest))
 
 
 def saga(problem, shares, largest, epochs):
     """scikit-learn's multinomial L1 solver, warm-started along the same path, `epochs` passes for each penalty."""
     x, y = problem.features.numpy(), problem.targets.numpy()
     model = LogisticRegression(l1_ratio=1, solver="saga", max_iter=epochs, tol=1e-3, warm_start=True, random_state=0)
-    _, seconds = timed(lambda: [model.set_params(C=1 / (share * largest * len(x))).fit(x, y) for share in shares])
-    return dict(seconds=seconds, weights=torch.tensor(model.coef_.T, dtype=torch.float32), bias=torch.tensor(model.intercept_, dtype=torch.float32), steps=epochs)
+    _, seconds, processor = timed(lambda: [model.set_params(C=1 / (share * largest * len(x))).fit(x, y) for share in shares])
+    return dict(seconds=seconds, cpu_seconds=processor, weights=torch.tensor(model.coef_.T, dtype=torch.float32), bias=torch.tensor(model.intercept_, dtype=torch.float32), steps=epochs)
 
 
 def one_at_a_time(make):
@@ -54,7 +55,9 @@ def one_at_a_time(make):
         x, y = problem.features.numpy().astype(np.float64), problem.targets.numpy()
         chosen = np.linspace(0, y.max(), classes).astype(int)
         fit = lambda: [make(share * largest, len(x)).fit(x, np.where(y == c, 1, -1)) for c in chosen for share in shares]
-        return dict(seconds=timed(fit)[1] * (y.max() + 1) / classes, timed_classes=classes)
+        make(shares[0] * largest, 60).fit(x[:60], np.where(np.arange(60) % 2, 1, -1))  # skglm compiles at its first fit: not counted
+        scaled = [float(spent * (y.max() + 1) / classes) for spent in timed(fit)[1:]]
+        return dict(seconds=scaled[0], cpu_seconds=scaled[1], timed_classes=classes)
     return run
 
 
@@ -70,24 +73,21 @@ def binary_solvers() -> dict:
     return {name: one_at_a_time(make) for name, make in found.items()}
 
 
-def compare(column, values, targets, held, held_targets, classes, shares, arguments) -> list:
-    """One row for each solver on one column."""
+def compare(column, values, targets, held, held_targets, classes, shares, arguments):
+    """Yield one row for each solver on one column."""
     mean, scale = values.mean(0), np.where(values.std(0) > 1e-6, values.std(0), 1)
     problem, held = Problem(read(values, mean, scale), torch.as_tensor(targets), classes), read(held, mean, scale)
     largest = largest_penalty(problem)
     runs = {"batched": lambda: batched(problem, shares, largest, 5e-3), "batched, tight": lambda: batched(problem, shares, largest, 5e-4),
             "saga": lambda: saga(problem, shares, largest, arguments.epochs)}
     runs |= {name: (lambda run=run: run(problem, shares, largest, arguments.classes)) for name, run in binary_solvers().items()}
-    rows = []
     for name, run in runs.items():
         found = run()
         weights, bias = found.pop("weights", None), found.pop("bias", None)
         if weights is not None:
             found["objective"] = value_and_gradient(problem, weights, bias)[0] + shares[-1] * largest * weights.abs().sum().item()
             found["validation_accuracy"] = float(((held @ weights + bias).argmax(1).numpy() == held_targets).mean())
-        rows.append(dict(column=column, width=values.shape[1], solver=name, **found))
-        print({k: v if isinstance(v, (str, int)) else round(v, 4) for k, v in rows[-1].items()}, flush=True)
-    return rows
+        yield dict(column=column, width=values.shape[1], solver=name, **found)
 
 
 def main():
@@ -101,18 +101,31 @@ def main():
     schema = Schema.learn(splits.train.labels)
     backbone, pooler = Backbone.load("minilm"), AllLayers()
     read_states = lambda rows: pooled_states(backbone, rows.texts, Plain(), pooler)
-    (features, extraction), held = timed(lambda: read_states(splits.train)), read_states(splits.validation)
+    (features, extraction, _), held = timed(lambda: read_states(splits.train)), read_states(splits.validation)
     targets, held_targets = schema.targets(splits.train.labels), schema.targets(splits.validation.labels)
     rows = []
-    for column in (f"hidden.{backbone.shape.depth}/mean", f"ffn.{backbone.shape.depth // 2}/mean"):
-        rows += compare(column, np.asarray(features[column], dtype=np.float32), targets, np.asarray(held[column], dtype=np.float32), held_targets, len(schema), shares, arguments)
-    marks, started = [], time.perf_counter()
-    head = Sparsify().fit(features, targets, schema, validation=(held, held_targets), progress=lambda done, total: marks.append((done, time.perf_counter() - started)))
-    whole, probes = time.perf_counter() - started, dict(marks)[len(features)]
-    rows.append(dict(solver="whole search", seconds=whole, probes_seconds=probes, columns=len(features), candidates=head.report_["candidates"], chosen=head.chosen_))
-    figures = {"whole search, s": whole, "its probes, s": probes, "extraction of the training rows, s": extraction}
-    for row in rows[:-1]: figures[f"{row['solver']}, {row['column']}, s"] = row["seconds"]
-    packages = {name: version(name) for name in ("skglm", "celer", "clfm-kit-stc") if find_spec(name.replace("-", "_"))}
+    for row in chain(whole_search(features, targets, schema, (held, held_targets), extraction),
+                     *(compare(column, np.asarray(features[column], dtype=np.float32), targets, np.asarray(held[column], dtype=np.float32), held_targets, len(schema), shares, arguments)
+                       for column in (f"hidden.{backbone.shape.depth}/mean", f"ffn.{backbone.shape.depth // 2}/mean"))):
+        rows.append(row)
+        save(arguments, rows)  # after each row, so that a run cut short leaves what it measured
+
+
+def whole_search(features, targets, schema, validation, extraction):
+    """Yield the row of the whole search over columns, penalties, shares, strengths and prefixes."""
+    marks, started, before = [], time.perf_counter(), time.process_time()
+    head = Sparsify().fit(features, targets, schema, validation=validation, progress=lambda done, total: marks.append((done, time.perf_counter() - started)))
+    yield dict(solver="whole search", seconds=time.perf_counter() - started, cpu_seconds=time.process_time() - before, probes_seconds=dict(marks)[len(features)],
+               extraction_seconds=extraction, columns=len(features), candidates=head.report_["candidates"], chosen=head.chosen_)
+
+
+def save(arguments, rows):
+    """Write the rows so far and their figures."""
+    figures = {}
+    for row in rows:
+        name = ", ".join(filter(None, [row["solver"], row.get("column")]))
+        figures |= {f"{name}, s": row["seconds"], f"{name}, processor s": row["cpu_seconds"]}
+    packages = {name: version(name) for name in ("skglm", "celer", "clfm-kit-stc") if find_spec({"clfm-kit-stc": "clfm_kit_stc"}.get(name, name))}
     write(arguments.out, figures, rows, solver_versions=packages, data=Path(arguments.data).name, load=os.getloadavg()[0])
 
 
