@@ -195,7 +195,8 @@ def test_a_failed_cell_is_told_and_the_others_stay(few, tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="sends an interrupt as a terminal does")
 def test_a_stopped_benchmark_leaves_nothing_half_written(few, tmp_path):
     data = written(tmp_path / "mine", **{part: (rows.texts, rows.labels) for part, rows in few.items()})
-    process = subprocess.Popen(peers(tmp_path / "results", "--data", data, "--seeds", 20), stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(peers(tmp_path / "results", "--data", data, "--seeds", 20), stderr=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a shell's background job starts with interrupts ignored
     while not list((tmp_path / "results" / "peers").glob("*.json")): time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=60)[1]
