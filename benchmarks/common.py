@@ -67,6 +67,7 @@ def ratio(seconds: dict, slow: str, fast: str) -> float:
 
 def peak_of(code: str, *arguments) -> dict:
     """Run Python code in a fresh process; the JSON it prints last, with `peak_mb`, the most resident memory it held."""
-    wrapped = code + "\nimport resource, json; print(json.dumps(dict(peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)))"
+    # VmHWM starts anew with the process; ru_maxrss would keep the parent's
+    wrapped = code + "\nimport json; print(json.dumps(dict(peak_mb=next(int(l.split()[1]) for l in open('/proc/self/status') if l.startswith('VmHWM')) / 1e3)))"
     done = subprocess.run([sys.executable, "-c", wrapped, *map(str, arguments)], capture_output=True, text=True, check=True)
     return json.loads(done.stdout.strip().splitlines()[-1])

@@ -1,4 +1,4 @@
-"""Pooled states: speed against transformers' pipeline and sentence-transformers, passes of a second fit, memory, start-up time.
+"""Pooled states: speed against transformers' pipeline and sentence-transformers, passes of a second fit, start-up time.
 
     python benchmarks/extraction.py --data DIR [--data DIR …] [--rows 2000] [--repeats 5]
 """
@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 import torch
-from common import alternate, peak_of, ratio, write
+from common import alternate, ratio, write
 from transformers import AutoModel, AutoTokenizer, pipeline
 
 from clfm_kit import Classifier, load_data
@@ -19,17 +19,6 @@ from clfm_kit.backbones import Backbone, model_source
 from clfm_kit.cache import pooled_states
 from clfm_kit.formats import Plain
 from clfm_kit.poolers import Mean
-
-MEMORY = """
-import sys, tempfile
-from clfm_kit.backbones import Backbone
-from clfm_kit.cache import pooled_states
-from clfm_kit.formats import Plain
-from clfm_kit.poolers import Mean
-texts = [f"message {i} " + "about a parcel that never came " * (i % 2) for i in range(int(sys.argv[1]))]
-with tempfile.TemporaryDirectory() as folder: pooled_states(Backbone.load("minilm"), texts, Plain(), Mean(), cache=folder)
-"""
-
 
 def best_batch_size(run, sizes=(1, 8, 16, 32, 64, 128)):
     """The batch size at which `run` is quickest on a part of the texts."""
@@ -96,10 +85,8 @@ def main():
     options = parser.parse_args()
     rows = [speed(splits.name, splits.train.texts[:options.rows], options.repeats) for splits in map(load_data, options.data)]
     first, second = second_fit()
-    peaks = {n: peak_of(MEMORY, n)["peak_mb"] for n in (10_000, 100_000)}
     start = start_up()
-    figures = dict(passes_first_fit=first, passes_second_fit=second, peak_mb_10k=peaks[10_000], peak_mb_100k=peaks[100_000],
-                   peak_growth=peaks[100_000] / peaks[10_000] - 1, **start)
+    figures = dict(passes_first_fit=first, passes_second_fit=second, **start)
     for row in rows: figures |= {f"{row['data']}: times pipeline": row["times_pipeline"], f"{row['data']}: times sentence-transformers": row["times_encode"]}
     write("extraction", figures, rows)
 

@@ -42,8 +42,8 @@ def speed():
     if not found: return ""
     f, lines = found["figures"], ["Reading texts (pooled last layer, CPU), median of paired runs:", "", "| data set | texts a second | times the transformers pipeline at its best batch size | times sentence-transformers' encode |", "|---|---|---|---|"]
     for row in found["rows"]: lines.append(f"| {row['data']} | {row['rows_per_second']['clfm-kit']:,.0f} | {row['times_pipeline']:.2f} | {row['times_encode']:.2f} |")
-    lines += ["", f"A second fit on the same texts runs {f['passes_second_fit']} backbone passes. Peak memory grows by {percent(f['peak_growth'])} % from 10,000 to 100,000 texts. "
-              f"`clfm --help` takes {f['help_seconds']:.2f} s."]
+    lines += ["", f"A second fit on the same texts runs {f['passes_second_fit']} backbone passes. `clfm --help` takes {f['help_seconds']:.2f} s."]
+    if memory := load("memory"): lines[-1] += f" Peak memory grows by {percent(memory['figures']['peak_growth'])} % from 10,000 to 100,000 texts."
     return "\n".join(lines)
 
 

@@ -109,7 +109,7 @@ def forest(found):
         spread = np.array([[100 * (d["difference"] - d["low"]), 100 * (d["high"] - d["difference"])] for d in lines]).T
         axes.errorbar(middle, np.arange(len(lines)) + offset, xerr=spread, fmt=mark, color=colour, capsize=3, label=f"against the {other}")
     axes.axvline(0, color="#777777", linewidth=1)
-    axes.set(yticks=range(len(found)), yticklabels=list(found), xlabel="points of test accuracy (micro-F1 where labels are many), 95 % paired bootstrap", title="STC on a frozen MiniLM-L6")
+    axes.set(yticks=range(len(found)), yticklabels=list(found), xlabel="points of test accuracy or micro-F1, 95 % paired bootstrap", title="STC on a frozen MiniLM-L6")
     axes.legend(fontsize=8)
     figure.savefig(RESULTS / "stc.png", dpi=130)
 

@@ -1,0 +1,23 @@
+"""Peak memory of reading texts into the state cache, from 10,000 to 100,000 texts, each in a fresh process.
+
+    python benchmarks/memory.py
+"""
+from common import peak_of, write
+
+MEMORY = """
+import sys, tempfile
+from clfm_kit.backbones import Backbone
+from clfm_kit.cache import pooled_states
+from clfm_kit.formats import Plain
+from clfm_kit.poolers import Mean
+texts = [f"message {i} " + "about a parcel that never came " * (i % 2) for i in range(int(sys.argv[1]))]
+with tempfile.TemporaryDirectory() as folder: pooled_states(Backbone.load("minilm"), texts, Plain(), Mean(), cache=folder)
+"""
+
+
+def main():
+    peaks = {rows: peak_of(MEMORY, rows)["peak_mb"] for rows in (10_000, 100_000)}
+    write("memory", dict(peak_mb_10k=peaks[10_000], peak_mb_100k=peaks[100_000], peak_growth=peaks[100_000] / peaks[10_000] - 1), [dict(rows=rows, peak_mb=peak) for rows, peak in peaks.items()])
+
+
+if __name__ == "__main__": main()
