@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from clfm_kit import Classifier, UserError, load_data
 
@@ -38,7 +39,6 @@ def start(tiny, recipe, out, checkpoints="", settings=SETTINGS, launcher=()):
 
 
 def tensors(folder):
-    from safetensors.torch import load_file
     return {f"{name}:{key}": value for name in ("delta", "head") for key, value in load_file(Path(folder, f"{name}.safetensors")).items()}
 
 
@@ -105,6 +105,7 @@ def test_two_processes_give_what_one_gives(tmp_path):
         from clfm_kit.schemas import Schema
         from clfm_kit.testing import Words
         from clfm_kit.training import train_delta
+        from safetensors.torch import save_file
         torch.set_num_threads(1), torch.manual_seed(0)
         small = dict(vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=40, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
         backbone, schema = Backbone(AutoModel.from_config(BertConfig(**small)).eval(), Words()), Schema("single", ("a", "b"))
@@ -117,13 +118,13 @@ def test_two_processes_give_what_one_gives(tmp_path):
         imbalance = learn_imbalance({"a": 3}, train.targets.numpy(), schema)
         train_delta(net, delta, train, held, imbalance=imbalance, settings=Training(epochs=2, learning_rate=1e-3))
         assert is_initialized() == (sys.argv[2] == "2")
-        if not is_initialized() or get_rank() == 0: torch.save({c.name: c.difference for c in delta.changes}, sys.argv[1])
+        if not is_initialized() or get_rank() == 0: save_file({c.name: c.difference.contiguous() for c in delta.changes}, sys.argv[1])
     """))
     environment = dict(os.environ, OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
     for processes in (1, 2):
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
-        subprocess.run([sys.executable, *launcher, str(script), str(tmp_path / f"{processes}.pt"), str(processes)], check=True, env=environment)
-    one, two = (torch.load(tmp_path / f"{n}.pt") for n in (1, 2))
+        subprocess.run([sys.executable, *launcher, str(script), str(tmp_path / f"{processes}.safetensors"), str(processes)], check=True, env=environment)
+    one, two = (load_file(tmp_path / f"{n}.safetensors") for n in (1, 2))
     for name in one: torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=2e-5, msg=name)
 
 
