@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PIECE', 'Classifier', 'fit', 'training_rows', 'scores', 'ratings', 'predict_proba', 'answer', 'predict', 'score']
 
-# %% ../nbs/22_classifier.ipynb #22002ae089
+# %% ../nbs/22_classifier.ipynb #220024c11f
 import time
 from pathlib import Path
 
@@ -20,9 +20,10 @@ from .calibration import Calibration, calibrate
 from .data import Rows, load_data, split_off
 from .errors import UserError
 from .formats import check_texts
-from .heads import train_head
+from .heads import HeadTraining, train_head
 from .imbalance import learn_imbalance, row_weights
 from .metrics import Report, correct_rows, decide, evaluate
+from .parts import settings_of
 from .plugins import emit
 from .recipes import Recipe
 from .rejecting import fit_reject, rejection_figures
@@ -64,7 +65,7 @@ def _states(self, texts, columns=None):
 
 Classifier._open, Classifier._states = _open, _states
 
-# %% ../nbs/22_classifier.ipynb #22009eaad6
+# %% ../nbs/22_classifier.ipynb #220093a474
 def fit(self, data, labels=None, validation=None, checkpoints=None):
     """Learn from texts and labels, or from a data set (name, path, `Splits`, …). Raises `UserError` before weights load if the data cannot work.
 
@@ -91,11 +92,14 @@ def fit(self, data, labels=None, validation=None, checkpoints=None):
     return self
 
 def _moves(self):
-    "The function that trains the base, its settings checked; None where nothing of the base moves."
-    if not self.parts_["selector"].moves: return None
-    from clfm_kit.finetuning import Training, train_base
-    Training.of(self.recipe_.training)
-    return train_base
+    "The function that trains the base; None where nothing of the base moves. Raises `UserError` for settings of training that cannot be used."
+    head, given = self.parts_["head"], self.recipe_.training
+    if self.parts_["selector"].moves:
+        from clfm_kit.finetuning import Training, train_base
+        Training.of(given)
+        return train_base
+    if hasattr(head, "loss"): settings_of(HeadTraining, given, "setting for training a head")
+    elif given: raise UserError(f"training.{next(iter(given))} is set, but head {head!r} is solved in closed form and nothing is trained; leave it out, or use head 'linear'")
 
 Classifier.fit, Classifier._moves = fit, _moves
 
@@ -118,7 +122,7 @@ def training_rows(data, labels=None, validation=None, seed=0):
         train, held = split_off(train, 0.1, seed)
     return train, held
 
-# %% ../nbs/22_classifier.ipynb #220126f793
+# %% ../nbs/22_classifier.ipynb #22012969f4
 def _fit_head(self, features, targets):
     "Fit the head and calibrate it; sets `head_`, `calibration_`, `columns_` and `depth_`, returns validation scores."
     recipe, schema, head = self.recipe_, self.schema_, self.parts_["head"]
@@ -126,7 +130,7 @@ def _fit_head(self, features, targets):
     shared = dict(validation=(features[1], targets[1]), seed=recipe.seed, progress=lambda done, total: emit(self, "fit", done=done, total=total))
     if hasattr(self, "delta_"): self.head_ = head  # trained with the base
     elif hasattr(head, "fit"): self._fit_closed_form(head, features[0], targets[0], imbalance, shared)
-    else: self.head_ = train_head(head, features[0], targets[0], schema, imbalance=imbalance, **shared, **recipe.training)
+    else: self.head_ = train_head(head, features[0], targets[0], schema, imbalance=imbalance, **shared, settings=HeadTraining(**recipe.training))
     same_layout(self.head_)
     self.columns_ = list(getattr(self.head_, "columns_", self.widths_))
     self.depth_ = max(map(depth, self.columns_))

@@ -5,16 +5,18 @@
 # %% auto #0
 __all__ = ['Training', 'Examples', 'LengthBatches', 'Loader', 'Net', 'Batches']
 
-# %% ../nbs/31a_network.ipynb #31002e3234
-from dataclasses import dataclass, field, fields
+# %% ../nbs/31a_network.ipynb #310021c98b
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from .errors import UserError, unknown
+from .errors import unknown
 from .imbalance import epoch_rows
+from .parts import settings_of
+from .parts import settings_of
 from .states import batches, combine, pad
 
 # %% ../nbs/31a_network.ipynb #31005552f3
@@ -37,17 +39,10 @@ class Training:
     gradient_checkpointing: str = "none"  # "blocks": compute twice, hold less
     save_steps: int = 100  # between checkpoints, when a folder for them is given
 
-# %% ../nbs/31a_network.ipynb #31006dc3d5
+# %% ../nbs/31a_network.ipynb #31006d0d01
 def _of(cls, given: dict):
     "Settings from a mapping. Raises `UserError` for unknown names and values that cannot work."
-    known = {f.name: f for f in fields(cls)}
-    for name, value in given.items():
-        if name not in known: raise unknown("training setting", name, known)
-        if isinstance(known[name].default, str): continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
-            raise UserError(f"training.{name} is {value!r}; a number from 0 up expected")
-        if isinstance(known[name].default, int) and (value != int(value) or value < 1): raise UserError(f"training.{name} is {value!r}; a whole number above 0 expected")
-    self = cls(**given)
+    self = settings_of(cls, given, "training setting")
     for name, choices in dict(head_start=("probe", "random"), gradient_checkpointing=("none", "blocks")).items():
         if getattr(self, name) not in choices: raise unknown(f"training.{name}", getattr(self, name), choices)
     return self

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['CHECKS', 'check_part', 'check_pooler', 'check_head', 'Words', 'check_format', 'check_quantizer']
 
-# %% ../nbs/28_testing.ipynb #2800214c98
+# %% ../nbs/28_testing.ipynb #28002cb5b9
 import inspect
 
 import numpy as np
 import torch
 
 from .errors import UserError
-from .heads import train_head
+from .heads import HeadTraining, train_head
 from .parts import make
 from .plugins import catalogue
 from .schemas import Schema
@@ -58,7 +58,7 @@ def check_pooler(part, again=None):
         assert vectors.shape[0] == 2 and vectors.ndim == 2 and vectors.dtype == torch.float32, f"{part!r}: pooling {name!r} is not float32 [B, F]"
         if name in POOLINGS: torch.testing.assert_close(vectors, POOLINGS[name](text, torch.ones(2, 5)), msg=f"{part!r} calls {name!r} what is not core's {name!r}")
 
-# %% ../nbs/28_testing.ipynb #28010cc0dd
+# %% ../nbs/28_testing.ipynb #28010bc4a4
 def _blobs(schema, rows=120, seed=0):
     "Features that make the targets easy, at two sites."
     rng = np.random.default_rng(seed)
@@ -70,7 +70,7 @@ def _blobs(schema, rows=120, seed=0):
 def _fit(head, schema):
     train, held = _blobs(schema), _blobs(schema, 60, 1)
     if hasattr(head, "fit"): return head.fit(*train, schema, validation=held, row_weight=None, seed=0, progress=None) or head
-    return train_head(head, *train, schema, validation=held, epochs=40)
+    return train_head(head, *train, schema, validation=held, settings=HeadTraining(epochs=40))
 
 # %% ../nbs/28_testing.ipynb #28011fb8ff
 def check_head(part, again):
