@@ -13,7 +13,7 @@ lines = lambda key: settings[key].strip().splitlines()
 version = re.search(r'__version__ = "(.+)"', (here / "clfm_kit" / "__init__.py").read_text(encoding="utf-8"))[1]
 
 extras = {name: [f"{settings['name']}-{name}{settings['plugin_range']}"] for name in settings["plugins"].split()}
-extras |= {"demo": lines("demo_requirements"), "notebook": lines("notebook_requirements"), "tune": lines("tune_requirements")}
+extras |= {"demo": lines("demo_requirements"), "notebook": lines("notebook_requirements"), "tune": lines("tune_requirements"), "export": lines("export_requirements")}
 extras |= {"all": sorted({line for requirements in extras.values() for line in requirements}), "dev": lines("dev_requirements")}
 
 setup(

@@ -21,7 +21,7 @@ def max(states, mask):
     "The largest value over tokens, feature by feature."
     return states.float().masked_fill(mask.unsqueeze(-1) == 0, -torch.inf).amax(1)
 
-# %% ../nbs/10_poolers.ipynb #100069893d
+# %% ../nbs/10_poolers.ipynb #10006e28f1
 def first(states, mask):
     "The state of the first token."
     return _take(states, mask.to(torch.int8).argmax(1))
@@ -31,7 +31,7 @@ def last(states, mask):
     return _take(states, mask.shape[1] - 1 - mask.flip(1).to(torch.int8).argmax(1))
 
 def _take(states, position):
-    return states[torch.arange(len(states), device=states.device), position].float()
+    return states[torch.arange(states.shape[0], device=states.device), position].float()  # `len` would fix the batch size of an exported graph
 
 # %% ../nbs/10_poolers.ipynb #1000856fbb
 POOLINGS = {"mean": mean, "max": max, "first": first, "last": last}
