@@ -5,15 +5,17 @@
 # %% auto #0
 __all__ = ['price', 'Unit', 'spend', 'GradientSparse', 'RandomSparse', 'TokenSparse', 'saliency']
 
-# %% ../nbs/02_selectors.ipynb #02002c0703
+# %% ../nbs/02_selectors.ipynb #020020feb4
 import time
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from clfm_kit.data import load_data
 from clfm_kit.deltas import Change, Delta, levels
 from clfm_kit.errors import UserError, unknown
+from clfm_kit.formats import Plain
 from clfm_kit.parts import Part
 from .groups import find_groups, positions
 from .sensitivity import AXES, gradients, linear_maps, unit_scores
@@ -130,14 +132,15 @@ class RandomSparse(GradientSparse):
         generator = torch.Generator().manual_seed(batches.seed)
         return {name: torch.rand(module.weight.numel() // self._width(module), generator=generator) for name, (module, _) in maps.items()}, None
 
-# %% ../nbs/02_selectors.ipynb #02017a5d46
+# %% ../nbs/02_selectors.ipynb #02020e4d0e
 class TokenSparse(GradientSparse):
     "The rows of weights with the largest gradient at the positions of task-specific token groups (arXiv 2508.08635)."
 
     def __init__(self, weights: float = 0.05, cost: float | None = 0.33, seconds: float | None = None, granularity: str = "row", score: str = "gradient",
-                 lowest: int | None = None, calibration: int = 256, longest: int = 4, groups: int = 1000, embeddings: str = "frozen"):
+                 lowest: int | None = None, calibration: int = 256, longest: int = 4, groups: int = 1000, embeddings: str = "frozen", reference: str | None = None):
         super().__init__(weights, cost, seconds, granularity, score, lowest, calibration)
         self.longest, self.groups, self.embeddings = longest, groups, embeddings  # tokens in a group; most groups; "groups": their embedding rows move too
+        self.reference = reference  # a data set of ordinary texts; what is likelier here than there counts for more
 
     def check(self):
         super().check()
@@ -150,13 +153,15 @@ class TokenSparse(GradientSparse):
 
     def found(self): return dict(groups=len(self.kept), table=self.table)
 
-# %% ../nbs/02_selectors.ipynb #0201842644
+# %% ../nbs/02_selectors.ipynb #0202119cdd
 def _learn(self, backbone, batches):
     "Find the token groups of the training texts."
     examples, tokenizer = batches.examples, backbone.tokenizer
     documents = [[t for s in range(a, b) for t in examples.sequences[s]] for a, b in zip(examples.first, examples.first[1:])]
     special = {tokenizer.pad_token_id, *getattr(tokenizer, "all_special_ids", ())}
-    self.kept = find_groups(documents, examples.targets.numpy(), special, self.longest, self.groups, saliency=lambda holds: saliency(backbone, batches, holds, self.longest, self.calibration))
+    ordinary = Plain().encode(load_data(self.reference).train.texts, tokenizer, backbone.shape.limit).ids if self.reference else None
+    salient = lambda holds: saliency(backbone, batches, holds, self.longest, self.calibration)
+    self.kept = find_groups(documents, examples.targets.numpy(), special, self.longest, self.groups, saliency=salient, reference=ordinary)
     if not self.kept: raise UserError(f"no sequence of tokens is in 5 or more of the {len(documents)} training texts, so there are no token groups; give more texts, or use selector 'gradient-sparse'")
     words = lambda tokens: tokenizer.decode(tokens) if hasattr(tokenizer, "decode") else " ".join(map(str, tokens))
     self.table = {}
