@@ -14,6 +14,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'clfm_kit_stc/aggregate.py'),
                                         'clfm_kit_stc.aggregate.Selected.places': ( 'aggregate.html#selected.places',
                                                                                     'clfm_kit_stc/aggregate.py'),
+                                        'clfm_kit_stc.aggregate.Selected.tilt': ( 'aggregate.html#selected.tilt',
+                                                                                  'clfm_kit_stc/aggregate.py'),
                                         'clfm_kit_stc.aggregate.SparseLogistic': ( 'aggregate.html#sparselogistic',
                                                                                    'clfm_kit_stc/aggregate.py'),
                                         'clfm_kit_stc.aggregate.SparseLogistic.__init__': ( 'aggregate.html#sparselogistic.__init__',

@@ -6,10 +6,11 @@
 __all__ = ['CLASSIFIERS', 'EXITS', 'Selected', 'subsets', 'Ridge', 'SparseLogistic', 'skill', 'Candidate', 'search', 'choose',
            'logit_scale']
 
-# %% ../nbs/01a_aggregate.ipynb #01002ce29b
+# %% ../nbs/01a_aggregate.ipynb #01002436f2
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
+from itertools import product as product_of
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from clfm_kit.kernels import product
 from clfm_kit.sites import depth
 from .solver import Problem, path, ridge_prefixes, ridge_prefixes_by_rows
 
-# %% ../nbs/01a_aggregate.ipynb #010051a5c8
+# %% ../nbs/01a_aggregate.ipynb #010051d8cd
 @dataclass
 class Selected:
     "Features of several columns: values [N, F] for training and [M, F] held out, and where each one comes from. Ordered by depth."
@@ -33,6 +34,11 @@ class Selected:
     def depth(self) -> np.ndarray:
         "Blocks that must run to read each feature."
         return np.array([depth(name) for name in self.columns])[self.column]
+
+    def tilt(self, power: float) -> torch.Tensor:
+        "What each feature [F] is multiplied by before the penalty: its depth as a share of the deepest, to this power. Deep features then pay less."
+        deepest = max(map(depth, self.columns))
+        return torch.from_numpy(((self.depth + 1) / (deepest + 1)) ** power).float()
 
     def places(self, columns, eta: float, deepest: int | None = None) -> np.ndarray:
         "Positions of the features of `columns` that enter before `eta`, as deep as `deepest` at most."
@@ -54,7 +60,7 @@ def _mixtures(names):
     names = list(names)
     return [*combinations(names, 1), *([tuple(names)] if len(names) > 1 else [])]
 
-# %% ../nbs/01a_aggregate.ipynb #0100906868
+# %% ../nbs/01a_aggregate.ipynb #01009a8a39
 class Ridge:
     "Least squares on class indicators [N, C] with an L2 penalty; a row's weights for several labels count by their mean."
 
@@ -71,25 +77,26 @@ class Ridge:
     @cached_property
     def cross(self): return self.features.T @ self.targets
 
-    def fits(self, places, ends, strength: float) -> list:
+    def fits(self, places, ends, strength: float, tilt) -> list:
         "Weights [n, C] and bias [C] for the first n features among `places`, for each n in `ends`; `strength` is a share of the mean variance."
-        places = torch.as_tensor(places)
-        if len(ends) * len(self.features) ** 3 < len(places) ** 3: found = ridge_prefixes_by_rows(self.features[:, places], self.targets, strength, ends)
-        else: found = ridge_prefixes(self.covariance[places][:, places], self.cross[places], strength, ends)
+        places, scale = torch.as_tensor(places), tilt[places].unsqueeze(1)
+        if len(ends) * len(self.features) ** 3 < len(places) ** 3: found = ridge_prefixes_by_rows(self.features[:, places] * scale.T, self.targets, strength, ends)
+        else: found = ridge_prefixes(self.covariance[places][:, places] * scale * scale.T, self.cross[places] * scale, strength, ends)
+        found = [weights * scale[:n] for n, weights in zip(ends, found)]
         return [(weights, self.share - self.centre[places[:n]] @ weights) for n, weights in zip(ends, found)]
 
-# %% ../nbs/01a_aggregate.ipynb #01010c2dcd
+# %% ../nbs/01a_aggregate.ipynb #0101097a46
 class SparseLogistic:
     "The paper's second classifier: logistic regression with an L1 penalty, `strength` being a share of the largest."
 
     def __init__(self, features, targets, classes: int, row_weight=None):
         self.features, self.rest = features, (targets, classes, row_weight)
 
-    def fits(self, places, ends, strength: float) -> list:
+    def fits(self, places, ends, strength: float, tilt) -> list:
         "Weights [n, C] and bias [C] for the first n features among `places`, for each n in `ends`."
-        stages = (max(0.1, strength), strength)
-        found = [path(Problem(self.features[:, places[:n]], *self.rest), stages)[-1] for n in ends]
-        return [(solution.weights, solution.bias) for solution in found]
+        stages, scale = (max(0.1, strength), strength), tilt[places]
+        found = [path(Problem(self.features[:, places[:n]] * scale[:n], *self.rest), stages)[-1] for n in ends]
+        return [(solution.weights * scale[:n, None], solution.bias) for n, solution in zip(ends, found)]
 
 CLASSIFIERS = {"ridge": Ridge, "l1-logistic": SparseLogistic}
 
@@ -102,7 +109,7 @@ def skill(scores, targets) -> float:
     hits = np.cumsum(targets.ravel()[order])
     return float((2 * hits / (np.arange(1, len(hits) + 1) + max(hits[-1], 1))).max())
 
-# %% ../nbs/01a_aggregate.ipynb #01015f51be
+# %% ../nbs/01a_aggregate.ipynb #01017d8d04
 @dataclass
 class Candidate:
     "One configuration and its skill on held-out rows."
@@ -110,13 +117,14 @@ class Candidate:
     poolings: str
     eta: float
     strength: float
+    tilt: float
     depth: int
     features: int
     skill: float
 
-# %% ../nbs/01a_aggregate.ipynb #01016c0707
-def search(selected: Selected, classifier, held_targets, etas, strengths, progress=lambda: None, most: int = 6144) -> list:
-    "The skill of every mixture, eta, strength and layer prefix; not fitted: a set of features again, and more than `most` beyond the smallest eta."
+# %% ../nbs/01a_aggregate.ipynb #01018f6d24
+def search(selected: Selected, classifier, held_targets, etas, strengths, tilts=(0.0,), progress=lambda: None, most: int = 6144) -> list:
+    "The skill of every mixture, eta, strength, tilt and layer prefix; not fitted: a set of features again, and more than `most` beyond the smallest eta."
     found, seen, depths = [], set(), selected.depth
     for (kinds, poolings), columns in subsets(selected.columns).items():
         for eta in sorted(etas):
@@ -126,11 +134,11 @@ def search(selected: Selected, classifier, held_targets, etas, strengths, progre
             layers, last = np.unique(depths[places], return_index=True)
             ends = [*last[1:].tolist(), len(places)]
             held = selected.held[:, places]
-            for strength in strengths:
+            for strength, tilt in product_of(strengths, tilts):
                 progress()
                 if passed_over: continue
-                for layer, n, (weights, bias) in zip(layers, ends, classifier.fits(places, ends, strength)):
-                    found.append(Candidate(kinds, poolings, eta, strength, int(layer), n, skill(held[:, :n] @ weights + bias, held_targets)))
+                for layer, n, (weights, bias) in zip(layers, ends, classifier.fits(places, ends, strength, selected.tilt(tilt))):
+                    found.append(Candidate(kinds, poolings, eta, strength, tilt, int(layer), n, skill(held[:, :n] @ weights + bias, held_targets)))
     return found
 
 # %% ../nbs/01a_aggregate.ipynb #010184b766

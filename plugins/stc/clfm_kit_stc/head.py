@@ -19,29 +19,29 @@ from .aggregate import CLASSIFIERS, EXITS, Selected, choose, logit_scale, search
 from .solver import Problem, largest_penalty, path
 from .sparsify import entry, importance, stability
 
-# %% ../nbs/02_head.ipynb #02005a43f7
+# %% ../nbs/02_head.ipynb #020057859d
 SELECTIONS = ("importance", "stability")
 REFITS = ("train", "train+validation")
 
 class Sparsify(Part):
     "L1 probes at every column, their most important features, and one classifier over the best prefix of layers."
 
-    def __init__(self, penalties=(0.1, 0.03, 0.01), etas=(0.5, 0.8, 0.95), strengths=(0.1, 0.03, 0.01), classifier: str = "ridge", exit="best",
+    def __init__(self, penalties=(0.1, 0.03, 0.01), etas=(0.5, 0.8, 0.95), strengths=(0.1, 0.03, 0.01), tilts=(0.0, 1.0), classifier: str = "ridge", exit="best",
                  selection: str = "importance", refit: str = "train+validation", max_features: int = 6144):
-        self.penalties, self.etas, self.strengths, self.classifier = penalties, etas, strengths, classifier
+        self.penalties, self.etas, self.strengths, self.tilts, self.classifier = penalties, etas, strengths, tilts, classifier
         self.exit, self.selection, self.refit, self.max_features = exit, selection, refit, max_features
 
-# %% ../nbs/02_head.ipynb #020062996e
+# %% ../nbs/02_head.ipynb #02006bae4e
 def _check(self):
     "Raises `UserError` for a value that cannot work."
     for name, known in (("classifier", CLASSIFIERS), ("selection", SELECTIONS), ("refit", REFITS)):
         if getattr(self, name) not in known: raise unknown(f"{name} of head 'sparsify'", getattr(self, name), known)
     if self.exit not in EXITS and (isinstance(self.exit, bool) or not isinstance(self.exit, int) or self.exit < 0):
         raise UserError(f"exit is {self.exit!r}; give a number of blocks, or one of: {', '.join(EXITS)}")
-    for name, most in (("penalties", 1), ("etas", 1), ("strengths", float("inf"))):
+    for name, least, most in (("penalties", 1e-9, 1), ("etas", 1e-9, 1), ("strengths", 1e-9, float("inf")), ("tilts", 0, 8)):
         values = getattr(self, name)
-        if not isinstance(values, (list, tuple)) or not values or not all(0 < v <= most for v in values):
-            raise UserError(f"{name} is {values!r}; give a list of numbers above 0" + (" and up to 1" if most == 1 else ""))
+        if not isinstance(values, (list, tuple)) or not values or not all(least <= v <= most for v in values):
+            raise UserError(f"{name} is {values!r}; give a list of numbers " + ("from 0" if least == 0 else "above 0") + (f" up to {most}" if most < float("inf") else ""))
     if not isinstance(self.max_features, int) or self.max_features < 1: raise UserError(f"max_features is {self.max_features!r}; give a whole number above 0")
 
 Sparsify.check = _check
@@ -103,7 +103,7 @@ def hold_out(features, targets, schema, row_weight, seed, share=0.15) -> tuple:
     some = lambda rows: ({c: np.asarray(values)[rows] for c, values in features.items()}, targets[rows])
     return *some(~held), some(held), None if row_weight is None else row_weight[~held]
 
-# %% ../nbs/02_head.ipynb #020153ce27
+# %% ../nbs/02_head.ipynb #02015b239f
 def fit(self, features, targets, schema, *, validation=None, row_weight=None, seed=0, progress=None):
     "Fit on {column: [N, F]}; `validation` (features, targets) makes every choice. `row_weight` is [N], or [N, C] where labels are many."
     self.check()
@@ -111,7 +111,7 @@ def fit(self, features, targets, schema, *, validation=None, row_weight=None, se
     if validation is None: features, targets, validation, row_weight = hold_out(features, targets, schema, row_weight, seed)
     held, held_targets = validation[0], np.asarray(validation[1])
     order = sorted(features, key=lambda column: (depth(column), column))
-    total, done = len(order) + 9 * len(self.etas) * len(self.strengths), iter(range(1, 1 << 30))
+    total, done = len(order) + 9 * len(self.etas) * len(self.strengths) * len(self.tilts), iter(range(1, 1 << 30))
     tick = lambda: progress(min(next(done), total), total) if progress else None
     y, weight = torch.as_tensor(targets), None if row_weight is None else torch.as_tensor(row_weight)
     probes = []
@@ -120,7 +120,7 @@ def fit(self, features, targets, schema, *, validation=None, row_weight=None, se
         tick()
     selected, mean, scale, etas = gather(self, probes, features, held)
     classifier = CLASSIFIERS[self.classifier](selected.train, y, len(schema), weight)
-    candidates = search(selected, classifier, held_targets, etas, self.strengths, tick, self.max_features)
+    candidates = search(selected, classifier, held_targets, etas, self.strengths, self.tilts, tick, self.max_features)
     _settle(self, candidates, selected, classifier, mean, scale, (y, torch.as_tensor(held_targets), weight), schema)
     self.report_ = report(self, probes, candidates, schema)
     if progress: progress(total, total)
@@ -128,21 +128,21 @@ def fit(self, features, targets, schema, *, validation=None, row_weight=None, se
 
 Sparsify.fit = fit
 
-# %% ../nbs/02_head.ipynb #0201669e42
+# %% ../nbs/02_head.ipynb #0201661125
 def _settle(self, candidates, selected, classifier, mean, scale, rows, schema):
     "Choose, solve the chosen configuration, and keep it for features as they come."
     y, held_y, weight = rows
     best = choose(candidates, self.exit)
     columns = [c for c in selected.columns if c.split(".")[0] in best.kinds.split("+") and c.split("/")[-1] in best.poolings.split("+")]
     places = selected.places(columns, best.eta, best.depth)
-    weights, bias = classifier.fits(places, [len(places)], best.strength)[0]
+    weights, bias = classifier.fits(places, [len(places)], best.strength, selected.tilt(best.tilt))[0]
     scores = selected.held[:, places] @ weights + bias
     slope, offset = logit_scale(scores.numpy(), held_y.numpy(), schema)
     self.validation_scores = (slope * scores + offset).numpy()
     if self.refit == "train+validation":
         ones = None if weight is None else torch.cat([weight, torch.ones(len(held_y), *weight.shape[1:])])
         both = torch.cat([selected.train[:, places], selected.held[:, places]])
-        weights, bias = CLASSIFIERS[self.classifier](both, torch.cat([y, held_y]), len(schema), ones).fits(np.arange(len(places)), [len(places)], best.strength)[0]
+        weights, bias = CLASSIFIERS[self.classifier](both, torch.cat([y, held_y]), len(schema), ones).fits(np.arange(len(places)), [len(places)], best.strength, selected.tilt(best.tilt)[places])[0]
     _keep(self, best, selected, places, (slope * weights).numpy(), (slope * bias + offset).numpy(), mean[places], scale[places])
 
 # %% ../nbs/02_head.ipynb #02017f5d9e
