@@ -151,11 +151,12 @@ def find_ffn(model, blocks) -> dict:  # block number -> the linear map whose inp
         for handle in handles: handle.remove()
     return last
 
-# %% ../nbs/09_backbones.ipynb #090211ead3
+# %% ../nbs/09_backbones.ipynb #09021d8210
 class _Reached(Exception): "Ends a forward pass at the deepest site that is wanted."
 
 class Backbone:
     "A model with its tokenizer, read at named sites."
+    held = ""  # how the weights are held where that differs from the files: states of the two are kept apart
 
     def __init__(self, model, tokenizer, source="", full_depth=None):
         self.model, self.tokenizer, self.source = model, tokenizer, source
@@ -177,7 +178,7 @@ class Backbone:
         "What identifies the base weights; taken from the files where there are any, so a shortened model has the hash of the whole."
         return base_hash(model_source(self.source) if self.source else "", self.model)
 
-# %% ../nbs/09_backbones.ipynb #0902215505
+# %% ../nbs/09_backbones.ipynb #09022ea69e
 def _load(cls, name: str, depth: int | None = None, quantizer=None):
     "The backbone called `name`; with `depth`, only its first blocks. Raises `UserError`."
     source = model_source(name)
@@ -187,7 +188,9 @@ def _load(cls, name: str, depth: int | None = None, quantizer=None):
     if quantizer: model = quantizer.after_load(model)
     if torch.cuda.is_available() and model.device.type == "cpu": model = model.cuda()
     pack_linears(model)
-    return cls(model, tokenizer, name, full)
+    self = cls(model, tokenizer, name, full)
+    if kwargs: self.held = f"{type(quantizer).__name__} {sorted((key, str(value)) for key, value in kwargs.items())}"
+    return self
 
 Backbone.load = classmethod(_load)
 
