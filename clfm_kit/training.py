@@ -119,11 +119,11 @@ def _save_checkpoint(self, model, trial):
 
 TextTrainer.create_scheduler, TextTrainer.evaluate, TextTrainer._save_checkpoint = _create_scheduler, _evaluate, _save_checkpoint
 
-# %% ../nbs/32_training.ipynb #32013ee442
+# %% ../nbs/32_training.ipynb #32013c0cf8
 class Watch(TrainerCallback):
     "Guards the first step, keeps the weights of the lowest validation loss, stops when it no longer falls, and reports."
 
-    def __init__(self, trainer): self.trainer, self.best, self.before = trainer, None, None; trainer.watch = self
+    def __init__(self, trainer): self.trainer, self.best, self.before, self.idle = trainer, None, None, set(); trainer.watch = self
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         if self.before is not None or state.global_step: return
