@@ -14,7 +14,7 @@ from clfm_kit.errors import UserError, unknown
 from clfm_kit.parts import Part
 from .adapters import LowRank, linear_maps, needed, sizes, weight_of
 
-# %% ../nbs/02_lora.ipynb #020055a64b
+# %% ../nbs/02_lora.ipynb #020055c2de
 CHOICES = dict(variant=("lora", "dora"), scaling=("standard", "rank-stabilised"), initialization=("default", "pissa", "loftq"))
 
 class Lora(Part):
@@ -37,24 +37,35 @@ class Lora(Part):
         if not 0 <= self.dropout < 1: raise UserError(f"dropout={self.dropout!r} must be from 0 up and below 1")
         if self.variant == "dora" and self.initialization != "default": raise UserError(f"initialization {self.initialization!r} does not go with variant 'dora'; choose one of them")
 
+    def count(self, maps: dict) -> int:
+        "How many numbers train over linear maps {name: (in, out)} whose names hold the number of their block; for `clfm plan`."
+        block = lambda name: next((int(part) for part in name.split(".") if part.isdigit()), 0)
+        chosen = self.among({name: block(name) for name in maps})
+        return sum(self.rank * sum(maps[name]) + maps[name][1] * (self.variant == "dora") for name in chosen)
+
     def restore(self, tensors, facts): return LowRank.from_state(tensors, facts)
 
-# %% ../nbs/02_lora.ipynb #020068dcb7
-def _choose(self, maps: dict, model) -> dict:  # {name: block}
-    "The maps that get an adapter. Raises `UserError` when none is left or one is smaller than the rank."
+# %% ../nbs/02_lora.ipynb #0200629754
+def _among(self, maps: dict) -> dict:  # {name: block}
+    "Those of the linear maps {name: block} that are targets. Raises `UserError` when none is."
     patterns = [self.targets] if isinstance(self.targets, str) else list(self.targets)
     found = maps if patterns == ["all-linear"] else {name: level for name, level in maps.items() if any(fnmatch(name, pattern) for pattern in patterns)}
     if not found: raise UserError(f"targets={self.targets!r} match no linear map; there are: {', '.join(sorted({'*' + name.rpartition('.')[2] for name in maps}))}")
-    if self.layers: found = {name: level for name, level in found.items() if level > max(maps.values()) - self.layers}
+    return {name: level for name, level in found.items() if not self.layers or level > max(maps.values()) - self.layers}
+
+def _choose(self, maps: dict, model) -> dict:
+    "The maps that get an adapter. Raises `UserError` when one is smaller than the rank."
+    found = self.among(maps)
     for name in found:
-        if self.rank > min(sizes(model.get_submodule(name))): raise UserError(f"rank={self.rank} is larger than the map {name!r} of {sizes(model.get_submodule(name))} numbers (in, out); give at most {min(sizes(model.get_submodule(name)))}, or other targets")
+        size = sizes(model.get_submodule(name))
+        if self.rank > min(size): raise UserError(f"rank={self.rank} is larger than the map {name!r} of {size} numbers (in, out); give at most {min(size)}, or other targets")
     return found
 
 def _settings(self) -> dict:
     "What `peft.LoraConfig` is told."
     return dict(r=self.rank, lora_alpha=self.alpha or 2 * self.rank, lora_dropout=0.0 if self.initialization == "pissa" else self.dropout, use_rslora=self.scaling == "rank-stabilised", use_dora=self.variant == "dora")
 
-Lora.choose, Lora.settings = _choose, _settings
+Lora.among, Lora.choose, Lora.settings = _among, _choose, _settings
 
 # %% ../nbs/02_lora.ipynb #020072427b
 def _select(self, backbone, batches) -> LowRank:

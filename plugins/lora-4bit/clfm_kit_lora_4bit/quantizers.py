@@ -65,7 +65,7 @@ class Unpacking:
         found, bias = Product.apply(x.to(self.dtype), self.linear.weight), self.linear.bias
         return (found if bias is None else found + bias.to(found.dtype)).to(x.dtype)
 
-# %% ../nbs/00_quantizers.ipynb #00015ae9b1
+# %% ../nbs/00_quantizers.ipynb #00015e6f7b
 class FourBit(Part):
     "Linear maps in 4 bits, in blocks of 64 numbers."
     kind = "nf4"
@@ -76,6 +76,11 @@ class FourBit(Part):
         for name in ("compute", "dtype"):
             if getattr(self, name) not in ("auto", *DTYPES): raise unknown(name, getattr(self, name), ("auto", *DTYPES))
         if self.scales not in ("8-bit", "32-bit"): raise unknown("scales", self.scales, ("8-bit", "32-bit"))
+
+    @property
+    def bits(self) -> float:
+        "Bits a weight takes, scales included."
+        return 4.127 if self.scales == "8-bit" else 4.5
 
     def types(self):
         "Number types of the products and of what is not quantised."
@@ -115,9 +120,10 @@ def quantised(model, kind, name) -> list:
 class NF4(FourBit): "4-bit normal floats: sixteen levels that suit normally distributed weights."; kind = "nf4"
 class FP4(FourBit): "4-bit floats: a sign, two bits of exponent and one of fraction."; kind = "fp4"
 
-# %% ../nbs/00_quantizers.ipynb #00019ad439
+# %% ../nbs/00_quantizers.ipynb #00019537b9
 class Int8(Part):
     "Linear maps in 8-bit whole numbers, inputs too except columns with a value above `outliers` ([Dettmers et al. 2022](https://arxiv.org/abs/2208.07339))."
+    bits = 8
 
     def __init__(self, outliers: float = 6.0, dtype: str = "auto"): self.outliers, self.dtype = outliers, dtype
 
