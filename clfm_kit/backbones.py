@@ -151,11 +151,12 @@ def find_ffn(model, blocks) -> dict:  # block number -> the linear map whose inp
         for handle in handles: handle.remove()
     return last
 
-# %% ../nbs/09_backbones.ipynb #090211ead3
+# %% ../nbs/09_backbones.ipynb #09021d8210
 class _Reached(Exception): "Ends a forward pass at the deepest site that is wanted."
 
 class Backbone:
     "A model with its tokenizer, read at named sites."
+    held = ""  # how the weights are held where that differs from the files: states of the two are kept apart
 
     def __init__(self, model, tokenizer, source="", full_depth=None):
         self.model, self.tokenizer, self.source = model, tokenizer, source
@@ -177,17 +178,25 @@ class Backbone:
         "What identifies the base weights; taken from the files where there are any, so a shortened model has the hash of the whole."
         return base_hash(model_source(self.source) if self.source else "", self.model)
 
-# %% ../nbs/09_backbones.ipynb #0902215505
+# %% ../nbs/09_backbones.ipynb #09022413c0
 def _load(cls, name: str, depth: int | None = None, quantizer=None):
     "The backbone called `name`; with `depth`, only its first blocks. Raises `UserError`."
     source = model_source(name)
     kwargs = quantizer.load_kwargs() if quantizer else {}
     tokenizer = load_tokenizer(source)
+    if torch.cuda.is_available() and depth is None: _check_memory(source, quantizer)
     model, full = load_model(source, depth, **kwargs)
     if quantizer: model = quantizer.after_load(model)
     if torch.cuda.is_available() and model.device.type == "cpu": model = model.cuda()
     pack_linears(model)
-    return cls(model, tokenizer, name, full)
+    self = cls(model, tokenizer, name, full)
+    if kwargs: self.held = f"{type(quantizer).__name__} {sorted((key, str(value)) for key, value in kwargs.items())}"
+    return self
+
+def _check_memory(source, quantizer):
+    "Refuse a base that the GPU cannot hold."
+    from clfm_kit.plans import refuse_too_large
+    refuse_too_large(source, quantizer, torch.cuda.mem_get_info()[0])
 
 Backbone.load = classmethod(_load)
 

@@ -6,18 +6,27 @@
 __all__ = ['Unquantized', 'Frozen', 'register_formats', 'register_quantizers', 'register_selectors', 'register_poolers',
            'register_heads', 'probe', 'finetune', 'register_recipes']
 
-# %% ../nbs/20_builtin.ipynb #200023c694
+# %% ../nbs/20_builtin.ipynb #20002305fa
+from .errors import UserError, unknown
 from .hookspecs import hookimpl
 from .parts import Part
 from .recipes import Recipe
 
-# %% ../nbs/20_builtin.ipynb #2000543d4e
+# %% ../nbs/20_builtin.ipynb #20005d3ebe
 class Unquantized(Part):
-    "Hold the base in the number type its weights came in."
+    "Hold the base in the number type its weights came in (`auto`), or in `float32` or `bfloat16`."
 
-    def load_kwargs(self) -> dict: return {}
+    def __init__(self, dtype: str = "auto"): self.dtype = dtype
 
-    def after_load(self, model): return model
+    def check(self):
+        if self.dtype not in ("auto", "float32", "bfloat16"): raise unknown("dtype", self.dtype, ("auto", "float32", "bfloat16"))
+
+    def load_kwargs(self) -> dict: return {} if self.dtype == "auto" else {"dtype": self.dtype}
+
+    def after_load(self, model):
+        found = getattr(model.config, "quantization_config", None)
+        if "bitsandbytes" in str(getattr(found, "quant_method", "")).lower(): raise UserError("the model's files are already quantised by bitsandbytes; choose the quantizer that reads them: nf4, fp4 or int8")
+        return model
 
 class Frozen(Part):
     "Nothing upstream of the head moves, so every text is read once and its pooled states are kept."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'Strangers', 'main', 'plugins', 'recipes', 'fit', 'predict', 'evaluate', 'explain', 'compare', 'tune', 'errors',
-           'demo']
+           'plan_run', 'demo']
 
 # %% ../nbs/27_cli.ipynb #270024b5e3
 import sys
@@ -210,6 +210,15 @@ def errors(entry: Annotated[str, typer.Argument(help="A saved model or a recipe.
     with progress(): found = analyse_errors(entry, load_data(data, text=text_column, label=label_column), model, folds, most)
     if out: found.save_html(out)
     show(found.to_dict(), as_json, found)
+
+# %% ../nbs/27_cli.ipynb #27022d2774
+@app.command("plan")
+def plan_run(recipe: Annotated[str, typer.Option("--recipe", help="A recipe's name or a YAML file.")], model: Model = "minilm", settings: Settings = None,
+             rows: Annotated[int, typer.Option("--rows", help="How many training texts.")] = 10_000, length: Annotated[int, typer.Option("--length", help="Tokens in a text.")] = 64, as_json: Json = False):
+    "Estimate memory and time before any weight is loaded, with advice."
+    from clfm_kit.plans import plan, plan_rows
+    found = plan(recipe, model, settings or [], rows, length)
+    show(found.to_dict(), as_json, table_of(f"{found.recipe} on {found.model}", ["what", "estimate"], plan_rows(found)))
 
 # %% ../nbs/27_cli.ipynb #27022180b7
 @app.command()

@@ -103,7 +103,7 @@ class Loader(DataLoader):
     "A data loader that tells its batch sampler which epoch it is; batches of any size."
     def set_epoch(self, epoch): self.batch_sampler.set_epoch(epoch)
 
-# %% ../nbs/31a_network.ipynb #310146744e
+# %% ../nbs/31a_network.ipynb #3101411585
 class Net(nn.Module):
     "Scores of a batch; `delta` is what moves below the head."
 
@@ -115,8 +115,8 @@ class Net(nn.Module):
     def start(self, delta):
         "Begin to train a delta."
         self.base.requires_grad_(False)
-        self.dtype = self.base.dtype
-        if any(tensor.index is None for tensor in getattr(delta, "changes", ())): self.base.float()  # half precision is too coarse for small steps
+        self.dtype, self.widened = self.base.dtype, any(tensor.index is None for tensor in getattr(delta, "changes", ()))
+        if self.widened: self.base.float()  # half precision is too coarse for small steps
         delta.start(self.backbone)
         self.delta = delta
         self.moving.extend(tensor for _, tensor, _ in delta.parameters())

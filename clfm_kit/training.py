@@ -119,11 +119,11 @@ def _save_checkpoint(self, model, trial):
 
 TextTrainer.create_scheduler, TextTrainer.evaluate, TextTrainer._save_checkpoint = _create_scheduler, _evaluate, _save_checkpoint
 
-# %% ../nbs/32_training.ipynb #32024a74a6
+# %% ../nbs/32_training.ipynb #32013c0cf8
 class Watch(TrainerCallback):
     "Guards the first step, keeps the weights of the lowest validation loss, stops when it no longer falls, and reports."
 
-    def __init__(self, trainer): self.trainer, self.best, self.before = trainer, None, None; trainer.watch = self
+    def __init__(self, trainer): self.trainer, self.best, self.before, self.idle = trainer, None, None, set(); trainer.watch = self
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         if self.before is not None or state.global_step: return
@@ -131,12 +131,14 @@ class Watch(TrainerCallback):
         for name, tensor, _ in moving:
             if tensor.grad is None: raise UserError(f"tensor {name!r} was chosen to train and gets no gradient; the scores do not depend on it")
             if not torch.isfinite(tensor.grad).all(): raise UserError(f"the gradient of tensor {name!r} is not finite after step 1; lower training.learning_rate or use float32")
-        self.before = {name: tensor.detach().clone() for name, tensor, _ in moving}
+        self.before, self.idle = {name: tensor.detach().clone() for name, tensor, _ in moving}, {name for name, tensor, _ in moving if not tensor.grad.any()}
 
     def on_step_end(self, args, state, control, **kwargs):
-        for name, tensor, _ in self.trainer.net.delta.parameters() if self.before else ():
-            if torch.equal(tensor, self.before[name]): raise UserError(f"tensor {name!r} was chosen to train and did not move in step 1; raise training.learning_rate, or choose other weights")
-        self.before = {}
+        still = {name for name, tensor, _ in self.trainer.net.delta.parameters() if name in (self.before or {}) and torch.equal(tensor, self.before[name])}
+        late = state.global_step >= min(10, state.max_steps)  # until then a first gradient of exactly zero is forgiven: one factor of a product may begin at zero
+        for name in still - (set() if late else self.idle):
+            raise UserError(f"tensor {name!r} was chosen to train and did not move in step {state.global_step}; raise training.learning_rate, or choose other weights")
+        self.before = {name: self.before[name] for name in still}  # none from here on, as a rule
         emit(self.trainer.run, "train", done=state.global_step, total=state.max_steps, loss=float(self.trainer.last_loss), epoch=state.epoch)
 
     def on_evaluate(self, args, state, control, metrics, **kwargs):
@@ -165,7 +167,7 @@ def start_head(head, features, targets, schema, validation, imbalance, seed):
     with torch.no_grad(): head.map.weight.copy_(torch.from_numpy(probe.weights_)), head.map.bias.copy_(torch.from_numpy(probe.bias_))
     return head
 
-# %% ../nbs/32_training.ipynb #32030b0cc3
+# %% ../nbs/32_training.ipynb #32019fb6e9
 def train_delta(net, delta, train, held, *, imbalance, settings, seed=0, run=None, checkpoints=None, identity="", cache=None) -> dict:
     "Train a delta and the head of a net; both end with the weights of the best epoch. Returns what happened."
     place = tempfile.TemporaryDirectory() if checkpoints is None else nullcontext(str(checkpoints))
@@ -180,7 +182,8 @@ def train_delta(net, delta, train, held, *, imbalance, settings, seed=0, run=Non
         if trainer.watch.best is not None: net.load_state_dict(trainer.watch.best)
     net.prefix = None
     if settings.gradient_checkpointing == "blocks": net.base.gradient_checkpointing_disable()
-    delta.finish(net.backbone), net.base.to(net.dtype), net.eval()
+    delta.finish(net.backbone), net.eval()
+    if net.widened: net.base.to(net.dtype)
     losses = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
     return dict(validation_loss=losses, steps=trainer.state.global_step, moving=delta.size, lowest=delta.lowest, prefix="replayed" if prefix else "computed")
 

@@ -1,0 +1,236 @@
+"""Decoders, quantised bases and LoRA: every architecture through fit, save and reload, and what must be refused."""
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("clfm_kit_lora_4bit")
+from clfm_kit import Classifier, UserError, load_data
+from clfm_kit.backbones import Backbone
+
+SIZES = dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=4)
+LLAMA = dict(**SIZES, intermediate_size=128, num_key_value_heads=2, max_position_embeddings=128)
+ARCHITECTURES = {
+    "llama": ("LlamaConfig", LLAMA), "mistral": ("MistralConfig", dict(LLAMA, sliding_window=16)), "qwen3": ("Qwen3Config", dict(LLAMA, head_dim=16)), "gemma": ("GemmaConfig", dict(LLAMA, head_dim=16)),
+    "gpt2": ("GPT2Config", dict(n_embd=64, n_layer=2, n_head=4, n_positions=128)), "opt": ("OPTConfig", dict(SIZES, ffn_dim=128, word_embed_proj_dim=64, max_position_embeddings=128)),
+    "phi": ("PhiConfig", dict(SIZES, intermediate_size=128, max_position_embeddings=128)), "t5": ("T5Config", dict(d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4)),
+}
+QUICK = ["training.epochs=2", "training.learning_rate=5e-3", "format.max_length=24"]
+
+
+@pytest.fixture(scope="session")
+def words():
+    """A tokenizer with an end token and no padding token, as decoders have."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+    pieces = Tokenizer(models.BPE())
+    pieces.pre_tokenizer, pieces.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
+    pieces.train_from_iterator(load_data("helpdesk").train.texts, trainers.BpeTrainer(vocab_size=400, special_tokens=["<end>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    return PreTrainedTokenizerFast(tokenizer_object=pieces, eos_token="<end>", model_max_length=128)
+
+
+@pytest.fixture(scope="session")
+def decoder(words, tmp_path_factory):
+    """A function that makes the folder of a small model with random weights, once an architecture."""
+    import transformers
+    folders = {}
+
+    def make(name):
+        if name not in folders:
+            kind, sizes = ARCHITECTURES[name]
+            config = getattr(transformers, kind)(vocab_size=len(words), bos_token_id=0, eos_token_id=0, pad_token_id=None, **sizes)
+            if name == "t5": config.pad_token_id = 0
+            torch.manual_seed(0)
+            folders[name] = str(tmp_path_factory.mktemp(name))
+            transformers.AutoModel.from_config(config).save_pretrained(folders[name]), words.save_pretrained(folders[name])
+        return folders[name]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def rows():
+    data = load_data("helpdesk").train
+    few = [row for row, label in enumerate(data.labels) if label in ("track_order", "login_problem", "return_item")][:72]
+    return data.take(few)
+
+
+RELOAD = textwrap.dedent("""
+    import sys, json, numpy, torch
+    torch.set_num_threads(1)
+    from clfm_kit import Classifier
+    folder, texts, out = sys.argv[1:]
+    numpy.save(out, Classifier.from_pretrained(folder).scores(json.loads(texts)))
+""")
+
+
+def in_another_process(folder, texts, place):
+    subprocess.run([sys.executable, "-c", RELOAD, str(folder), json.dumps(texts), str(place / "scores.npy")], check=True, env=dict(os.environ, OMP_NUM_THREADS="1"))
+    return np.load(place / "scores.npy")
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_architecture_in_4_bits_through_fit_save_and_reload(name, decoder, rows, tmp_path):
+    fitted = Classifier("lora-4bit", decoder(name), settings=[*QUICK, "training.epochs=1"], cache=None).fit(rows.texts, rows.labels)
+    assert any(p.dtype == torch.uint8 for p in fitted.backbone_.model.parameters())
+    assert all(p.dtype == torch.float32 for p in fitted.head_.parameters())
+    assert fitted.delta_.size == fitted.facts_["training"]["moving"] > 0
+    fitted.save_pretrained(tmp_path / "model")
+    np.testing.assert_array_equal(Classifier.from_pretrained(tmp_path / "model").scores(rows.texts[:9]), fitted.scores(rows.texts[:9]))
+
+
+def test_a_fresh_process_gives_the_same_scores(decoder, rows, tmp_path):
+    fitted = Classifier("lora-4bit", decoder("llama"), settings=QUICK, cache=None).fit(rows.texts, rows.labels)
+    fitted.save_pretrained(tmp_path / "model")
+    np.testing.assert_array_equal(in_another_process(tmp_path / "model", rows.texts[:9], tmp_path), fitted.scores(rows.texts[:9]))
+
+
+@pytest.mark.parametrize("settings", [
+    ["quantizer=none"], ["quantizer=none", "quantizer.dtype=bfloat16"], ["quantizer=int8"], ["quantizer=fp4"], ["quantizer.scales=32-bit"],
+    ["selector.variant=dora"], ["selector.scaling=rank-stabilised"], ["selector.initialization=pissa"], ["selector.initialization=loftq"],
+    ["selector.targets=['*q_proj', '*v_proj']"], ["selector.layers=1"], ["pooler=mean"], ["pooler.layer=1"], ["head=mlp"], ["training.gradient_checkpointing=blocks"]], ids=lambda found: found[-1])
+def test_every_setting_trains_and_comes_back(settings, decoder, rows, tmp_path):
+    fitted = Classifier("lora-4bit", decoder("llama"), settings=[*QUICK, "training.epochs=1", *settings], cache=None).fit(rows.texts, rows.labels)
+    fitted.save_pretrained(tmp_path / "model")
+    loaded = Classifier.from_pretrained(tmp_path / "model")
+    np.testing.assert_array_equal(loaded.scores(rows.texts[:5]), fitted.scores(rows.texts[:5]))
+    if "pooler.layer=1" in settings: assert loaded.backbone_.loaded_depth == 1 and max(fitted.delta_.levels.values()) == 0
+
+
+@pytest.mark.parametrize("quantizer", ["none", "nf4", "int8"])
+def test_an_encoder_takes_adapters_and_gives_its_weights_back(quantizer, tiny, rows):
+    fitted = Classifier("lora-4bit", tiny, settings=[*QUICK, "training.epochs=1", f"quantizer={quantizer}", "pooler=mean"], cache=None).fit(rows.texts, rows.labels)
+    fresh = Backbone.load(tiny, quantizer=fitted.parts_["quantizer"])
+    fitted.delta_.unapply(fitted.backbone_)
+    assert fitted.backbone_.hash == fresh.hash
+    found = dict(fitted.backbone_.model.named_parameters())
+    assert found.keys() == dict(fresh.model.named_parameters()).keys() and all(torch.equal(found[name], p) for name, p in fresh.model.named_parameters())
+
+
+def test_a_base_as_it_is_and_in_4_bits_keep_states_apart(tiny, rows, tmp_path):
+    score = lambda quantizer: Classifier("probe", tiny, settings=[f"quantizer={quantizer}"], cache=tmp_path).fit(rows.texts, rows.labels).scores(rows.texts[:5])
+    assert not np.array_equal(score("none"), score("nf4"))
+
+
+def test_files_already_in_4_bits(decoder, rows, tmp_path):
+    from clfm_kit.backbones import load_tokenizer
+    from clfm_kit_lora_4bit.quantizers import NF4
+    part = NF4()
+    Backbone.load(decoder("llama"), quantizer=part).model.save_pretrained(tmp_path / "base")
+    load_tokenizer(decoder("llama")).save_pretrained(tmp_path / "base")
+    fitted = Classifier("lora-4bit", str(tmp_path / "base"), settings=[*QUICK, "training.epochs=1"], cache=None).fit(rows.texts, rows.labels)
+    assert fitted.predict(rows.texts[:3]).shape == (3,)
+    for quantizer, message in (("none", "already quantised by bitsandbytes"), ("fp4", "use quantizer 'nf4'"), ("int8", "use quantizer 'nf4'")):
+        with pytest.raises(UserError, match=message): Classifier("lora-4bit", str(tmp_path / "base"), settings=[f"quantizer={quantizer}"], cache=None).fit(rows.texts, rows.labels)
+    with pytest.raises(UserError, match="model's files are quantised"):
+        Classifier("lora-4bit", str(tmp_path / "base"), settings=[*QUICK, "selector.initialization=loftq"], cache=None).fit(rows.texts, rows.labels)
+
+
+def test_several_labels_with_thresholds(decoder):
+    data = load_data("abstracts")
+    train, held = data.train.take(range(96)), data.validation.take(range(48))
+    fitted = Classifier("lora-4bit", decoder("llama"), settings=[*QUICK, "training.epochs=1"], cache=None).fit(train.texts, train.labels, held)
+    assert fitted.schema_.kind == "multi" and len(fitted.calibration_.thresholds) == len(fitted.schema_)
+    assert all(isinstance(found, list) for found in fitted.predict(held.texts[:4]))
+    assert 0 <= fitted.predict_proba(held.texts[:4]).min() <= fitted.predict_proba(held.texts[:4]).max() <= 1
+
+
+def test_stc_over_a_tuned_decoder_in_4_bits(decoder, rows, tmp_path):
+    pytest.importorskip("clfm_kit_stc")
+    from clfm_kit_lora_4bit.merging import merge
+    tuned = Classifier("lora-4bit", decoder("llama"), settings=[*QUICK, "training.epochs=1"], cache=None).fit(rows.texts, rows.labels)
+    merge(tuned, tmp_path / "tuned", rows.texts, rows.labels, tolerance=1.0)
+    head = {"name": "sparsify", "penalties": [0.1], "etas": [0.8], "strengths": [0.1]}
+    stacked = Classifier({"name": "stacked", "quantizer": "nf4", "pooler": "all-layers", "head": head}, str(tmp_path / "tuned"), cache=None).fit(rows.texts, rows.labels)
+    loaded = Classifier.from_pretrained(stacked.save_pretrained(tmp_path / "model"))
+    np.testing.assert_array_equal(loaded.scores(rows.texts[:5]), stacked.scores(rows.texts[:5]))
+
+
+@pytest.fixture(scope="module")
+def read(decoder):
+    """A function that pools one text's last token under padding of any kind."""
+    from clfm_kit.poolers import Last
+    backbone = Backbone.load(decoder("llama"))
+
+    def pooled(ids, left=0, right=0, pad=0):
+        found, mask = [], torch.tensor([[0] * left + [1] * len(ids) + [0] * right])
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        own = backbone.model.forward
+        backbone.model.forward = lambda **given: own(**given, position_ids=positions)
+        try:
+            with torch.no_grad(): backbone.read(torch.tensor([[pad] * left + ids + [pad] * right]), mask, {"hidden.2": lambda states: found.append(Last().pool(states, mask)["last"])})
+        finally: del backbone.model.forward
+        return found[0]
+
+    return pooled
+
+
+@settings(max_examples=25, deadline=None)
+@given(ids=st.lists(st.integers(0, 300), min_size=1, max_size=12), left=st.integers(0, 5), right=st.integers(0, 5))
+def test_the_last_token_is_the_same_under_any_padding(read, ids, left, right):
+    """Id 0 is the end token and the padding token, and texts may hold it."""
+    torch.testing.assert_close(read(ids, left, right), read(ids), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("settings, message", [
+    (["selector.rank=65"], "larger than the map"), (["selector.targets=*query"], "match no linear map"), (["selector.rank=0"], "rank=0"), (["quantizer.compute=int4"], "unknown compute"),
+    (["quantizer=none", "selector.initialization=loftq"], "not quantised"), (["selector=full"], "selector that adds weights, such as 'lora'"), (["head=logistic"], "use head 'linear'")])
+def test_settings_that_cannot_work_are_told_in_one_sentence(settings, message, decoder, rows):
+    with pytest.raises(UserError, match=message) as caught: Classifier("lora-4bit", decoder("llama"), settings=[*QUICK, *settings], cache=None).fit(rows.texts, rows.labels)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_adapter_for_another_base_is_refused(decoder, rows, tmp_path):
+    fitted = Classifier("lora-4bit", decoder("llama"), settings=[*QUICK, "training.epochs=1"], cache=None).fit(rows.texts, rows.labels)
+    fitted.save_pretrained(tmp_path / "model")
+    with pytest.raises(UserError, match="other weights"): Classifier.from_pretrained(tmp_path / "model", model=decoder("gpt2"))
+    with pytest.raises(UserError, match="made for another model"): Classifier.from_pretrained(tmp_path / "model", model=decoder("gpt2"), accept_other_base=True)
+
+
+def test_a_model_without_padding_end_or_linear_maps(decoder, rows, tmp_path, words):
+    from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+    from clfm_kit_lora_4bit.adapters import linear_maps
+    AutoModel.from_config(AutoConfig.from_pretrained(decoder("llama"))).save_pretrained(tmp_path / "bare")
+    PreTrainedTokenizerFast(tokenizer_object=words.backend_tokenizer).save_pretrained(tmp_path / "bare")
+    with pytest.raises(UserError, match="neither a padding nor an end token"): Classifier("lora-4bit", str(tmp_path / "bare"), cache=None).fit(rows.texts, rows.labels)
+    with pytest.raises(UserError, match="no linear maps in its blocks"): linear_maps(torch.nn.Module(), [torch.nn.LayerNorm(4)])
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "config.json").write_text('{"model_type": "no-such-architecture"}')
+    words.save_pretrained(tmp_path / "odd")
+    with pytest.raises(UserError, match="does not load"): Classifier("lora-4bit", str(tmp_path / "odd"), cache=None).fit(rows.texts, rows.labels)
+
+
+def test_bitsandbytes_missing_or_without_its_library(monkeypatch):
+    from clfm_kit_lora_4bit.quantizers import NF4, bitsandbytes
+
+    class ErrorHandlerMockBNBNativeLibrary: pass
+    monkeypatch.setattr(bitsandbytes().cextension, "lib", ErrorHandlerMockBNBNativeLibrary())
+    with pytest.raises(UserError, match="without the native library"): NF4().load_kwargs()
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(UserError, match=r'pip install "clfm-kit\[lora-4bit\]"'): NF4().load_kwargs()
+
+
+def test_the_command_line_plans_and_fits(decoder, tmp_path, capsys):
+    from clfm_kit.cli import main
+    data = load_data("helpdesk")
+    (tmp_path / "rows.csv").write_text("text,label\n" + "".join(f'"{text}",{label}\n' for text, label in zip(data.train.texts, data.train.labels) if label in ("track_order", "login_problem") and '"' not in text))
+    main(["plan", "--recipe", "lora-4bit", "--model", decoder("llama"), "--rows", "1000", "--json"])
+    planned = json.loads(capsys.readouterr().out)
+    assert planned["fits"] and planned["trained"] > 0 and planned["advice"]
+    (tmp_path / "recipe.yaml").write_text("name: small\nquantizer: nf4\nselector: {name: lora, rank: 4}\npooler: last\nhead: linear\ntraining: {epochs: 1}\n")
+    main(["fit", "--recipe", str(tmp_path / "recipe.yaml"), "--model", decoder("llama"), "--data", str(tmp_path / "rows.csv"), "--out", str(tmp_path / "model"), "--json"])
+    assert json.loads((tmp_path / "model" / "clfm.json").read_text())["facts"]["training"]["rank"] == 4
+
+
+def test_a_gpu_too_small_is_told_before_loading(decoder):
+    from clfm_kit.plans import refuse_too_large
+    from clfm_kit_lora_4bit.quantizers import NF4
+    with pytest.raises(UserError, match="the base does not fit"): refuse_too_large(decoder("llama"), NF4(), 1000)
