@@ -607,6 +607,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'clfm_kit.testing._blobs': ('testing.html#_blobs', 'clfm_kit/testing.py'),
                                   'clfm_kit.testing._check_parameters': ('testing.html#_check_parameters', 'clfm_kit/testing.py'),
                                   'clfm_kit.testing._fit': ('testing.html#_fit', 'clfm_kit/testing.py'),
+                                  'clfm_kit.testing.bind_to_small': ('testing.html#bind_to_small', 'clfm_kit/testing.py'),
                                   'clfm_kit.testing.check_format': ('testing.html#check_format', 'clfm_kit/testing.py'),
                                   'clfm_kit.testing.check_head': ('testing.html#check_head', 'clfm_kit/testing.py'),
                                   'clfm_kit.testing.check_part': ('testing.html#check_part', 'clfm_kit/testing.py'),
