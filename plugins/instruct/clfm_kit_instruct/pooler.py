@@ -51,14 +51,15 @@ class Answers(Part):
 
     def sites(self, shape) -> list: return [hidden_site(shape)]
 
-# %% ../nbs/04_pooler.ipynb #040115008f
+# %% ../nbs/04_pooler.ipynb #04011786fd
 def _bind(self, context):
     "Make the tree of answers and attach it to the reader of prompts; returns what scores depend on."
     format, backbone = context.parts["format"], context.backbone
     self.head, self.kind = backbone.language_model.get_output_embeddings(), context.schema.kind
     check_head(backbone)
     answers = format.tokens_of_answers()
-    self.tree = AnswerTree(answers, "tree" if self.kind == "multi" else self.normalisation)  # yes against no: the rest of the vocabulary cancels
+    short = self.kind == "multi" and all(len(answer.scored) == 1 for answer in answers)  # one token against one: the rest of the vocabulary cancels
+    self.tree = AnswerTree(answers, "tree" if short else self.normalisation)
     self.reader = format.reader.attach(self.tree, format.after or [backbone.tokenizer.eos_token_id])
     self.report = dict(scoring=self.reader.scoring, prefix=self.reader.sharing, prefix_tokens=len(self.reader.prefix), nodes=len(self.tree), answer_tokens=sum(len(a.tokens) for a in answers))
     return [self.tree.normalisation, self.kind, [[answer.given, answer.scored] for answer in answers]]
