@@ -52,7 +52,8 @@ def folder(request, tokenizer, tmp_path_factory):
 def decoder(tokenizer, tmp_path_factory):
     torch.manual_seed(0)
     place = tmp_path_factory.mktemp("decoder")
-    AutoModelForCausalLM.from_config(CONFIGS["llama"]).save_pretrained(place), tokenizer.save_pretrained(place)
+    tied = LlamaConfig(**SMALL, num_key_value_heads=2, tie_word_embeddings=True)  # so that the language-model head moves with the embeddings
+    AutoModelForCausalLM.from_config(tied).save_pretrained(place), tokenizer.save_pretrained(place)
     return str(place)
 
 
@@ -149,7 +150,7 @@ def test_nothing_is_read_for_training_rows(decoder, calibration):
 @pytest.mark.parametrize("objective", ["answer", "labels"])
 def test_tuning_saves_and_loads(folder, selector, objective, tmp_path, recwarn):
     if selector not in catalogue.entries("selector"): pytest.skip("the plugin is not installed")
-    data, chosen = rows(), [f"selector={selector}", f"head.objective={objective}"]
+    data, chosen = rows(), [f"selector={selector}", f"head.objective={objective}"] + ["selector.cost=1.0"] * (selector == "token-sparse")
     clf = Classifier(TRAINED, folder, settings=chosen, cache=None)
     try: clf.fit(data.texts, data.labels)
     except UserError as error:
@@ -160,11 +161,12 @@ def test_tuning_saves_and_loads(folder, selector, objective, tmp_path, recwarn):
     np.testing.assert_array_equal(loaded.scores(TEXTS), clf.scores(TEXTS))
 
 
-def test_tuning_learns(decoder):
-    data = rows(90)
-    before = Classifier(ZERO_SHOT, decoder, cache=None).fit(data.texts, data.labels, data)
-    after = Classifier(TRAINED, decoder, settings=["training.epochs=8", "training.batch_size=8"], cache=None).fit(data.texts, data.labels, data)
-    assert after.score(data.texts, data.labels) > max(0.6, before.score(data.texts, data.labels))
+@pytest.mark.parametrize("objective", ["answer", "labels"])
+def test_tuning_learns(decoder, objective):
+    "Words that say the label, in a model that knew nothing."
+    texts, labels = ["parcel", "where is my parcel", "login", "no login today"] * 20, ["lost", "lost", "locked", "locked"] * 20
+    settings = ["training.epochs=20", "training.batch_size=8", f"head.objective={objective}", "format.template='{text} is'"]
+    assert Classifier(TRAINED, decoder, settings=settings, cache=None).fit(texts, labels, Rows(texts, labels)).score(texts, labels) == 1
 
 
 def test_shared_and_repeated_prompts_have_the_same_gradients(decoder):
@@ -217,7 +219,7 @@ def test_labels_of_the_same_tokens(decoder):
 
 
 def test_many_labels_have_codes(decoder):
-    context = bound(decoder, [f"label number {n}" for n in range(77)])
+    context = bound(decoder, [f"label number {n}" for n in range(77)], template="{text} is")
     assert len(set(context.parts["format"].answers_)) == 77 and context.read(["hello"])["hidden.3/answers"].shape == (1, 77)
 
 
@@ -281,5 +283,5 @@ def test_the_models_own_chat_format(decoder, tokenizer, tmp_path):
 
 def test_parts_keep_the_contract():
     beside = {"format": "instruction", "pooler": "answers"}
-    for normalisation in ("vocabulary", "tree"): check_part("pooler", "answers", beside, normalisation=normalisation)
-    check_part("format", "instruction", beside, answers="names"), check_part("head", "verbalizer", beside, length="mean"), check_part("recipe", "instruct-zero-shot")
+    check_part("pooler", "answers", beside), check_part("pooler", "answers", beside, normalisation="tree")
+    check_part("format", "instruction", beside, keep="tail"), check_part("head", "verbalizer", beside, length="mean"), check_part("recipe", "instruct-zero-shot")

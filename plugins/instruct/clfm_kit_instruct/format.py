@@ -104,10 +104,10 @@ def _chats(self) -> bool: return self.chat == "auto" and bool(getattr(self.token
 
 Instruction._words, Instruction._chats = _answer_words, _chats
 
-# %% ../nbs/03_format.ipynb #03015ff359
+# %% ../nbs/03_format.ipynb #030155c137
 def _ids(self, words: str) -> list:
     "Ids of words, whatever they hold, without special tokens."
-    return self.tokenizer([words], add_special_tokens=False, split_special_tokens=True, return_attention_mask=False)["input_ids"][0] if words else []
+    return self.tokenizer([words], add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False)["input_ids"][0] if words else []
 
 def _answer_tokens(self, words: str) -> list:
     "Ids of words as they follow the prompt."
