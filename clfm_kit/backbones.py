@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MINILM_PACKAGE', 'MINILM_SHA256', 'model_source', 'file_hash', 'weights_hash', 'base_folder', 'base_hash',
-           'load_model', 'cannot_load', 'quiet', 'text_config', 'shorten', 'load_tokenizer', 'set_pad_token',
-           'find_blocks', 'find_ffn', 'Backbone']
+           'load_model', 'LanguageModel', 'cannot_load', 'quiet', 'text_config', 'shorten', 'load_tokenizer',
+           'set_pad_token', 'find_blocks', 'find_ffn', 'Backbone']
 
-# %% ../nbs/09_backbones.ipynb #09002ccd87
+# %% ../nbs/09_backbones.ipynb #090022d585
 import hashlib
 import importlib.util
 import json
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 from transformers import logging as transformers_logging
 from transformers.utils import cached_file
 
@@ -73,19 +73,33 @@ def base_hash(source: str, model) -> str:
     if not files: return weights_hash(model)
     return hashlib.sha256("".join(map(file_hash, files)).encode()).hexdigest()
 
-# %% ../nbs/09_backbones.ipynb #0901183a14
-def load_model(source: str, depth: int | None = None, **kwargs):
-    "The bare model in evaluation mode. Raises `UserError` naming the source when it cannot be loaded."
+# %% ../nbs/09_backbones.ipynb #090113f7cb
+def load_model(source: str, depth: int | None = None, kind=AutoModel, **kwargs):
+    "The bare model in evaluation mode and its number of blocks. Raises `UserError` naming the source when it cannot be loaded."
     kwargs.setdefault("dtype", "auto")
     try:
         config = AutoConfig.from_pretrained(source)
         full = text_config(config).num_hidden_layers
         if depth is not None and depth < full: shorten(config, max(depth, 1))  # even the embeddings are read where the first block begins
-        with quiet(): model = AutoModel.from_pretrained(source, config=config, **kwargs)
+        with quiet(): model = kind.from_pretrained(source, config=config, **kwargs)
     except (OSError, ValueError, KeyError) as error: raise cannot_load(source, error) from error
     if config.is_encoder_decoder: model = model.get_encoder()
     if not torch.cuda.is_available() and model.dtype == torch.float16: model = model.float()  # slow and lossy on a CPU
     return model.eval(), full
+
+# %% ../nbs/09_backbones.ipynb #09013b4cc2
+class LanguageModel:
+    "Loads a causal language model with its head. Raises `UserError` for a model without one."
+
+    @staticmethod
+    def from_pretrained(source, config, **kwargs):
+        cure = "use a decoder such as a Llama, Qwen or Mistral, or a recipe whose head reads vectors, such as 'probe'"
+        if type(config) not in AutoModelForCausalLM._model_mapping: raise UserError(f"{config.model_type!r} models have no language-model head; {cure}")
+        whole, found = AutoModelForCausalLM.from_pretrained(source, config=config, output_loading_info=True, **kwargs)
+        inside = {id(p) for p in whole.base_model.parameters()}
+        lost = [name for name, p in whole.named_parameters() if id(p) not in inside and name in found["missing_keys"]]
+        if lost: raise UserError(f"its weights hold no language-model head ({lost[0]!r} is missing); {cure}")
+        return whole
 
 # %% ../nbs/09_backbones.ipynb #09012a6045
 def cannot_load(source, error) -> UserError:
@@ -151,15 +165,17 @@ def find_ffn(model, blocks) -> dict:  # block number -> the linear map whose inp
         for handle in handles: handle.remove()
     return last
 
-# %% ../nbs/09_backbones.ipynb #09021d8210
+# %% ../nbs/09_backbones.ipynb #09023c38f1
 class _Reached(Exception): "Ends a forward pass at the deepest site that is wanted."
 
 class Backbone:
     "A model with its tokenizer, read at named sites."
     held = ""  # how the weights are held where that differs from the files: states of the two are kept apart
 
-    def __init__(self, model, tokenizer, source="", full_depth=None):
+    def __init__(self, model, tokenizer, source="", full_depth=None, language_model=None):
         self.model, self.tokenizer, self.source = model, tokenizer, source
+        self.language_model = language_model  # `model` with its language-model head, where a part asked for it
+        self.inputs, self.binding = self.plain_inputs, []  # how a batch enters the model, and what parts made that depend on
         self.passes = 0  # batches read so far
         set_pad_token(model, tokenizer)
         config = text_config(model.config)
@@ -173,23 +189,27 @@ class Backbone:
     @property
     def device(self): return self.model.device
 
+    def plain_inputs(self, ids, mask) -> dict:
+        "What the model is called with for ids [B, T] under mask [B, T]; a bound part may put its own function in the place of `inputs`."
+        return dict(input_ids=ids.to(self.device), attention_mask=mask.to(self.device))
+
     @cached_property
     def hash(self) -> str:
         "What identifies the base weights; taken from the files where there are any, so a shortened model has the hash of the whole."
         return base_hash(model_source(self.source) if self.source else "", self.model)
 
-# %% ../nbs/09_backbones.ipynb #09022413c0
-def _load(cls, name: str, depth: int | None = None, quantizer=None):
-    "The backbone called `name`; with `depth`, only its first blocks. Raises `UserError`."
+# %% ../nbs/09_backbones.ipynb #09024daee6
+def _load(cls, name: str, depth: int | None = None, quantizer=None, language_head: bool = False):
+    "The backbone called `name`; with `depth`, only its first blocks; with `language_head`, its `language_model` too. Raises `UserError`."
     source = model_source(name)
     kwargs = quantizer.load_kwargs() if quantizer else {}
     tokenizer = load_tokenizer(source)
     if torch.cuda.is_available() and depth is None: _check_memory(source, quantizer)
-    model, full = load_model(source, depth, **kwargs)
+    model, full = load_model(source, depth, LanguageModel if language_head else AutoModel, **kwargs)
     if quantizer: model = quantizer.after_load(model)
     if torch.cuda.is_available() and model.device.type == "cpu": model = model.cuda()
     pack_linears(model)
-    self = cls(model, tokenizer, name, full)
+    self = cls(model.base_model, tokenizer, name, full, model) if language_head else cls(model, tokenizer, name, full)
     if kwargs: self.held = f"{type(quantizer).__name__} {sorted((key, str(value)) for key, value in kwargs.items())}"
     return self
 
@@ -214,9 +234,10 @@ def _place(self, site):
 
 Backbone._place = _place
 
-# %% ../nbs/09_backbones.ipynb #09024709af
-def _read(self, ids, mask, taps):
-    "Run ids [B, T] under mask [B, T]; each function in `taps` ({site: f}) gets its states [B, T, D] as they pass."
+# %% ../nbs/09_backbones.ipynb #0902680137
+def _read(self, ids, mask, taps, inputs=None):
+    "Run ids [B, T] under mask [B, T], or ready `inputs`; each function in `taps` ({site: f}) gets its states [B, T, D] as they pass."
+    inputs = self.inputs(ids, mask) if inputs is None else inputs  # before any hook is in place: they may take a pass of their own
     deepest = max(taps, key=lambda site: (depth(site), site.startswith("hidden.")))
     def hook(site, state):
         def run(module, args, kwargs, out):
@@ -226,7 +247,7 @@ def _read(self, ids, mask, taps):
     places = {site: self._place(site) for site in taps}
     handles = [module.register_forward_hook(hook(site, state), with_kwargs=True) for site, (module, state) in places.items()]
     self.passes += 1
-    try: self.model(input_ids=ids.to(self.device), attention_mask=mask.to(self.device))
+    try: self.model(**inputs)
     except _Reached: return
     finally:
         for handle in handles: handle.remove()

@@ -4,16 +4,18 @@
 
 # %% auto #0
 __all__ = ['Column', 'tokenizer_hash', 'group_key', 'text_key', 'ShardWriter', 'Shard', 'shards', 'cache_folder', 'pooled_states',
-           'column_widths']
+           'LaterStates', 'column_widths']
 
-# %% ../nbs/12_cache.ipynb #1200212dee
+# %% ../nbs/12_cache.ipynb #1200283bb8
 import hashlib
 import json
 import os
 import shutil
 import uuid
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -53,10 +55,11 @@ def tokenizer_hash(tokenizer) -> str:
     found.pop("truncation"), found.pop("padding")  # the last call's settings, not the tokenizer's
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
-# %% ../nbs/12_cache.ipynb #12009df8ea
+# %% ../nbs/12_cache.ipynb #12009b20f5
 def group_key(backbone, format, dtype) -> str:
     "The address that all columns of one backbone as it is held, tokenizer, format and number type share."
-    parts = [backbone.hash, tokenizer_hash(backbone.tokenizer), f"{type(format).__module__}.{type(format).__name__}", format.get_params(), backbone.shape.limit, np.dtype(dtype).name, *filter(None, [getattr(backbone, "held", "")])]
+    parts = [backbone.hash, tokenizer_hash(backbone.tokenizer), f"{type(format).__module__}.{type(format).__name__}", format.get_params(), backbone.shape.limit,
+             np.dtype(dtype).name, *filter(None, [getattr(backbone, "held", "")]), *backbone.binding]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 def text_key(text: str) -> bytes:
@@ -179,6 +182,21 @@ def pooled_states(backbone, texts, format, pooler, columns=None, cache=None, dty
         if folder: _to_disk(index, pieces, folder, _bytes(backbone, pooler, lacking, len(numbers), dtype))
         else: _to_memory(index, pieces)
     return index.columns()
+
+# %% ../nbs/12_cache.ipynb #1202206c8c
+class LaterStates(Mapping):
+    "{column: Column}, read when first asked for; a head that never looks at its training rows costs no reading."
+
+    def __init__(self, read): self.read = read
+
+    @cached_property
+    def columns(self) -> dict: return self.read()
+
+    def __getitem__(self, column): return self.columns[column]
+
+    def __iter__(self): return iter(self.columns)
+
+    def __len__(self): return len(self.columns)
 
 # %% ../nbs/12_cache.ipynb #12022c8572
 def column_widths(backbone, pooler) -> dict:  # {column: F}

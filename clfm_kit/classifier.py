@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PIECE', 'Classifier', 'fit', 'training_rows', 'scores', 'ratings', 'predict_proba', 'answer', 'predict', 'score']
 
-# %% ../nbs/22_classifier.ipynb #220024c11f
+# %% ../nbs/22_classifier.ipynb #2200259853
 import time
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 
 from .artifacts import same_layout
 from .backbones import Backbone
-from .cache import cache_folder, pooled_states
+from .binding import Context, bind_parts
+from .cache import LaterStates, cache_folder, pooled_states
 from .calibration import Calibration, calibrate
 from .data import Rows, load_data, split_off
 from .errors import UserError
@@ -49,23 +50,26 @@ class Classifier(ClassifierMixin, BaseEstimator):
 
     def __sklearn_is_fitted__(self): return hasattr(self, "head_")
 
-# %% ../nbs/22_classifier.ipynb #2200742b10
-def _open(self, deep=None):
-    "The backbone, loaded once; with `deep`, only that many blocks."
+# %% ../nbs/22_classifier.ipynb #22007951cb
+def _open(self, deep=None, rows=None):
+    "The backbone, loaded once and the parts bound to it; with `deep`, only that many blocks; `rows` are those to learn from."
     if not hasattr(self, "backbone_"):
         emit(self, "load", model=self.model)
-        self.backbone_ = Backbone.load(self.model, deep, self.parts_["quantizer"])
+        speaks = any(getattr(part, "needs_language_head", False) for part in self.parts_.values())
+        self.backbone_ = Backbone.load(self.model, deep, self.parts_["quantizer"], speaks)
         if hasattr(self, "delta_"): self.delta_.apply(self.backbone_)
+        bind_parts(Context(self.backbone_, self.schema_, self.parts_, rows))
     return self.backbone_
 
 def _states(self, texts, columns=None):
     "{column: Column} of texts, through the cache."
     cache = cache_folder() if self.cache == "default" else self.cache
-    return pooled_states(self._open(), texts, self.parts_["format"], self.parts_["pooler"], columns, cache, np.dtype(self.state_dtype), run=self)
+    dtype = getattr(self.parts_["pooler"], "state_dtype", self.state_dtype)  # a pooler may need all digits
+    return pooled_states(self._open(), texts, self.parts_["format"], self.parts_["pooler"], columns, cache, np.dtype(dtype), run=self)
 
 Classifier._open, Classifier._states = _open, _states
 
-# %% ../nbs/22_classifier.ipynb #220093a474
+# %% ../nbs/22_classifier.ipynb #220090c8fa
 def fit(self, data, labels=None, validation=None, checkpoints=None):
     """Learn from texts and labels, or from a data set (name, path, `Splits`, …). Raises `UserError` before weights load if the data cannot work.
 
@@ -79,9 +83,9 @@ def fit(self, data, labels=None, validation=None, checkpoints=None):
     targets = self.schema_.targets(train.labels), self.schema_.targets(held.labels)
     for name in ("backbone_", "delta_"): vars(self).pop(name, None)
     moves = self._moves()
-    passes = self._open().passes
+    passes = self._open(rows=train).passes
     more = {"training": moves(self, train.texts, held.texts, targets, checkpoints)} if moves else {}
-    features = None if moves and not self.reject else self._states(train.texts), self._states(held.texts)
+    features = None if moves and not self.reject else LaterStates(lambda: self._states(train.texts)), self._states(held.texts)
     self.widths_ = {column: values.shape[1] for column, values in features[1].items()}
     held_scores = self._fit_head(features, targets)
     self.reject_ = fit_reject(self, self.reject, features, targets, held_scores)

@@ -14,7 +14,7 @@ from torch import nn
 
 from .errors import UserError
 
-# %% ../nbs/30_deltas.ipynb #300057a3af
+# %% ../nbs/30_deltas.ipynb #30005f8979
 def levels(backbone, sites) -> dict:  # {parameter name: level}
     "The level of each parameter of the base that the states at `sites` depend on. Raises `UserError` for a quantised base."
     model, seen = backbone.model, {}
@@ -24,7 +24,7 @@ def levels(backbone, sites) -> dict:  # {parameter name: level}
     ids = torch.tensor([[0, 1]])
     try:
         for parameter in parameters: parameter.requires_grad_(True)
-        with torch.enable_grad(): backbone.read(ids, torch.ones_like(ids), {site: lambda s, site=site: seen.__setitem__(site, s) for site in {*sites, "hidden.1"}})
+        with torch.enable_grad(): backbone.read(ids, torch.ones_like(ids), {site: lambda s, site=site: seen.__setitem__(site, s) for site in {*sites, "hidden.1"}}, backbone.plain_inputs(ids, torch.ones_like(ids)))
         found, below = (torch.autograd.grad(sum(seen[site].float().sum() for site in wanted), parameters, allow_unused=True, retain_graph=True) for wanted in (sites, ["hidden.1"]))
     finally:
         for parameter, moves in zip(parameters, moving): parameter.requires_grad_(moves)

@@ -103,7 +103,7 @@ class Loader(DataLoader):
     "A data loader that tells its batch sampler which epoch it is; batches of any size."
     def set_epoch(self, epoch): self.batch_sampler.set_epoch(epoch)
 
-# %% ../nbs/31a_network.ipynb #3101411585
+# %% ../nbs/31a_network.ipynb #310141a39a
 class Net(nn.Module):
     "Scores of a batch; `delta` is what moves below the head."
 
@@ -124,8 +124,9 @@ class Net(nn.Module):
     def forward(self, ids, mask, owner, sequences):
         found, on_device = {}, mask.to(self.backbone.device)
         def tap(site): return lambda states: found.update({f"{site}/{name}": combine(v, owner.cpu().numpy()) for name, v in self.pooler.pool(states, on_device).items()})
+        inputs = self.backbone.inputs(ids, mask)
         if self.prefix: self.prefix.use(sequences.cpu().numpy(), mask)
-        self.backbone.read(ids, mask, {site: tap(site) for site in self.sites})
+        self.backbone.read(ids, mask, {site: tap(site) for site in self.sites}, inputs)
         if self.prefix: self.prefix.use(None, mask)
         with torch.autocast(self.backbone.device.type, enabled=False): return self.head.scores(found)  # in float32 whatever the base computes in
 

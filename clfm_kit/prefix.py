@@ -97,7 +97,7 @@ def _replay(self):
 
 Prefix.use, Prefix.replay = _use, _replay
 
-# %% ../nbs/31_prefix.ipynb #31012c3d49
+# %% ../nbs/31_prefix.ipynb #31013896ed
 def _faithful(self, sequences, site) -> bool:
     "Whether replaying gives the states at `site` that computing gives, to half precision."
     some = np.unique(np.linspace(0, len(sequences) - 1, 8).astype(int))
@@ -105,8 +105,10 @@ def _faithful(self, sequences, site) -> bool:
     found = []
     with torch.inference_mode():
         for chosen in (None, some):
+            self.use(None, mask)
+            inputs = self.backbone.inputs(ids, mask)  # may take a pass of their own, which is no replay
             self.use(chosen, mask)
-            try: self.backbone.read(ids, mask, {site: lambda states: found.append(states[mask.bool()].float())})
+            try: self.backbone.read(ids, mask, {site: lambda states: found.append(states[mask.bool()].float())}, inputs)
             except (IndexError, TypeError, AttributeError, ValueError): return False  # a block below misses what block 0 should have made
     self.use(None, mask)
     return bool((found[0] - found[1]).abs().mean() <= 0.01 * found[0].abs().mean())

@@ -105,10 +105,12 @@ def _put(name, old, param, value):
 
 Recipe.with_params = _with_params
 
-# %% ../nbs/04_recipes.ipynb #04019dbae9
+# %% ../nbs/04_recipes.ipynb #040221e1ee
 def _parts(self) -> dict:  # kind -> part
     "The parts of the recipe, fresh. Raises `UserError` for what cannot work."
     parts = {kind: make(kind, getattr(self, kind)) for kind in PART_KINDS}
+    for part in parts.values():
+        if hasattr(part, "check_with"): part.check_with(parts)
     closed_form = hasattr(parts["head"], "fit") and not hasattr(parts["head"], "loss")
     if parts["selector"].moves and closed_form:
         raise UserError(f"head {name_and_params(self.head)[0]!r} is fitted in closed form and cannot follow the moving weights of selector "

@@ -23,7 +23,7 @@ from .recipes import PART_KINDS, Recipe
 from .rejecting import RejectOption, reject_tensors
 from .schemas import Schema
 
-# %% ../nbs/22a_saving.ipynb #220057d716
+# %% ../nbs/22a_saving.ipynb #22005b0999
 def save_pretrained(self, folder) -> Path:
     "Write the classifier to `folder`, all or nothing. Raises `UserError` when it cannot be written."
     from clfm_kit.cards import model_card
@@ -35,6 +35,7 @@ def save_pretrained(self, folder) -> Path:
                  model=dict(source=self.model, hash=self.delta_.base if hasattr(self, "delta_") else backbone.hash, depth=self.depth_, full_depth=backbone.shape.depth),
                  tasks={"label": dict(schema=self.schema_.to_dict(), calibration=self.calibration_.to_dict(), reject=self.reject_ and self.reject_.to_dict(), widths=self.widths_, columns=self.columns_, head=values)},
                  facts=self.facts_, reports={name: report.to_dict() for name, report in self.reports_.items()})
+    facts["parts"] = {kind: head_state(self.parts_[kind])[1] for kind in ("format", "pooler") if getattr(self.parts_[kind], "learned", dict)()}
     files = {"head.safetensors": tensors}
     if hasattr(self, "delta_"): files["delta.safetensors"], facts["delta"] = self.delta_.state()
     with fresh_folder(folder) as part: write_artifact(part, facts, files, model_card(facts), backbone.tokenizer)
@@ -45,7 +46,7 @@ def _plugins(recipe):
     used = {catalogue.find(kind, name_and_params(getattr(recipe, kind))[0]).plugin for kind in PART_KINDS}
     return {name: version for name, version in catalogue.plugins.items() if name in used and version}
 
-# %% ../nbs/22a_saving.ipynb #22006e32e1
+# %% ../nbs/22a_saving.ipynb #2200652365
 def from_pretrained(cls, source, model: str | None = None, cache=None, accept_other_base: bool = False):
     "The classifier saved in a folder or on the Hub; `model` says where its base is now. Raises `UserError` if anything is missing, damaged or different."
     facts, files = read_artifact(_local(source))
@@ -53,6 +54,7 @@ def from_pretrained(cls, source, model: str | None = None, cache=None, accept_ot
     self = cls(facts["recipe"], model or base["source"], cache=cache, state_dtype=facts["state_dtype"])
     self.recipe_ = Recipe.of(facts["recipe"])
     self.parts_, self.depth_, self.facts_ = self.recipe_.parts(), base["depth"], facts["facts"]
+    for kind, values in facts.get("parts", {}).items(): set_head_state(self.parts_[kind], {}, values, {}, None)
     task = facts["tasks"]["label"]
     self.schema_, self.calibration_ = Schema.from_dict(task["schema"]), Calibration.from_dict(task["calibration"])
     self.widths_, self.columns_ = task["widths"], task["columns"]

@@ -159,9 +159,10 @@ def last_checkpoint(folder, identity: str):
     found = [path.parent for path in folder.glob("checkpoint-*/complete")]
     return max(found, key=lambda path: int(path.name.partition("-")[2]), default=None)
 
-# %% ../nbs/32_training.ipynb #320287e7e3
+# %% ../nbs/32_training.ipynb #320176f1dc
 def start_head(head, features, targets, schema, validation, imbalance, seed):
-    "Fit a module head on pooled states of the base as it is; returns it."
+    "Fit a module head on pooled states of the base as it is; returns it. A head without weights starts as it is."
+    if not any(True for _ in head.parameters()): return head
     if not isinstance(getattr(head, "map", None), nn.Linear): return train_head(head, features, targets, schema, validation=validation, imbalance=imbalance, seed=seed)
     probe = Logistic().fit(features, targets, schema, validation=validation, seed=seed)
     with torch.no_grad(): head.map.weight.copy_(torch.from_numpy(probe.weights_)), head.map.bias.copy_(torch.from_numpy(probe.bias_))

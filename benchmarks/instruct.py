@@ -1,0 +1,225 @@
+"""Label scoring in one pass against generating, scoring one by one and repeating the prompt; training memory; heads against instructions.
+
+    python benchmarks/instruct.py speed --data FOLDER [--hidden 256] [--rows 32] [--repeats 3]
+    python benchmarks/instruct.py memory
+    python benchmarks/instruct.py quality --model FOLDER --data FOLDER [--data FOLDER …] [--seeds 3] [--rows 600] [--tests 500]
+
+`speed` builds a decoder with random weights and a vocabulary of 32,000, and asks it about the labels of `--data` (77 for BANKING77). Every side has the same model, prompt and rows; the
+sides alternate, and figures are medians of ratios. Generating is batched, with a cache, as long as the longest label needs, and its answers are parsed as they usually are. `memory`
+compares peaks of one training step in processes of their own. `quality` fits heads and instructions on one base and the same rows. One thread a process, load in the file.
+"""
+import argparse
+import os
+import statistics
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+warnings.filterwarnings("ignore")
+
+from common import RESULTS, alternate, peak_of, ratio, write
+
+VOCABULARY = 32_000
+
+
+def decoder(folder, texts, hidden, layers):
+    """A Llama with random weights and a tokenizer of 32,000 ids, trained on the texts and filled up, saved to a folder."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    words = Tokenizer(models.BPE())
+    words.pre_tokenizer, words.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    special = ["<pad>", "<s>", "</s>"]
+    words.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+    PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", bos_token="<s>", eos_token="</s>", model_max_length=2048).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=VOCABULARY, hidden_size=hidden, intermediate_size=hidden * 8 // 3, num_hidden_layers=layers, num_attention_heads=hidden // 32,
+                         num_key_value_heads=hidden // 64, max_position_embeddings=2048, pad_token_id=0, bos_token_id=1, eos_token_id=2)
+    LlamaForCausalLM(config).save_pretrained(folder)
+
+
+def bound(folder, labels, normalisation="vocabulary", **format):
+    """Parts of the kit bound to the model for these labels."""
+    from clfm_kit.backbones import Backbone
+    from clfm_kit.binding import Context, bind_parts
+    from clfm_kit.data import Rows
+    from clfm_kit.parts import make
+    from clfm_kit.schemas import Schema
+    parts = dict(format=make("format", {"name": "instruction", **format}), pooler=make("pooler", {"name": "answers", "normalisation": normalisation}), head=make("head", "verbalizer"))
+    context = Context(Backbone.load(folder, language_head=True), Schema("single", tuple(labels)), parts, Rows(list(labels), list(labels)))
+    bind_parts(context)
+    return context
+
+
+def whole_prompts(context, texts):
+    """Prompts as token lists, the instruction included."""
+    format = context.parts["format"]
+    return [format.reader.prefix + format._ids(format.space + text) + format.after for text in texts]
+
+
+def generated(context, prompts, labels, batch=16):
+    """Greedy generation and parsing; returns labels, None where no label is found."""
+    from clfm_kit_instruct.generation import generate
+    longest, found = max(len(answer.scored) for answer in context.parts["format"].tokens_of_answers()), []
+    order = sorted(labels, key=len, reverse=True)
+    for start in range(0, len(prompts), batch):
+        for tokens in generate(context.backbone, prompts[start:start + batch], longest=longest):
+            line = context.backbone.tokenizer.decode(tokens).strip().partition("\n")[0].strip("\"' ").lower()
+            found.append(next((label for label in order if label.lower() in line), None))
+    return found
+
+
+def one_by_one(context, prompts, budget=4096):
+    """Each label behind each prompt in a sequence of its own, as an evaluation harness does; the logits of answer positions only."""
+    import numpy as np
+    import torch
+    from clfm_kit.states import batches, pad
+    answers = [answer.tokens for answer in context.parts["format"].tokens_of_answers()]
+    jobs = [(row, column, prompt + tokens) for row, prompt in enumerate(prompts) for column, tokens in enumerate(answers)]
+    sizes, found = np.array([len(ids) for _, _, ids in jobs]), np.zeros((len(prompts), len(answers)))
+    model = context.backbone.language_model
+    with torch.inference_mode():
+        for batch in batches(sizes, np.ones_like(sizes), budget):
+            ids, mask = pad([jobs[n][2] for n in batch], 0)
+            states = model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
+            for state, number in zip(states, batch):
+                row, column, tokens = jobs[number]
+                first = len(prompts[row])
+                logits = model.get_output_embeddings()(state[first - 1:len(tokens) - 1]).log_softmax(-1)
+                found[row, column] = logits[range(len(tokens) - first), tokens[first:]].sum()
+    return found
+
+
+def speed(options):
+    import numpy as np
+    import torch
+    from clfm_kit import load_data
+    torch.set_num_threads(1)
+    data = load_data(options.data[0])
+    labels, texts = sorted(set(data.train.labels)), data.test.texts[:options.rows]
+    with tempfile.TemporaryDirectory() as folder:
+        decoder(folder, [*data.train.texts, *labels * 20], options.hidden, options.layers)
+        ways = {"names": dict(answers="names"), "codes": dict(answers="codes"), "names, tree": dict(answers="names", normalisation="tree"), "codes, tree": dict(answers="codes", normalisation="tree")}
+        kits = {name: bound(folder, labels, **settings) for name, settings in ways.items()}
+        kits |= {f"{name}, repeated": bound(folder, labels, prefix="repeated", **settings) for name, settings in ways.items()}
+        prompts = whole_prompts(kits["names"], texts)
+        answers = {}
+        sides = {name: lambda name=name, context=context: answers.__setitem__(name, context.read(texts)["hidden.%d/answers" % options.layers]) for name, context in kits.items()}
+        sides["generate"] = lambda: answers.__setitem__("generate", generated(kits["names"], prompts, labels))
+        for run in sides.values(): run()  # warm
+        seconds = alternate(sides, options.repeats)
+        few = texts[:options.few]
+        slow = alternate({"one by one": lambda: answers.__setitem__("one by one", one_by_one(kits["names"], prompts[:options.few])), "tree": lambda: kits["names"].read(few)}, 1)
+    figures = {"one_by_one_over_tree": slow["one by one"][0] / slow["tree"][0], "largest_difference_from_one_by_one": float(np.abs(answers["one by one"] - answers["names"][:options.few]).max()),
+               "unparsable_generated": sum(found is None for found in answers["generate"]), "unparsable_scored": 0, "labels": len(labels), "prompt_tokens": len(kits["names"].parts["format"].reader.prefix)}
+    for name in ways:
+        key = name.replace(", ", "_")
+        figures |= {f"rows_per_second_{key}": len(texts) / statistics.median(seconds[name]), f"generate_over_{key}": ratio(seconds, "generate", name),
+                    f"repeated_over_shared_{key}": ratio(seconds, f"{name}, repeated", name)}
+    figures["rows_per_second_generate"] = len(texts) / statistics.median(seconds["generate"])
+    rows = [dict(side=name, seconds=found, **(kits[name].parts["pooler"].report if name in kits else {})) for name, found in seconds.items()]
+    write("instruct_speed", figures, rows, load=os.getloadavg(), texts=len(texts), hidden=options.hidden, layers=options.layers)
+
+
+STEP = """
+import sys, torch, numpy as np
+from transformers import LlamaConfig, LlamaForCausalLM
+torch.set_num_threads(1)
+side, vocabulary, batch, width = sys.argv[1], 32000, 16, 256
+torch.manual_seed(0)
+model = LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary, hidden_size=128, intermediate_size=344, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2))
+ids = torch.randint(3, vocabulary, (batch, width))
+if side == "stock":
+    labels = ids.clone()
+    labels[:, :-4] = -100
+    model(ids, labels=labels).loss.backward()
+elif side == "kit":
+    from clfm_kit.backbones import Backbone
+    from clfm_kit_instruct.pooler import answer_scores
+    from clfm_kit_instruct.reading import Reader
+    from clfm_kit_instruct.tree import Answer, AnswerTree
+    class Ids: pad_token_id, pad_token, eos_token, model_max_length = 0, "<pad>", "<end>", 2048
+    backbone = Backbone(model.base_model, Ids(), language_model=model)
+    reader = Reader(backbone, [])
+    reader.tree = AnswerTree([Answer([*ids[row, -4:-1].tolist(), 2]) for row in range(batch)][:int(sys.argv[2])])
+    ids = torch.cat([ids[:, :-4], torch.from_numpy(reader.tree.tokens).expand(batch, -1)], 1)
+    mask, seen = torch.ones_like(ids), []
+    backbone.read(ids, mask, {"hidden.4": seen.append}, reader(ids, mask))
+    scores = answer_scores(reader.node_states(seen[0], mask, reader.tree.sources), reader.tree, model.get_output_embeddings())
+    (-scores[torch.arange(batch), torch.arange(batch) % scores.shape[1]].mean()).backward()
+"""
+
+
+def memory(options):
+    sides = {"idle": ("idle",), "stock": ("stock",), "kit, 2 labels": ("kit", 2), "kit, 16 labels": ("kit", 16)}
+    peaks = {name: [peak_of(STEP, *arguments)["peak_mb"] for _ in range(options.repeats)] for name, arguments in sides.items()}
+    middle = {name: statistics.median(found) for name, found in peaks.items()}
+    figures = {f"peak_mb_{name.replace(', ', '_').replace(' ', '_')}": found for name, found in middle.items()}
+    for labels in (2, 16): figures[f"kit_over_stock_{labels}_labels"] = middle[f"kit, {labels} labels"] / middle["stock"]
+    write("instruct_memory", figures, [dict(side=name, peak_mb=found) for name, found in peaks.items()], batch=16, tokens=256, vocabulary=VOCABULARY)
+
+
+def quality(options):
+    import numpy as np
+    from clfm_kit import Classifier, Recipe, load_data
+    from clfm_kit.data import split_off
+    tuned = dict(epochs=options.epochs, learning_rate=1e-3, head_start="random", batch_size=16, patience=options.epochs)
+    sides = {"probe, last token": Recipe(name="probe", pooler="last"),
+             "head, tuned": Recipe(name="head", selector="full", pooler="last", head="linear", training=tuned | dict(head_start="probe")),
+             "instruction, zero-shot": Recipe.of("instruct-zero-shot"),
+             "instruction, tuned": Recipe(name="instruct", format="instruction", selector="full", pooler="answers", head="verbalizer", training=tuned),
+             "instruction, tuned among labels": Recipe(name="instruct", format="instruction", selector="full", pooler={"name": "answers", "normalisation": "tree"}, head="verbalizer", training=tuned)}
+    rows, figures = [], {}
+    for place in options.data:
+        data, name = load_data(place), Path(place).name
+        held, test = data.validation.take(range(min(200, len(data.validation)))), data.test.take(range(min(options.tests, len(data.test))))
+        for seed in range(options.seeds):
+            train = data.train if len(data.train) <= options.rows else split_off(data.train, options.rows / len(data.train), seed)[1]
+            for side, recipe in sides.items():
+                started = time.perf_counter()
+                with tempfile.TemporaryDirectory() as cache:
+                    report = Classifier(recipe, options.model, settings=[f"seed={seed}", "format.max_length=192"], cache=cache).fit(train.texts, train.labels, held).evaluate(test.texts, test.labels)
+                figure = "micro_f1" if train.kind == "multi" else "accuracy"
+                rows.append(dict(data=name, side=side, seed=seed, figure=figure, value=float(report[figure]), macro_f1=float(report["macro_f1"]), seconds=time.perf_counter() - started))
+                print(rows[-1], flush=True)
+    for row in rows: figures.setdefault(f"{row['data']}: {row['side']}", []).append(row["value"])
+    spread = {f"{name}, deviation": float(np.std(found, ddof=1)) for name, found in figures.items() if len(found) > 1}
+    write("instruct_quality", {name: float(np.mean(found)) for name, found in figures.items()} | spread, rows, load=os.getloadavg(), model=Path(options.model).name, train=options.rows, tests=options.tests)
+
+
+def plot():
+    """Two panels from the results that are there."""
+    import json
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    read = lambda name: json.loads((RESULTS / f"{name}.json").read_text()) if (RESULTS / f"{name}.json").exists() else None
+    found = {name: read(f"instruct_{name}") for name in ("speed", "quality")}
+    there = [name for name, result in found.items() if result]
+    figure, axes = plt.subplots(1, len(there), figsize=(6.5 * len(there), 3.6), squeeze=False, layout="constrained")
+    for axis, name in zip(axes[0], there):
+        if name == "speed":
+            values = {key.removeprefix("rows_per_second_").replace("_", ", "): value for key, value in found[name]["figures"].items() if key.startswith("rows_per_second_")}
+            axis.barh(list(values), list(values.values()))
+            axis.set(xlabel="rows a second, one thread", title=f"{found[name]['figures']['labels']} labels, instruction of {found[name]['figures']['prompt_tokens']} tokens")
+        else:
+            rows = found[name]["rows"]
+            sides, sets = list(dict.fromkeys(r["side"] for r in rows)), list(dict.fromkeys(r["data"] for r in rows))
+            for number, side in enumerate(sides):
+                values = [[r["value"] for r in rows if r["side"] == side and r["data"] == one] for one in sets]
+                axis.errorbar([n + 0.12 * (number - len(sides) / 2) for n in range(len(sets))], [statistics.mean(v) for v in values], [statistics.pstdev(v) for v in values], fmt="o", label=side)
+            axis.set(xticks=range(len(sets)), xticklabels=sets, title=f"accuracy or micro-F1, {found[name]['model']}", ylim=(0, 1))
+            axis.legend(fontsize=7)
+    figure.savefig(RESULTS / "instruct.png", dpi=110)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["speed", "memory", "quality", "plot"])
+    parser.add_argument("--data", action="append", default=[])
+    parser.add_argument("--model")
+    for name, default in dict(rows=32, few=2, repeats=3, hidden=256, layers=6, seeds=3, tests=500, epochs=4).items(): parser.add_argument(f"--{name}", type=int, default=default)
+    options = parser.parse_args()
+    plot() if options.what == "plot" else globals()[options.what](options)
