@@ -39,10 +39,11 @@ class Entry:
             cure = f' Install it with: pip install "clfm-kit[{self.needs}]".' if self.needs else ""
             raise UserError(f"{self.kind} {self.name!r} of plugin {self.plugin!r} does not load: {error}.{cure}") from error
 
-# %% ../nbs/02_plugins.ipynb #02007416f5
+# %% ../nbs/02_plugins.ipynb #020073e147
 EXTRAS = {
     "stc": ("stc", "all-layers", "sparsify"),
     "token-sparse": ("token-sparse", "gradient-sparse", "random-sparse"),
+    "multitask": ("joint", "mixed", "task-arithmetic", "ties", "dare", "breadcrumbs", "regmean", "multitask-joint", "multitask-mixed"),
 }
 
 # %% ../nbs/02_plugins.ipynb #0200854208
