@@ -46,7 +46,7 @@ def _plugins(recipe):
     used = {catalogue.find(kind, name_and_params(getattr(recipe, kind))[0]).plugin for kind in (*PART_KINDS, *["merger"] * bool(recipe.merger))}
     return {name: version for name, version in catalogue.plugins.items() if name in used and version}
 
-# %% ../nbs/22a_saving.ipynb #220062becd
+# %% ../nbs/22a_saving.ipynb #220067d6bc
 def from_pretrained(cls, source, model: str | None = None, cache=None, accept_other_base: bool = False):
     "The classifier saved in a folder or on the Hub; `model` says where its base is now. Raises `UserError` if anything is missing, damaged or different."
     facts, files = read_artifact(_local(source))
@@ -74,7 +74,7 @@ def _report(given):
     "A report as it was, figures without a value with their reason."
     found = given | dict(figures={name: Undefined(value["undefined"]) if isinstance(value, dict) else value for name, value in given["figures"].items()})
     if "tasks" not in found: return Report(**found)
-    from clfm_kit.multitask import TasksReport
+    from clfm_kit.task_reports import TasksReport
     return TasksReport(**found | dict(tasks={name: _report(task) for name, task in found["tasks"].items()}))
 
 # %% ../nbs/22a_saving.ipynb #220087c2fd

@@ -31,7 +31,7 @@ def _group(reports):
     from rich.console import Group
     return Group(*(part for name, report in reports.items() for part in (f"task {name}", report)))
 
-# %% ../nbs/27a_task_commands.ipynb #270062a12d
+# %% ../nbs/27a_task_commands.ipynb #27006d093e
 def _fit(recipe, model, parts, tasks, out, as_json):
     from clfm_kit.classifier import Classifier
     with progress():
@@ -45,7 +45,7 @@ def _floor(clf, parts, tasks) -> dict:
     "The floor of the tasks with one answer for each text."
     from clfm_kit.classifier import training_rows
     from clfm_kit.floor import Floor
-    from clfm_kit.multitask import TasksReport
+    from clfm_kit.task_reports import TasksReport
     from clfm_kit.tasks import task_splits
     found = {}
     for name, task in tasks.items():
