@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['TaskArithmetic', 'Ties', 'Dare', 'Breadcrumbs', 'RegMean']
 
-# %% ../nbs/01_weights.ipynb #0100237eaf
+# %% ../nbs/01_weights.ipynb #010027f550
 import torch
 from torch import nn
 
 from clfm_kit.deltas import Change, Delta, locate
 from clfm_kit.errors import UserError
-from clfm_kit.merging import aligned
+from clfm_kit.interference import aligned
 from clfm_kit.parts import Part
 
 # %% ../nbs/01_weights.ipynb #010057ca02
