@@ -742,6 +742,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'clfm_kit.tasks._name': ('tasks.html#_name', 'clfm_kit/tasks.py'),
                                 'clfm_kit.tasks._of_rows': ('tasks.html#_of_rows', 'clfm_kit/tasks.py'),
                                 'clfm_kit.tasks._parts': ('tasks.html#_parts', 'clfm_kit/tasks.py'),
+                                'clfm_kit.tasks._read_before': ('tasks.html#_read_before', 'clfm_kit/tasks.py'),
                                 'clfm_kit.tasks._task': ('tasks.html#_task', 'clfm_kit/tasks.py'),
                                 'clfm_kit.tasks._value': ('tasks.html#_value', 'clfm_kit/tasks.py'),
                                 'clfm_kit.tasks.flat': ('tasks.html#flat', 'clfm_kit/tasks.py'),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COEFFICIENTS', 'MAIN', 'checked_models', 'Source', 'open_source', 'Merged', 'main_figure', 'merge_models']
 
-# %% ../nbs/35h_merging.ipynb #35002638be
+# %% ../nbs/35h_merging.ipynb #3500252dca
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
@@ -20,6 +20,7 @@ from .interference import interference
 from .multitask import MultitaskClassifier
 from .parts import make
 from .plugins import emit
+from .sites import depth
 from .task_reports import report_on
 from .task_training import task_part
 from .tasks import Task, load_tasks, united
@@ -164,7 +165,7 @@ def _interference(base, clf, sources):
     clf.delta_.apply(base)
     return found
 
-# %% ../nbs/35h_merging.ipynb #35014c794c
+# %% ../nbs/35h_merging.ipynb #35014c763b
 def _assembled(sources, method, base):
     "A classifier of all tasks on the base as it is, with the sources' heads."
     first = sources[0].clf
@@ -178,7 +179,8 @@ def _assembled(sources, method, base):
     for source in sources:
         for name, member in source.clf.members_.items():
             clf.members_[name] = fresh = clf._member(name)
-            for attribute in ("head_", "calibration_", "widths_", "columns_", "depth_", "reject_"): setattr(fresh, attribute, getattr(member, attribute))
+            for attribute in ("head_", "calibration_", "widths_", "columns_", "reject_"): setattr(fresh, attribute, getattr(member, attribute))
+            fresh.depth_ = max(map(depth, fresh.columns_))
     clf.trained_on_ = np.concatenate([source.clf.trained_on_ for source in sources])
     count = lambda part: {name: len(source.parts[part].known(name)) if part in source.parts else 0 for source in sources for name in source.clf.tasks_}
     clf.facts_ = dict(rows={part: sum(count(part).values()) for part in ("train", "validation")}, data=", ".join(source.name for source in sources), seconds=0.0, backbone_passes=0, depth=clf.depth_, full_depth=base.shape.depth,

@@ -127,16 +127,23 @@ def _value(record, task, where):
     if record.get(task.tokens) is None: raise UserError(f"{where}: tags in {task.label!r} and no words in {task.tokens!r}; give every tagged row its tokens")
     return repair(tables._tags(value, record[task.tokens], task.label, where)[0])
 
-# %% ../nbs/35a_tasks.ipynb #35015da1a5
+# %% ../nbs/35a_tasks.ipynb #350156980a
 def load_tasks(source, tasks: dict, text: str = "text") -> dict:  # {part: TaskRows}
     "Training, validation and test rows. Raises `UserError` when a task has no rows to learn from."
-    if isinstance(source, dict) and source and all(hasattr(rows, "repairs") for rows in source.values()): return source  # read before
+    if isinstance(source, dict) and source and all(hasattr(rows, "repairs") for rows in source.values()): return _read_before(source, tasks)
     sources, parts = task_sources(source, tasks), {}
     for number, (given, names) in enumerate(sources):
         name = Path(given).name if isinstance(given, (str, Path)) else f"data {number + 1}"
         for part, table in _parts(given).items():
             parts.setdefault(part, []).append(task_rows(table, {n: tasks[n] for n in names}, text, name))
     return {part: united(tables, tasks) for part, tables in parts.items()}
+
+def _read_before(parts, tasks):
+    "Rows that were read as `TaskRows`, if they were read for these tasks."
+    for rows in parts.values():
+        for name in tasks:
+            if name not in rows.labels: raise UserError(f"the rows were read for the tasks {', '.join(rows.labels)} and have none for {name!r}; read them with this task, or give the data set itself")
+    return parts
 
 def task_sources(source, tasks) -> list:  # [(data set, names of its tasks)]
     "Which data set each task is in: its own, the one named for it in `source` ({task: data set} or 'task=name,task=name'), or `source`."
@@ -165,16 +172,17 @@ def united(found, tasks) -> TaskRows:
     repairs = sum((Counter(rows.repairs) for rows in found), Counter())
     return TaskRows(joined(lambda r: r.texts), labels, joined(lambda r: r.places), joined(lambda r: r.group), dict(repairs), ", ".join(dict.fromkeys(rows.source for rows in found)))
 
-# %% ../nbs/35a_tasks.ipynb #35018e0163
+# %% ../nbs/35a_tasks.ipynb #3501880974
 def rows_to_fit(source, tasks: dict, validation=None, text: str = "text", seed: int = 0) -> tuple:
     "Training and validation rows. Raises `UserError` for a task with no rows in either."
     parts = load_tasks(source, tasks, text)
     if "train" not in parts: raise UserError(f"there are no training rows, only {', '.join(parts)}")
     train, held = parts["train"], parts.get("validation")
-    if validation is not None: held = (found := load_tasks(validation, {n: t for n, t in tasks.items()}, text)).get("validation") or found.get("train")
     check_texts(train.texts)
-    for name in tasks:
-        if not train.known(name): raise UserError(f"task {name!r} has no rows: column {tasks[name].label!r} is empty in {train.source}")
+    for name, task in tasks.items():
+        if not train.known(name): raise UserError(f"task {name!r} has no rows: column {task.label!r} is empty in {train.source}")
+        learn_schema(task, train)  # what it cannot learn is a better message than a failed split
+    if validation is not None: held = (found := load_tasks(validation, tasks, text)).get("validation") or found.get("train")
     if held is None: train, held = _hold_out(train, seed)
     for name in tasks:
         if not held.known(name): raise UserError(f"task {name!r} has no validation rows in {held.source}; give it some, or no validation part, and a tenth of the training rows is held out")

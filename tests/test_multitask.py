@@ -24,9 +24,13 @@ TASKS = {"intent": "label", "slots": "slots"}
 FAST = ["training.epochs=1", "training.learning_rate=1e-3", "training.head_start=random"]
 
 
+def some(tasks):
+    return {part: rows.take(range(48)) for part, rows in load_tasks("helpdesk", read_tasks(tasks)).items()}
+
+
 @pytest.fixture(scope="module")
 def parts():
-    return {part: rows.take(range(48)) for part, rows in load_tasks("helpdesk", read_tasks(TASKS)).items()}
+    return some(TASKS)
 
 
 def row(**changes):
@@ -147,7 +151,7 @@ def test_saved_and_loaded_in_a_fresh_process_gives_the_same_scores(tiny, parts, 
 
 
 def test_one_pass_answers_every_task(tiny, parts):
-    clf = Classifier("probe", tiny, tasks=TASKS | {"again": "label"}, cache=None).fit(parts)
+    clf = Classifier("probe", tiny, tasks=TASKS | {"again": "label"}, cache=None).fit(some(TASKS | {"again": "label"}))
     before = clf.backbone_.passes
     answers = clf.predict(["two smart bulbs, please", ""])
     assert clf.backbone_.passes - before == 1 and set(answers) == {"intent", "slots", "again"} and [len(found) for found in answers.values()] == [2, 2, 2]
@@ -172,7 +176,8 @@ def test_labels_that_training_never_showed_are_told(tiny, parts):
 
 
 def test_a_reject_cut_and_thresholds_are_a_tasks_own(tiny, parts, tmp_path):
-    clf = Classifier("probe", tiny, tasks={"intent": {"label": "label", "reject": {"score": "centroid-distance", "coverage": 0.5}}, "plain": "label"}, cache=None).fit(parts)
+    tasks = {"intent": {"label": "label", "reject": {"score": "centroid-distance", "coverage": 0.5}}, "plain": "label"}
+    clf = Classifier("probe", tiny, tasks=tasks, cache=None).fit(some(tasks))
     clf.save_pretrained(tmp_path / "model")
     texts = parts["test"].texts
     answers, again = clf.predict(texts), Classifier.from_pretrained(tmp_path / "model").predict(texts)
@@ -191,6 +196,10 @@ def test_tasks_of_different_data_sets_are_drawn_by_temperature(tiny, parts):
     recipe = dict(name="x", selector="top-layers", pooler="mean", head="linear", merger={"name": "mixed", "temperature": 0, "weighting": "uncertainty"}, tasks={"topic": "topic", "slots": "slots"})
     clf = Classifier(recipe, tiny, settings=FAST, cache=None).fit({"topic": news, "slots": home})
     assert isinstance(clf, MultitaskClassifier) and len(set(clf.facts_["training"]["draws"].values())) == 1
+
+
+def test_rows_read_for_other_tasks_are_refused(tiny, parts):
+    with pytest.raises(UserError, match="have none for 'mood'"): Classifier("probe", tiny, tasks={"mood": "mood"}, cache=None).fit(parts)
 
 
 def test_scikit_learn_can_copy_it():

@@ -32,6 +32,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                               'clfm_kit_multitask/serving.py'),
                                             'clfm_kit_multitask.serving.Switched.__init__': ( 'serving.html#switched.__init__',
                                                                                               'clfm_kit_multitask/serving.py'),
+                                            'clfm_kit_multitask.serving.Switched._alone': ( 'serving.html#switched._alone',
+                                                                                            'clfm_kit_multitask/serving.py'),
                                             'clfm_kit_multitask.serving.Switched._linear': ( 'serving.html#switched._linear',
                                                                                              'clfm_kit_multitask/serving.py'),
                                             'clfm_kit_multitask.serving._answer': ('serving.html#_answer', 'clfm_kit_multitask/serving.py'),

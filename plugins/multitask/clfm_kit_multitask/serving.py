@@ -24,7 +24,7 @@ from clfm_kit.states import batches
 from clfm_kit.tagging import split_words
 from clfm_kit.tasks import TaskRows
 
-# %% ../nbs/02_serving.ipynb #0200586103
+# %% ../nbs/02_serving.ipynb #02005b953f
 class Switched:
     "The forward of one module in which each row of a batch takes its own change; `groups` says which rows take which."
 
@@ -37,8 +37,14 @@ class Switched:
         for rows, changes in groups:
             some = x[rows]
             if isinstance(self.owner, nn.Linear): out[rows] += self._linear(some, changes)
-            else: out[rows] = functional_call(self.owner, {name: _whole(change, getattr(self.owner, name)) for name, change in changes.items()}, (some,))
+            else: out[rows] = self._alone(some, changes)
         return out
+
+    def _alone(self, x, changes):
+        "The module with changed numbers, for rows that all take this change."
+        held, self.serving.groups = self.serving.groups, {}
+        try: return functional_call(self.owner, {name: _whole(change, getattr(self.owner, name)) for name, change in changes.items()}, (x,))
+        finally: self.serving.groups = held
 
     def _linear(self, x, changes):
         "What the change of a linear map adds."
