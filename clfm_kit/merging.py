@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COEFFICIENTS', 'MAIN', 'checked_models', 'Source', 'open_source', 'Merged', 'main_figure', 'merge_models']
 
-# %% ../nbs/35h_merging.ipynb #3500252dca
+# %% ../nbs/35h_merging.ipynb #35002afc00
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
@@ -21,7 +21,7 @@ from .multitask import MultitaskClassifier
 from .parts import make
 from .plugins import emit
 from .sites import depth
-from .task_reports import report_on
+from .task_reports import report_on, set_aside
 from .task_training import task_part
 from .tasks import Task, load_tasks, united
 
@@ -44,7 +44,7 @@ def checked_models(models) -> dict:  # {name: (folder, facts)}
         if x["files"]["delta.safetensors"] == y["files"]["delta.safetensors"]: raise UserError(f"{a!r} and {b!r} are copies of one model; merging them would only double its change")
     return found
 
-# %% ../nbs/35h_merging.ipynb #35007766e8
+# %% ../nbs/35h_merging.ipynb #35007857fb
 @dataclass
 class Source:
     "One model to merge: its name, its classifier for named tasks, its delta, and its rows by part."
@@ -54,6 +54,7 @@ class Source:
     parts: dict
     before: dict = field(default_factory=dict)  # {part: TasksReport}
 
+# %% ../nbs/35h_merging.ipynb #35008b63ee
 def open_source(name, folder, taken, data, model, text) -> Source:
     "Load one model, measure it, and give its base back its own weights."
     clf = Classifier.from_pretrained(folder, model=model)
@@ -75,10 +76,11 @@ def _measured(parts) -> dict:
     if "validation" not in parts: raise UserError(f"there are no validation rows to judge a merge on, only {', '.join(parts)}; give data with a validation part")
     return {part: parts[part] for part in ("validation", "test") if part in parts}
 
-# %% ../nbs/35h_merging.ipynb #35009967e2
+# %% ../nbs/35h_merging.ipynb #35010bd6c1
 COEFFICIENTS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 MAIN = ("accuracy", "entity_f1", "micro_f1")
 
+# %% ../nbs/35h_merging.ipynb #35011f9be8
 @dataclass
 class Merged:
     "A merged classifier, the coefficient and how it was found, each task before and after, and how the models interfere."
@@ -95,14 +97,20 @@ class Merged:
         parts = {row["part"] for row in self.rows}
         return float(np.mean([row["kept"] for row in self.rows if row["part"] == ("test" if "test" in parts else "validation")]))
 
-    def to_dict(self) -> dict: return dict(method=self.method, coefficient=self.coefficient, kept=self.kept, rows=self.rows, interference=self.interference, trials=self.trials)
+    def to_dict(self) -> dict:
+        return dict(method=self.method, coefficient=self.coefficient, kept=self.kept, rows=self.rows, interference=self.interference, trials=self.trials)
 
-    def __rich__(self):
-        from clfm_kit.terminal import table_of
-        cells = [[row["task"], row["part"], row["figure"], f"{row['before']:.4f}", f"{row['after']:.4f}", f"{100 * row['kept']:.1f} %"] for row in self.rows]
-        table = table_of(f"{self.method}, coefficient {self.coefficient:g}: {100 * self.kept:.1f} % of single-task quality kept", ["task", "part", "figure", "before", "after", "kept"], cells)
-        table.caption = "; ".join(f"{' and '.join(pair['models'])}: {100 * pair['moved_by_both']:.0f} % of the moved weights moved by both, {100 * pair['sign_conflicts']:.0f} % of those in opposite directions" for pair in self.interference)
-        return table
+# %% ../nbs/35h_merging.ipynb #3501241806
+def _rich(self):
+    "The table for a terminal, the interference below it."
+    from clfm_kit.terminal import table_of
+    cells = [[row["task"], row["part"], row["figure"], f"{row['before']:.4f}", f"{row['after']:.4f}", f"{100 * row['kept']:.1f} %"] for row in self.rows]
+    table = table_of(f"{self.method}, coefficient {self.coefficient:g}: {100 * self.kept:.1f} % of single-task quality kept", ["task", "part", "figure", "before", "after", "kept"], cells)
+    said = "{}: {:.0f} % of the moved weights moved by both, {:.0f} % of those in opposite directions"
+    table.caption = "; ".join(said.format(" and ".join(pair["models"]), 100 * pair["moved_by_both"], 100 * pair["sign_conflicts"]) for pair in self.interference)
+    return table
+
+Merged.__rich__ = _rich
 
 # %% ../nbs/35h_merging.ipynb #35010278c0
 def main_figure(report) -> tuple:  # (name, value)
@@ -136,13 +144,15 @@ def merge_models(models, method="task-arithmetic", data=None, model=None, text: 
         emit(None, "merge", model=name)
     return _merge(merger, method, sources)
 
-# %% ../nbs/35h_merging.ipynb #35013f082c
+# %% ../nbs/35h_merging.ipynb #35016673fa
 def _merge(merger, method, sources):
     base = max((source.clf.backbone_ for source in sources), key=lambda backbone: backbone.loaded_depth)
     clf = _assembled(sources, method, base)
     texts = [source.parts["validation"].texts for source in sources]
     whole = merger.merge(base, [source.delta for source in sources], [source.clf.schemas_ for source in sources], texts)
     rows = {part: united([source.parts[part] for source in sources if part in source.parts], clf.tasks_) for part in ("validation", "test") if any(part in s.parts for s in sources)}
+    for name, schema in clf.schemas_.items():
+        if schema.kind != "tags": set_aside(rows["validation"], name, schema)
     held = TaskExamples(base, clf.parts_["format"], rows["validation"], clf.schemas_, clf._tagged)
     given, trials = getattr(merger, "coefficient", 1.0), []
     for coefficient in COEFFICIENTS if given is None else (given,):
@@ -157,6 +167,7 @@ def _merge(merger, method, sources):
     clf.reports_ = {"validation": _calibrated(clf, held, rows["validation"])} | ({"test": clf.evaluate(rows["test"])} if "test" in rows else {})
     return Merged(clf, method if isinstance(method, str) else method["name"], best, _table(sources, clf.reports_), _interference(base, clf, sources), trials)
 
+# %% ../nbs/35h_merging.ipynb #35017b319b
 def _interference(base, clf, sources):
     "The report where the deltas tell their differences, on the base's own weights."
     if not all(hasattr(source.delta, "changes") or hasattr(source.delta, "dense") for source in sources): return []
@@ -165,7 +176,7 @@ def _interference(base, clf, sources):
     clf.delta_.apply(base)
     return found
 
-# %% ../nbs/35h_merging.ipynb #35014c763b
+# %% ../nbs/35h_merging.ipynb #3501867ff0
 def _assembled(sources, method, base):
     "A classifier of all tasks on the base as it is, with the sources' heads."
     first = sources[0].clf
@@ -187,6 +198,7 @@ def _assembled(sources, method, base):
                       tasks={name: dict(train=count("train")[name], validation=count("validation")[name]) for name in tasks})
     return clf
 
+# %% ../nbs/35h_merging.ipynb #35019d310d
 def _calibrated(clf, held, rows):
     "Learn each task's calibration anew and report on validation rows."
     states = read_all(clf._reader(), held, np.dtype(clf.state_dtype))

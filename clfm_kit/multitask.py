@@ -59,7 +59,7 @@ class MultitaskClassifier(Classifier):
         if name not in self.members_ or self.tasks_[name].tokens: raise UserError(f"task {name!r} has no answer for a whole text that could be explained; the tasks are {', '.join(self.tasks_)}")
         return self.members_[name].explain(text, label, **settings)
 
-# %% ../nbs/35e_multitask.ipynb #350072c915
+# %% ../nbs/35e_multitask.ipynb #350079a903
 def fit(self, data, labels=None, validation=None, checkpoints=None):
     """Learn from a data set with a column for each task, or from {task: data set}. Raises `UserError` before weights load if the data cannot work."""
     started = time.perf_counter()
@@ -82,6 +82,7 @@ def fit(self, data, labels=None, validation=None, checkpoints=None):
     emit(self, "end", facts=self.facts_)
     return self
 
+# %% ../nbs/35e_multitask.ipynb #3500882eb6
 def _records(texts, labels):
     "Texts and {task column: labels} as records."
     if not isinstance(labels, dict): raise UserError("several tasks need a data set with a column for each, or labels as {column: list}, such as {'label': [...], 'slots': [...], 'tokens': [...]}")

@@ -44,7 +44,7 @@ def train_tasks(clf, examples, checkpoints=None) -> dict:
     for name, member in clf.members_.items(): member.delta_, member.parts_["head"] = delta, heads.tasks[name].cpu().eval()
     return facts | getattr(delta, "facts", {}) | ({"draws": plan["draws"]} if plan.get("draws") else {})
 
-# %% ../nbs/35c_task_training.ipynb #350078af7e
+# %% ../nbs/35c_task_training.ipynb #3500743959
 def _start_heads(clf, examples, settings, imbalance):
     "Heads of whole texts begin as probes, heads of tags after a few epochs on the base as it is."
     if settings.head_start != "probe":
@@ -59,6 +59,7 @@ def _start_heads(clf, examples, settings, imbalance):
             head.build(member.widths_, member.schema_)
             start_head(head, features, targets, member.schema_, held, imbalance[name], seed)
 
+# %% ../nbs/35c_task_training.ipynb #35008524ca
 def _plan(merger, groups) -> dict:
     "How rows are drawn and losses weighted. Raises `UserError` for a merger that works on trained models."
     if not merger: return {}

@@ -127,7 +127,7 @@ def _value(record, task, where):
     if record.get(task.tokens) is None: raise UserError(f"{where}: tags in {task.label!r} and no words in {task.tokens!r}; give every tagged row its tokens")
     return repair(tables._tags(value, record[task.tokens], task.label, where)[0])
 
-# %% ../nbs/35a_tasks.ipynb #350156980a
+# %% ../nbs/35a_tasks.ipynb #35015ed49a
 def load_tasks(source, tasks: dict, text: str = "text") -> dict:  # {part: TaskRows}
     "Training, validation and test rows. Raises `UserError` when a task has no rows to learn from."
     if isinstance(source, dict) and source and all(hasattr(rows, "repairs") for rows in source.values()): return _read_before(source, tasks)
@@ -138,6 +138,7 @@ def load_tasks(source, tasks: dict, text: str = "text") -> dict:  # {part: TaskR
             parts.setdefault(part, []).append(task_rows(table, {n: tasks[n] for n in names}, text, name))
     return {part: united(tables, tasks) for part, tables in parts.items()}
 
+# %% ../nbs/35a_tasks.ipynb #350168a347
 def _read_before(parts, tasks):
     "Rows that were read as `TaskRows`, if they were read for these tasks."
     for rows in parts.values():
@@ -172,7 +173,7 @@ def united(found, tasks) -> TaskRows:
     repairs = sum((Counter(rows.repairs) for rows in found), Counter())
     return TaskRows(joined(lambda r: r.texts), labels, joined(lambda r: r.places), joined(lambda r: r.group), dict(repairs), ", ".join(dict.fromkeys(rows.source for rows in found)))
 
-# %% ../nbs/35a_tasks.ipynb #3501880974
+# %% ../nbs/35a_tasks.ipynb #35019dea4d
 def rows_to_fit(source, tasks: dict, validation=None, text: str = "text", seed: int = 0) -> tuple:
     "Training and validation rows. Raises `UserError` for a task with no rows in either."
     parts = load_tasks(source, tasks, text)
@@ -188,6 +189,7 @@ def rows_to_fit(source, tasks: dict, validation=None, text: str = "text", seed: 
         if not held.known(name): raise UserError(f"task {name!r} has no validation rows in {held.source}; give it some, or no validation part, and a tenth of the training rows is held out")
     return train, held
 
+# %% ../nbs/35a_tasks.ipynb #35020b2584
 def _hold_out(rows, seed):
     "A tenth of the rows of each data set."
     kept, held = [], []

@@ -89,7 +89,7 @@ def check_head(part, again):
         saved = set_head_state(again(), *head_state(head), {column: 8 for column in features}, schema)
         with torch.inference_mode(): assert torch.equal(torch.as_tensor(saved.scores(batch)), scores), f"{part!r}: other scores after saving and loading"
 
-# %% ../nbs/28_testing.ipynb #28013e7631
+# %% ../nbs/28_testing.ipynb #28013a660a
 class Words:
     "A tokenizer for tests: one id a word, by its length."
     pad_token_id, pad_token, eos_token, model_max_length = 0, "<pad>", "<end>", 512
@@ -109,6 +109,7 @@ def check_quantizer(part, again=None):
     "Keyword arguments are a dict."
     assert isinstance(part.load_kwargs(), dict), f"{part!r}: load_kwargs() is no dict"
 
+# %% ../nbs/28_testing.ipynb #28014b458b
 class _Base:
     "A base of two parameters."
     def __init__(self): self.model, self.hash = torch.nn.Linear(4, 6), "base"
@@ -131,4 +132,5 @@ def check_merger(part, again=None):
     moved = (base.model.weight != before).any(1).nonzero().flatten().tolist()
     assert set(moved) <= {0, 1, 4} and moved, f"{part!r}: rows {moved} changed where only 0, 1 and 4 were"
 
+# %% ../nbs/28_testing.ipynb #2801540579
 CHECKS = dict(pooler=check_pooler, head=check_head, format=check_format, quantizer=check_quantizer, merger=check_merger)

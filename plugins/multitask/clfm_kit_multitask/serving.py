@@ -24,7 +24,7 @@ from clfm_kit.states import batches
 from clfm_kit.tagging import split_words
 from clfm_kit.tasks import TaskRows
 
-# %% ../nbs/02_serving.ipynb #02005b953f
+# %% ../nbs/02_serving.ipynb #02005d1151
 class Switched:
     "The forward of one module in which each row of a batch takes its own change; `groups` says which rows take which."
 
@@ -46,16 +46,19 @@ class Switched:
         try: return functional_call(self.owner, {name: _whole(change, getattr(self.owner, name)) for name, change in changes.items()}, (x,))
         finally: self.serving.groups = held
 
-    def _linear(self, x, changes):
-        "What the change of a linear map adds."
-        added = torch.zeros(*x.shape[:-1], self.owner.out_features, dtype=x.dtype, device=x.device)
-        if (change := changes.get("weight")) is not None:
-            values = change.difference.to(x)
-            if change.index is not None and change.axis == 0: added[..., change.index] += x @ values.T
-            elif change.index is not None and change.axis == 1: added += x[..., change.index] @ values.T
-            else: added += x @ (values if change.index is None else _whole(change, self.owner.weight) - self.owner.weight).T
-        if (change := changes.get("bias")) is not None: added += _whole(change, self.owner.bias) - self.owner.bias
-        return added
+# %% ../nbs/02_serving.ipynb #02006285ef
+def _linear(self, x, changes):
+    "What the change of a linear map adds."
+    added = torch.zeros(*x.shape[:-1], self.owner.out_features, dtype=x.dtype, device=x.device)
+    if (change := changes.get("weight")) is not None:
+        values = change.difference.to(x)
+        if change.index is not None and change.axis == 0: added[..., change.index] += x @ values.T
+        elif change.index is not None and change.axis == 1: added += x[..., change.index] @ values.T
+        else: added += x @ (values if change.index is None else _whole(change, self.owner.weight) - self.owner.weight).T
+    if (change := changes.get("bias")) is not None: added += _whole(change, self.owner.bias) - self.owner.bias
+    return added
+
+Switched._linear = _linear
 
 def _whole(change, weight):
     "A parameter with its change."

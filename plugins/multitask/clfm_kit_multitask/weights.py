@@ -34,7 +34,7 @@ class TaskArithmetic(Part):
 
     def combine(self, name, vectors): return vectors.sum(0)
 
-# %% ../nbs/01_weights.ipynb #010079cc81
+# %% ../nbs/01_weights.ipynb #01007f07ca
 class Ties(TaskArithmetic):
     "Trim, elect signs, average what agrees."
 
@@ -55,6 +55,7 @@ class Ties(TaskArithmetic):
         agree = (kept.sign() == sign) & (kept != 0)
         return (kept * agree).sum(0) / agree.sum(0).clamp(min=1)
 
+# %% ../nbs/01_weights.ipynb #01008cfd5c
 def _share(name, value):
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1: raise UserError(f"{name}={value!r} must be a share above 0 and up to 1")
 
@@ -108,7 +109,7 @@ class RegMean(TaskArithmetic):
         self.grams = [_grams(base, delta, some[:256], found) for delta, some in zip(deltas, texts)]
         return Delta([Change(name, index, axis, self.combine(name, vectors, base, index, axis), level) for name, (index, axis, level, vectors) in found.items()])
 
-# %% ../nbs/01_weights.ipynb #010123125f
+# %% ../nbs/01_weights.ipynb #01013156d0
 def _combine(self, name, vectors, base, index, axis):
     "The merged change of one parameter."
     grams = [found.get(name) for found in self.grams]
@@ -121,6 +122,7 @@ def _combine(self, name, vectors, base, index, axis):
     solved = torch.linalg.solve(sum(scaled) + ridge * torch.eye(len(scaled[0]), dtype=torch.float64), right).T.float()
     return solved if turned else solved.T
 
+# %% ../nbs/01_weights.ipynb #01014a2b46
 def _grams(base, delta, texts, found) -> dict:  # {parameter: inner products [in, in]}
     "Inner products of the inputs of the linear maps that `found` changes, in the model with this delta."
     from clfm_kit.states import pad
