@@ -32,7 +32,7 @@ class Frozen(Part):
     "Nothing upstream of the head moves, so every text is read once and its pooled states are kept."
     moves = False
 
-# %% ../nbs/20_builtin.ipynb #2000796c90
+# %% ../nbs/20_builtin.ipynb #20007f2d43
 @hookimpl
 def register_formats(register):
     register("plain", "clfm_kit.formats:Plain", about="the text as it is, cut to the model's limit")
@@ -60,6 +60,7 @@ def register_heads(register):
     register("logistic", "clfm_kit.heads:Logistic", about="L2 logistic regression, penalty chosen on validation")
     register("linear", "clfm_kit.heads:Linear", about="one linear map, trained")
     register("mlp", "clfm_kit.heads:MLP", about="one hidden layer, trained")
+    register("tags", "clfm_kit.joint:Tags", about="one score set for each word, trained; for tasks of tags")
 
 # %% ../nbs/20_builtin.ipynb #2000953cdb
 def probe():

@@ -8,19 +8,28 @@ __all__ = ['SHOWN', 'model_card']
 # %% ../nbs/23_cards.ipynb #23002338be
 import yaml
 
-# %% ../nbs/23_cards.ipynb #23005782fe
-SHOWN = ("accuracy", "exact_match", "micro_f1", "macro_f1", "worst_class_recall", "log_loss", "ece", "brier")
+# %% ../nbs/23_cards.ipynb #23005978bd
+SHOWN = ("accuracy", "exact_match", "micro_f1", "macro_f1", "worst_class_recall", "log_loss", "ece", "brier", "entity_f1", "pair_f1", "joint_exact_match")
 
 def model_card(facts: dict) -> str:
     "The README.md of an artifact, from the content of its clfm.json."
-    schema, recipe = facts["tasks"]["label"]["schema"], facts["recipe"]
-    kind = {"single": "one label", "multi": "any number of labels"}[schema["kind"]]
-    sections = [f"# {recipe['name']} classifier", f"A text classifier made with clfm-kit: {kind} for each text, out of {len(schema['labels'])}.",
-                _use(), "## Labels", ", ".join(f"`{label}`" for label in schema["labels"]), "## How good it is", _figures(facts["reports"]),
+    recipe, tasks = facts["recipe"], facts["tasks"]
+    sections = [f"# {recipe['name']} classifier", "A text classifier made with clfm-kit: " + "; ".join(_says(name, task["schema"]) for name, task in tasks.items()) + ".",
+                _use(), "## Labels", "\n\n".join((f"`{name}`: " if len(tasks) > 1 else "") + _labels(task["schema"]) for name, task in tasks.items()), "## How good it is", _figures(facts["reports"]),
                 "## What it is made of", f"```yaml\n{yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)}```", _cost(facts), "## Limits", _limits(facts)]
     return _front(facts) + "\n\n".join(sections) + "\n"
 
-# %% ../nbs/23_cards.ipynb #2300627fb0
+# %% ../nbs/23_cards.ipynb #23006500a4
+def _says(name, schema):
+    kind = {"single": "one label for each text", "multi": "any number of labels for each text", "tags": "stretches of the text"}[schema["kind"]]
+    return ("" if name == "label" else f"`{name}` gives ") + f"{kind}, out of {len(_names(schema))}"
+
+def _names(schema):
+    "The labels of a schema; of tags, the types."
+    return schema["labels"] if schema["kind"] != "tags" else list(dict.fromkeys(tag[2:] for tag in schema["labels"] if tag != "O"))
+
+def _labels(schema): return ", ".join(f"`{label}`" for label in _names(schema))
+
 def _front(facts):
     fields = dict(library_name="clfm-kit", pipeline_tag="text-classification", base_model=facts["model"]["source"], tags=["clfm-kit", facts["recipe"]["name"]])
     return f"---\n{yaml.safe_dump(fields, sort_keys=False)}---\n\n"
@@ -35,10 +44,11 @@ def _cell(report, name):
     low, high = report.get("intervals", {}).get(name, (None, None))
     return f"{value:.4f}" + (f" ({low:.4f} … {high:.4f})" if low is not None else "")
 
-# %% ../nbs/23_cards.ipynb #23007c185b
+# %% ../nbs/23_cards.ipynb #230071407f
 def _figures(reports):
     "A Markdown table: one row a figure, one column an evaluation; 95 % bootstrap intervals in brackets."
-    names = [name for name in SHOWN if any(name in report["figures"] for report in reports.values())]
+    found = dict.fromkeys(name for report in reports.values() for name in report["figures"])
+    names = sorted((name for name in found if name.partition(".")[2] in SHOWN or name in SHOWN), key=lambda name: SHOWN.index(name) if name in SHOWN else len(SHOWN))
     head = "| figure | " + " | ".join(f"{title} ({report['rows']} rows)" for title, report in reports.items()) + " |"
     lines = [head, "|---" * (len(reports) + 1) + "|"]
     lines += [f"| {name.replace('_', ' ')} | " + " | ".join(_cell(report, name) for report in reports.values()) + " |" for name in names]
@@ -56,10 +66,10 @@ def _strangers(task):
         return [f"- It leaves texts unanswered that its {reject['score']} score finds unfamiliar; of the {reject['rows']} validation texts, all of which belong, it answers {100 * reject['coverage']:.0f} %."]
     return ["- It knows only the labels above and gives one of them to any text, also to one that belongs to none."] * (task["schema"]["kind"] == "single")
 
-# %% ../nbs/23_cards.ipynb #230095aca0
+# %% ../nbs/23_cards.ipynb #2300976964
 def _limits(facts):
     "What a reader should know before relying on the model."
     worst = [f"- Worst class on {title}: recall {report['figures']['worst_class_recall']:.2f}." for title, report in facts["reports"].items()
              if isinstance(report["figures"].get("worst_class_recall"), float)]
-    return "\n".join(_strangers(facts["tasks"]["label"])
+    return "\n".join([line for task in facts["tasks"].values() for line in _strangers(task)]
                      + ["- Figures hold for texts like those it was fitted and measured on."] + worst)

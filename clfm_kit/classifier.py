@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PIECE', 'Classifier', 'fit', 'training_rows', 'scores', 'ratings', 'predict_proba', 'answer', 'predict', 'score']
 
-# %% ../nbs/22_classifier.ipynb #2200259853
+# %% ../nbs/22_classifier.ipynb #22002ebbdf
 import time
 from pathlib import Path
 
@@ -26,29 +26,36 @@ from .imbalance import learn_imbalance, row_weights
 from .metrics import Report, correct_rows, decide, evaluate
 from .parts import settings_of
 from .plugins import emit
-from .recipes import Recipe
+from .recipes import Recipe, several_tasks
 from .rejecting import fit_reject, rejection_figures
 from .saving import from_pretrained, push_to_hub, save_pretrained
 from .schemas import Schema, plain_labels
 from .significance import fingerprints, with_intervals
 from .sites import depth
 
-# %% ../nbs/22_classifier.ipynb #22005392c8
+# %% ../nbs/22_classifier.ipynb #220056c00b
 class Classifier(ClassifierMixin, BaseEstimator):
     "A text classifier made of a recipe and a base model."
 
-    def __init__(self, recipe="probe", model: str = "minilm", settings: tuple = (), cache="default", state_dtype: str = "float16", reject=None):
+    def __init__(self, recipe="probe", model: str = "minilm", settings: tuple = (), cache="default", state_dtype: str = "float16", reject=None, tasks=None):
         self.recipe = recipe  # a Recipe, its name in the catalogue, a mapping or a YAML file
         self.model = model  # a folder, a Hub id, or "minilm"
         self.settings = settings  # changes to the recipe, such as ["head.C=3"]
         self.cache = cache  # folder of the state cache; "default", or None to keep states in memory
         self.state_dtype = state_dtype  # how states are rounded and stored: "float16" or "float32"
         self.reject = reject  # None, a score's name, a coverage, or a mapping, see `clfm_kit.rejecting`
+        self.tasks = tasks  # several named tasks {name: column or mapping}, see `clfm_kit.tasks`; the classifier is then a `clfm_kit.multitask.MultitaskClassifier`
+
+    def __new__(cls, recipe="probe", *args, tasks=None, **settings):
+        if cls is Classifier and (tasks or several_tasks(recipe)): from clfm_kit.multitask import MultitaskClassifier as cls
+        return object.__new__(cls)
 
     @property
     def classes_(self): return np.array(self.schema_.labels)
 
     def __sklearn_is_fitted__(self): return hasattr(self, "head_")
+
+    def _by_task(self, saved=None) -> dict: return {"label": self}
 
 # %% ../nbs/22_classifier.ipynb #22007951cb
 def _open(self, deep=None, rows=None):
@@ -58,7 +65,7 @@ def _open(self, deep=None, rows=None):
         speaks = any(getattr(part, "needs_language_head", False) for part in self.parts_.values())
         self.backbone_ = Backbone.load(self.model, deep, self.parts_["quantizer"], speaks)
         if hasattr(self, "delta_"): self.delta_.apply(self.backbone_)
-        bind_parts(Context(self.backbone_, self.schema_, self.parts_, rows))
+        bind_parts(Context(self.backbone_, getattr(self, "schema_", None), self.parts_, rows))
     return self.backbone_
 
 def _states(self, texts, columns=None):

@@ -75,7 +75,7 @@ class Examples:
         rows = np.asarray(rows)
         return [self.batch(rows[piece]) for piece in batches(self.lengths[rows], self.counts[rows], budget)]
 
-# %% ../nbs/31a_network.ipynb #31010aecc8
+# %% ../nbs/31a_network.ipynb #3101059cbb
 @dataclass
 class LengthBatches:
     "Batches of row numbers for `DataLoader`: shuffled anew each epoch, texts of like length together."
@@ -91,8 +91,10 @@ class LengthBatches:
 
     def __len__(self): return -(-len(self.lengths) // self.size)
 
+    def rows(self): return epoch_rows(self.imbalance, self.targets, self.seed + self.epoch)
+
     def __iter__(self):
-        rows = epoch_rows(self.imbalance, self.targets, self.seed + self.epoch)
+        rows = self.rows()
         span = self.size * self.window
         rows = np.concatenate([part[np.argsort(self.lengths[part], kind="stable")] for part in (rows[s:s + span] for s in range(0, len(rows), span))])
         parts = [rows[s:s + self.size] for s in range(0, len(rows), self.size)]

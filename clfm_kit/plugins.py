@@ -39,12 +39,13 @@ class Entry:
             cure = f' Install it with: pip install "clfm-kit[{self.needs}]".' if self.needs else ""
             raise UserError(f"{self.kind} {self.name!r} of plugin {self.plugin!r} does not load: {error}.{cure}") from error
 
-# %% ../nbs/02_plugins.ipynb #02007bc75a
+# %% ../nbs/02_plugins.ipynb #020077a07f
 EXTRAS = {
     "stc": ("stc", "few-shot", "all-layers", "sparsify"),
     "token-sparse": ("token-sparse", "gradient-sparse", "random-sparse"),
     "lora-4bit": ("lora-4bit", "lora", "nf4", "fp4", "int8"),
     "instruct": ("instruct", "instruct-zero-shot", "instruction", "answers", "verbalizer"),
+    "multitask": ("joint", "mixed", "task-arithmetic", "ties", "dare", "breadcrumbs", "regmean", "multitask-joint", "multitask-mixed"),
 }
 
 # %% ../nbs/02_plugins.ipynb #0200854208

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['save_pretrained', 'from_pretrained', 'push_to_hub']
 
-# %% ../nbs/22a_saving.ipynb #22002cec92
+# %% ../nbs/22a_saving.ipynb #2200233189
 import tempfile
 from pathlib import Path
 
@@ -19,22 +19,23 @@ from .errors import UserError
 from .metrics import Report, Undefined
 from .parts import name_and_params
 from .plugins import catalogue
-from .recipes import PART_KINDS, Recipe
+from .recipes import PART_KINDS, Recipe, several_tasks
 from .rejecting import RejectOption, reject_tensors
 from .schemas import Schema
 
-# %% ../nbs/22a_saving.ipynb #22005b0999
+# %% ../nbs/22a_saving.ipynb #22005d555f
 def save_pretrained(self, folder) -> Path:
     "Write the classifier to `folder`, all or nothing. Raises `UserError` when it cannot be written."
     from clfm_kit.cards import model_card
-    if not hasattr(self, "head_"): raise UserError("this classifier is not fitted; there is nothing to save")
-    tensors, values = head_state(self.head_)
-    tensors = {f"label.{name}": value for name, value in tensors.items()} | reject_tensors(self.reject_) | {"trained_on": torch.from_numpy(self.trained_on_.view(np.int64))}
+    if not self.__sklearn_is_fitted__(): raise UserError("this classifier is not fitted; there is nothing to save")
     backbone = self._open(self.depth_)
+    tensors, tasks = {"trained_on": torch.from_numpy(self.trained_on_.view(np.int64))}, {}
+    for name, task in self._by_task().items():
+        found, tasks[name] = _task_state(name, task)
+        tensors |= found
     facts = dict(versions={"clfm-kit": __version__, **_plugins(self.recipe_)}, recipe=self.recipe_.to_dict(), state_dtype=self.state_dtype,
                  model=dict(source=self.model, hash=self.delta_.base if hasattr(self, "delta_") else backbone.hash, depth=self.depth_, full_depth=backbone.shape.depth),
-                 tasks={"label": dict(schema=self.schema_.to_dict(), calibration=self.calibration_.to_dict(), reject=self.reject_ and self.reject_.to_dict(), widths=self.widths_, columns=self.columns_, head=values)},
-                 facts=self.facts_, reports={name: report.to_dict() for name, report in self.reports_.items()})
+                 tasks=tasks, facts=self.facts_, reports={name: report.to_dict() for name, report in self.reports_.items()})
     facts["parts"] = {kind: head_state(self.parts_[kind])[1] for kind in ("format", "pooler") if getattr(self.parts_[kind], "learned", dict)()}
     files = {"head.safetensors": tensors}
     if hasattr(self, "delta_"): files["delta.safetensors"], facts["delta"] = self.delta_.state()
@@ -43,10 +44,10 @@ def save_pretrained(self, folder) -> Path:
 
 def _plugins(recipe):
     "Versions of the plugins that the recipe's parts come from."
-    used = {catalogue.find(kind, name_and_params(getattr(recipe, kind))[0]).plugin for kind in PART_KINDS}
+    used = {catalogue.find(kind, name_and_params(getattr(recipe, kind))[0]).plugin for kind in (*PART_KINDS, *["merger"] * bool(recipe.merger))}
     return {name: version for name, version in catalogue.plugins.items() if name in used and version}
 
-# %% ../nbs/22a_saving.ipynb #2200652365
+# %% ../nbs/22a_saving.ipynb #22006bb2bc
 def from_pretrained(cls, source, model: str | None = None, cache=None, accept_other_base: bool = False):
     "The classifier saved in a folder or on the Hub; `model` says where its base is now. Raises `UserError` if anything is missing, damaged or different."
     facts, files = read_artifact(_local(source))
@@ -55,19 +56,15 @@ def from_pretrained(cls, source, model: str | None = None, cache=None, accept_ot
     self.recipe_ = Recipe.of(facts["recipe"])
     self.parts_, self.depth_, self.facts_ = self.recipe_.parts(), base["depth"], facts["facts"]
     for kind, values in facts.get("parts", {}).items(): set_head_state(self.parts_[kind], {}, values, {}, None)
-    task = facts["tasks"]["label"]
-    self.schema_, self.calibration_ = Schema.from_dict(task["schema"]), Calibration.from_dict(task["calibration"])
-    self.widths_, self.columns_ = task["widths"], task["columns"]
-    self.reject_ = RejectOption.from_dict(task.get("reject"), files["head.safetensors"])
-    self.reports_ = {name: Report(**found | dict(figures=_figures(found))) for name, found in facts["reports"].items()}
-    tensors = {name.removeprefix("label."): value for name, value in files["head.safetensors"].items() if name.startswith("label.")}
+    if not several_tasks(self.recipe_): self.schema_ = Schema.from_dict(facts["tasks"]["label"]["schema"])  # parts are bound to it when the base is opened
     self.trained_on_ = files["head.safetensors"]["trained_on"].numpy().view(np.uint64)
-    self.head_ = set_head_state(self.parts_["head"], tensors, task["head"], self.widths_, self.schema_)
     found = self._open(self.depth_).hash
     if found != base["hash"] and not accept_other_base:
         raise UserError(f"base model {self.model!r} has other weights (hash {found[:12]}…) than the one this classifier was fitted on ({base['hash'][:12]}…); "
                         "give the right one with model=…, or pass accept_other_base=True")
     if "delta" in facts: _put_delta(self, files["delta.safetensors"], facts["delta"])
+    for name, task in self._by_task(facts["tasks"]).items(): _restore_task(name, task, facts["tasks"][name], files["head.safetensors"])
+    self.reports_ = {name: _report(found) for name, found in facts["reports"].items()}
     return self
 
 def _put_delta(self, tensors, facts):
@@ -76,9 +73,29 @@ def _put_delta(self, tensors, facts):
     self.delta_ = restore_delta(self.parts_["selector"], tensors, facts)
     self.delta_.apply(self.backbone_)
 
-def _figures(report):
-    "Figures as they were, those without a value with their reason."
-    return {name: Undefined(value["undefined"]) if isinstance(value, dict) else value for name, value in report["figures"].items()}
+def _report(given):
+    "A report as it was, figures without a value with their reason."
+    found = given | dict(figures={name: Undefined(value["undefined"]) if isinstance(value, dict) else value for name, value in given["figures"].items()})
+    if "tasks" not in found: return Report(**found)
+    from clfm_kit.task_reports import TasksReport
+    return TasksReport(**found | dict(tasks={name: _report(task) for name, task in found["tasks"].items()}))
+
+# %% ../nbs/22a_saving.ipynb #220087c2fd
+def _task_state(name, task) -> tuple:  # ({tensor name: tensor}, JSON-able facts)
+    "What one task learned."
+    tensors, values = head_state(task.head_)
+    facts = dict(schema=getattr(task, "task_schema_", task.schema_).to_dict(), calibration=task.calibration_.to_dict(), reject=task.reject_ and task.reject_.to_dict(), widths=task.widths_, columns=task.columns_, head=values)
+    return {f"{name}.{k}": v for k, v in tensors.items()} | {_mark(name) + k: v for k, v in reject_tensors(task.reject_).items()}, facts
+
+def _restore_task(name, task, facts, tensors):
+    "Give a task back what it had learned."
+    if not hasattr(task, "schema_"): task.schema_ = Schema.from_dict(facts["schema"])
+    task.calibration_, task.widths_, task.columns_ = Calibration.from_dict(facts["calibration"]), facts["widths"], facts["columns"]
+    mine = lambda prefix: {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    task.reject_ = RejectOption.from_dict(facts.get("reject"), mine(_mark(name)))
+    task.head_ = set_head_state(task.parts_["head"], mine(f"{name}."), facts["head"], task.widths_, task.schema_)
+
+def _mark(name): return "" if name == "label" else f"{name}@"  # of the tensors of a reject option
 
 # %% ../nbs/22a_saving.ipynb #2200786b0e
 def _local(source) -> Path:

@@ -168,8 +168,8 @@ def start_head(head, features, targets, schema, validation, imbalance, seed):
     with torch.no_grad(): head.map.weight.copy_(torch.from_numpy(probe.weights_)), head.map.bias.copy_(torch.from_numpy(probe.bias_))
     return head
 
-# %% ../nbs/32_training.ipynb #32019fb6e9
-def train_delta(net, delta, train, held, *, imbalance, settings, seed=0, run=None, checkpoints=None, identity="", cache=None) -> dict:
+# %% ../nbs/32_training.ipynb #3201994d91
+def train_delta(net, delta, train, held, *, imbalance, settings, seed=0, run=None, checkpoints=None, identity="", cache=None, trainer=TextTrainer) -> dict:
     "Train a delta and the head of a net; both end with the weights of the best epoch. Returns what happened."
     place = tempfile.TemporaryDirectory() if checkpoints is None else nullcontext(str(checkpoints))
     resume = last_checkpoint(checkpoints, identity) if checkpoints else None
@@ -177,7 +177,7 @@ def train_delta(net, delta, train, held, *, imbalance, settings, seed=0, run=Non
     if settings.gradient_checkpointing == "blocks": net.base.gradient_checkpointing_enable(dict(use_reentrant=False))
     with place as folder, _prefix(net, train, held, settings, run, cache) as prefix:
         net.prefix = prefix
-        trainer = TextTrainer(net, arguments(folder, net, train, settings, seed, checkpoints), train_dataset=range(len(train)), eval_dataset=range(len(held))).setup(net, train, held, imbalance, settings, run)
+        trainer = trainer(net, arguments(folder, net, train, settings, seed, checkpoints), train_dataset=range(len(train)), eval_dataset=range(len(held))).setup(net, train, held, imbalance, settings, run)
         if resume and (resume / "best.safetensors").exists(): trainer.watch.best = load_file(resume / "best.safetensors", device=str(net.backbone.device))
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         if trainer.watch.best is not None: net.load_state_dict(trainer.watch.best)

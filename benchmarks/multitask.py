@@ -1,0 +1,158 @@
+"""One model for intent and slots against one model for each, and merging of the two against training on both.
+
+    python benchmarks/multitask.py --data FOLDER [--data FOLDER] [--rows N] [--epochs E] [--selector full] [--mixed NEWS HOME]
+
+Rows carry `label` and `slots` with `tokens`. All sides get the same rows, epochs, rates and seed; latency is measured on the same texts, sides alternating, threads as given; the load of the machine is written down. With
+`--skip merging` or `--skip memory` a part is left out. Test labels that the training rows never show count as errors.
+"""
+import argparse
+import os
+import tempfile
+from pathlib import Path
+
+from common import alternate, peak_of, ratio, write
+
+TASKS = {"intent": "label", "slots": "slots"}
+METHODS = ("task-arithmetic", "ties", "dare", "breadcrumbs", "regmean")
+LOAD = "import sys, torch; torch.set_num_threads(1)\nfrom clfm_kit import Classifier\nheld = [Classifier.from_pretrained(f) for f in sys.argv[1:]]\nfor clf in held: clf.predict(['two smart bulbs'])"
+
+
+def parts_of(folder, tasks, limit):
+    """Rows by part, the training rows cut to `limit`, taken evenly."""
+    from clfm_kit.tasks import load_tasks, read_tasks
+    parts = load_tasks(folder, read_tasks(tasks))
+    if limit and len(parts["train"]) > limit:
+        step = len(parts["train"]) / limit
+        parts["train"] = parts["train"].take([int(number * step) for number in range(limit)])
+    return parts
+
+
+def fit(tasks, parts, arguments, selector, **more):
+    from clfm_kit import Classifier
+    settings = [f"selector={selector}", f"training.epochs={arguments.epochs}", f"training.learning_rate={arguments.rate}", f"training.batch_size={arguments.batch}", *arguments.set]
+    recipe = "token-sparse" if selector == "token-sparse" else "finetune"
+    if selector == "token-sparse": settings[2] = "training.learning_rate=1e-3"
+    return Classifier(recipe, arguments.model, tasks=tasks, settings=settings, cache=None, **more).fit(parts)
+
+
+def quality(clf, rows):
+    """Main figures of each task; accuracy counts unseen labels as wrong."""
+    report, found = clf.evaluate(rows), {}
+    for name, task in report.tasks.items():
+        if task.kind == "tags": found |= {f"{name}.entity_f1": task["entity_f1"], f"{name}.pair_f1": task["pair_f1"]}
+        else: found[f"{name}.accuracy"] = task.figures.get("accuracy_with_unseen", task.figures.get("accuracy"))
+    if "joint_exact_match" in report.figures: found["joint_exact_match"] = report["joint_exact_match"]
+    return {name: float(value) for name, value in found.items()}
+
+
+def latency(joint, singles, texts, repeats):
+    """Median ratio of the joint model to the two, at one text and at 32."""
+    def run(models, size):
+        def turn():
+            for start in range(0, len(texts), size):
+                for clf in models: clf.predict(texts[start:start + size])
+        return turn
+    found, rows = {}, []
+    for size in (1, 32):
+        sides = {"joint": run([joint], size), "two": run(singles, size)}
+        for turn in sides.values(): turn()
+        seconds = alternate(sides, repeats)
+        found[f"latency_ratio_batch_{size}"] = ratio(seconds, "joint", "two")
+        rows.append(dict(batch=size, texts=len(texts), seconds=seconds))
+    return found, rows
+
+
+def data_set(folder, arguments):
+    name = Path(folder).name
+    parts = parts_of(folder, TASKS, arguments.rows)
+    sides = {"joint": fit(TASKS, parts, arguments, arguments.selector), **{task: fit({task: column}, parts, arguments, arguments.selector) for task, column in TASKS.items()}}
+    scores = {side: quality(clf, parts["test"]) for side, clf in sides.items()}
+    singles = [sides[task] for task in TASKS]
+    figures = {f"{name}.joint.{k}": v for k, v in scores["joint"].items()} | {f"{name}.single.{k}": v for task in TASKS for k, v in scores[task].items()}
+    speed, rows = latency(sides["joint"], singles, parts["test"].texts[:arguments.texts], arguments.repeats)
+    figures |= {f"{name}.{k}": v for k, v in speed.items()}
+    found = [dict(data=name, train=len(parts["train"]), test=len(parts["test"]), quality=scores, latency=rows, seconds={side: clf.facts_["seconds"] for side, clf in sides.items()})]
+    with tempfile.TemporaryDirectory() as place:
+        if "memory" not in arguments.skip:
+            for side, clf in sides.items(): clf.save_pretrained(Path(place, side))
+            memory = {side: peak_of(LOAD, *(Path(place, one) for one in names))["peak_mb"] for side, names in (("joint", ["joint"]), ("two", list(TASKS)), ("none", []))}
+            figures[f"{name}.memory_ratio"] = (memory["joint"] - memory["none"]) / (memory["two"] - memory["none"])
+            found[0]["memory_mb"] = memory
+        if "merging" not in arguments.skip:
+            more, rows = merging(name, sides, parts, arguments, place)
+            figures, found = figures | more, found + rows
+    return figures, found
+
+
+def merging(name, sides, parts, arguments, place):
+    """Each method's share of single-task quality kept, for each selector."""
+    from clfm_kit.merging import merge_models
+    figures, rows = {}, []
+    for selector in arguments.merge:
+        for task, column in TASKS.items():
+            clf = sides[task] if selector == arguments.selector else fit({task: column}, parts, arguments, selector)
+            clf.save_pretrained(Path(place, f"{selector}-{task}"))
+        for method in METHODS:
+            found = merge_models([Path(place, f"{selector}-{task}") for task in TASKS], method, parts)
+            figures[f"{name}.merge.{selector}.{method}.kept"] = found.kept
+            rows.append(dict(data=name, selector=selector, **found.to_dict()))
+            print(f"  {selector} {method}: {found.kept:.3f}", flush=True)
+    return figures, rows
+
+
+def mixed(news, home, arguments):
+    """Two unrelated data sets in one model against one model each."""
+    tasks = {"topic": "label", "slots": "slots"}
+    parts = {"topic": parts_of(news, {"topic": "label"}, arguments.rows), "slots": parts_of(home, {"slots": "slots"}, arguments.rows)}
+    from clfm_kit.tasks import read_tasks, united
+    both = {part: united([parts[task][part] for task in tasks], read_tasks(tasks)) for part in ("train", "validation", "test")}
+    scores = {task: quality(fit({task: tasks[task]}, parts[task], arguments, arguments.selector), parts[task]["test"]) for task in tasks}
+    together = fit(tasks, both, argparse.Namespace(**vars(arguments) | dict(set=[*arguments.set, "merger=mixed"])), arguments.selector)
+    scores["mixed"] = quality(together, both["test"])
+    figures = {f"mixed.{k}": v for k, v in scores["mixed"].items()} | {f"mixed.single.{k}": v for task in tasks for k, v in scores[task].items()}
+    return figures, [dict(data=[Path(news).name, Path(home).name], quality=scores, draws=together.facts_["training"].get("draws"))]
+
+
+def plot(figures, path):
+    """Share of single-task quality kept by each merge method."""
+    import matplotlib
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+    kept = {name: value for name, value in figures.items() if name.endswith(".kept")}
+    if not kept: return
+    groups = list(dict.fromkeys(name.split(".merge.")[0] + ", " + name.split(".")[-3] for name in kept))
+    figure, axes = pyplot.subplots(figsize=(7, 3.4), layout="constrained")
+    for number, (group, mark) in enumerate(zip(groups, "os^Dvx")):
+        data, selector = group.split(", ")
+        axes.plot([100 * kept[f"{data}.merge.{selector}.{method}.kept"] for method in METHODS], range(len(METHODS)), mark, label=group, markersize=8)
+    axes.axvline(100, color="#777777", linewidth=1)
+    axes.set(yticks=range(len(METHODS)), yticklabels=METHODS, xlabel="% of single-task quality kept after merging")
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", action="append", default=[])
+    parser.add_argument("--mixed", nargs=2)
+    parser.add_argument("--model", default="minilm")
+    parser.add_argument("--selector", default="full")
+    parser.add_argument("--merge", nargs="*", default=["full", "token-sparse"])
+    parser.add_argument("--skip", nargs="*", default=[])
+    parser.add_argument("--set", nargs="*", default=[])
+    for name, value in (("rows", 0), ("epochs", 10), ("batch", 32), ("texts", 64), ("repeats", 5), ("threads", 1)): parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--rate", type=float, default=2e-4)
+    parser.add_argument("--out", default="multitask")
+    arguments = parser.parse_args()
+    import torch
+    torch.set_num_threads(arguments.threads)
+    figures, rows, before = {}, [], os.getloadavg()[0]
+    for run in [lambda folder=folder: data_set(folder, arguments) for folder in arguments.data] + ([lambda: mixed(*arguments.mixed, arguments)] if arguments.mixed else []):
+        more, found = run()
+        figures, rows = figures | more, rows + found
+        write(arguments.out, figures, rows, load=dict(before=before, after=os.getloadavg()[0]))
+    from common import RESULTS
+    plot(figures, RESULTS / f"{arguments.out}.png")
+
+
+if __name__ == "__main__": main()

@@ -1,0 +1,288 @@
+"""Several tasks in one model: bad input, partial labels, other processes, merging and serving."""
+import json
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clfm_kit import Classifier, UserError
+from clfm_kit.cli import main
+from clfm_kit.highlights import Highlighted
+from clfm_kit.merging import merge_models
+from clfm_kit.multitask import MultitaskClassifier
+from clfm_kit.recipes import Recipe
+from clfm_kit.schemas import Schema
+from clfm_kit.tagging import decode_tags, find_words, repair, spans, split_words
+from clfm_kit.tasks import load_tasks, read_tasks, rows_to_fit
+
+TASKS = {"intent": "label", "slots": "slots"}
+FAST = ["training.epochs=1", "training.learning_rate=1e-3", "training.head_start=random"]
+
+
+def some(tasks):
+    return {part: rows.take(range(48)) for part, rows in load_tasks("helpdesk", read_tasks(tasks)).items()}
+
+
+@pytest.fixture(scope="module")
+def parts():
+    return some(TASKS)
+
+
+def row(**changes):
+    return dict(text="two smart bulbs", tokens=["two", "smart", "bulbs"], slots=["B-quantity", "B-product", "I-product"], label="buy") | changes
+
+
+def two(**changes):
+    return [row(), row(text="where is it", tokens=["where", "is", "it"], slots=["O", "O", "O"], label="track"), row(**changes)]
+
+
+def fitted(tiny, parts, tasks=TASKS, **more):
+    return Classifier("finetune", tiny, tasks=tasks, settings=[*FAST, *more.pop("settings", [])], cache=None, **more).fit(parts)
+
+
+# ---- bad input
+
+@pytest.mark.parametrize("slots", [["O"], ["O"] * 4])
+def test_slots_longer_or_shorter_than_tokens_are_refused(slots):
+    with pytest.raises(UserError, match="row 2: .* tags in 'slots' for 3 tokens"): rows_to_fit(two(slots=slots), read_tasks(TASKS))
+
+
+def test_an_i_tag_without_its_b_is_repaired_and_counted():
+    train, _ = rows_to_fit(two(slots=["O", "I-product", "I-product"]) * 4, read_tasks(TASKS), validation=two())
+    assert train.labels["slots"][2] == ["O", "B-product", "I-product"] and train.repairs["slots"] == 4
+
+
+def test_what_is_no_tag_is_refused():
+    with pytest.raises(UserError, match="tag 'product'"): rows_to_fit(two(slots=["O", "product", "O"]), read_tasks(TASKS))
+
+
+def test_tokens_of_another_text_are_refused():
+    with pytest.raises(UserError, match="token 'lamps' is not in the text"): rows_to_fit(two(tokens=["two", "smart", "lamps"]), read_tasks(TASKS))
+
+
+def test_tags_without_words_are_refused():
+    with pytest.raises(UserError, match="no words in 'tokens'"): rows_to_fit(two(tokens=None), read_tasks(TASKS))
+
+
+def test_a_task_without_rows_is_refused():
+    with pytest.raises(UserError, match="task 'mood' has no rows"): rows_to_fit([found | {"mood": None} for found in two()], read_tasks(TASKS | {"mood": "mood"}), validation=two())
+
+
+def test_a_column_that_is_not_there_is_refused():
+    with pytest.raises(UserError, match="task 'intent'"): rows_to_fit(two(), read_tasks({"intent": "lable"}))
+
+
+@pytest.mark.parametrize("tasks, said", [({}, "a mapping"), ({"a b": "label"}, "letters, digits"), ({"a": 3}, "name of a column"), ({"a": {"label": "label", "weight": 0}}, "weight"),
+                                         ({"a": {"label": "slots", "reject": "energy"}}, "whole texts"), ({"a": {"label": "slots", "decoding": "crf"}}, "decoding")])
+def test_tasks_that_cannot_work_are_refused(tasks, said):
+    with pytest.raises(UserError, match=said): read_tasks(tasks)
+
+
+def test_a_task_with_one_class_is_named(tiny):
+    with pytest.raises(UserError, match="task 'intent': there is only one class"): Classifier("probe", tiny, tasks={"intent": "label"}, cache=None).fit([row()] * 20)
+
+
+def test_a_format_that_loses_the_words_is_refused(tiny, parts):
+    with pytest.raises(UserError, match="format"): Classifier("probe", tiny, tasks={"slots": "slots"}, settings=["format.keep=tail", "format.max_length=8"], cache=None).fit(parts)
+
+
+def test_a_weight_merger_in_a_fit_is_refused(tiny, parts):
+    with pytest.raises(UserError, match="clfm merge"): fitted(tiny, parts, settings=["merger=ties"])
+
+
+# ---- words, tags and characters
+
+TAGS = st.lists(st.sampled_from(["O", "B-a", "I-a", "B-b", "I-b"]), max_size=8)
+
+
+@given(TAGS)
+def test_repair_leaves_nothing_to_repair(tags):
+    fixed, count = repair(tags)
+    assert repair(fixed) == (fixed, 0) and sum(a != b for a, b in zip(tags, fixed)) == count and [t[2:] for t in tags] == [t[2:] for t in fixed]
+
+
+@given(st.integers(0, 9), st.integers(0, 2**31))
+def test_the_likeliest_sequence_is_one_that_bio_allows(words, seed):
+    schema = Schema("tags", ("O", "B-a", "B-b", "I-a", "I-b"))
+    tags, repairs = decode_tags(np.random.default_rng(seed).dirichlet(np.ones(5), words).reshape(words, 5), schema)
+    assert repairs == 0 and repair(tags)[1] == 0 and len(tags) == words
+
+
+@given(st.text(max_size=40))
+def test_words_of_any_text_stand_where_they_are_said_to_stand(text):
+    places = split_words(text)
+    words = [text[a:b] for a, b in places]
+    assert find_words(text, words) == places and all(a[1] <= b[0] for a, b in zip(places, places[1:]))
+
+
+@given(st.lists(st.sampled_from(["ab", "é", "日本", "x"]), min_size=1, max_size=6), st.data())
+def test_spans_cover_the_words_their_tags_say(words, data):
+    text, tags = " ".join(words), repair(data.draw(st.lists(st.sampled_from(["O", "B-a", "I-a"]), min_size=len(words), max_size=len(words))))[0]
+    for span in spans(tags, find_words(text, words), text): assert text[span["start"]:span["end"]] == span["text"] and span["text"].strip() == span["text"]
+
+
+@settings(max_examples=30)
+@given(st.text(alphabet="<>&\"'ab ", max_size=20))
+def test_a_text_never_becomes_markup(text):
+    shown = Highlighted(text, [dict(slot="<i>", start=0, end=len(text))] if text else [], {"intent": "<script>"})._repr_html_()
+    assert "<script>" not in shown and "<i>" not in shown and "<a" not in shown and "<b>a" not in shown
+
+
+# ---- one pass for all tasks
+
+@pytest.mark.parametrize("selector", ["frozen", "full", "top-layers"])
+def test_saved_and_loaded_in_a_fresh_process_gives_the_same_scores(tiny, parts, tmp_path, selector):
+    recipe, more = ("probe", []) if selector == "frozen" else ("finetune", [*FAST, f"selector={selector}"])
+    clf = Classifier(recipe, tiny, tasks=TASKS, settings=more, cache=None).fit(parts)
+    clf.save_pretrained(tmp_path / "model")
+    texts = parts["test"].texts[:5]
+    expected = [np.concatenate(found).tolist() if isinstance(found, list) else found.tolist() for found in clf.scores(texts).values()]
+    if selector == "full":
+        code = "import json, sys, numpy as np; from clfm_kit import Classifier; found = Classifier.from_pretrained(sys.argv[1]).scores(json.loads(sys.argv[2]))\n" \
+               "print(json.dumps([np.concatenate(f).tolist() if isinstance(f, list) else f.tolist() for f in found.values()]))"
+        found = json.loads(subprocess.run([sys.executable, "-c", code, tmp_path / "model", json.dumps(texts)], capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+    else: found = [np.concatenate(f).tolist() if isinstance(f, list) else f.tolist() for f in Classifier.from_pretrained(tmp_path / "model").scores(texts).values()]
+    assert found == expected
+
+
+def test_one_pass_answers_every_task(tiny, parts):
+    clf = Classifier("probe", tiny, tasks=TASKS | {"again": "label"}, cache=None).fit(some(TASKS | {"again": "label"}))
+    before = clf.backbone_.passes
+    answers = clf.predict(["two smart bulbs, please", ""])
+    assert clf.backbone_.passes - before == 1 and set(answers) == {"intent", "slots", "again"} and [len(found) for found in answers.values()] == [2, 2, 2]
+    assert list(clf.classes_["intent"]) == list(clf.classes_["again"])  # the same names in two tasks do not meet
+
+
+def test_rows_with_some_of_the_labels(tiny):
+    table = [row(slots=None), row(label=None), row(text="where is it", tokens=["where", "is", "it"], slots=["O", "O", "B-thing"], label="track"), row(topics=["home", "light"])] * 6
+    tasks = TASKS | {"topics": "topics"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        clf = Classifier("finetune", tiny, tasks=tasks, settings=FAST, cache=None).fit(table, validation=table)
+    assert {name: found["train"] for name, found in clf.facts_["tasks"].items()} == {"intent": 18, "slots": 18, "topics": 6}
+    report = clf.evaluate(table)
+    assert {name: found.rows for name, found in report.tasks.items()} == {"intent": 18, "slots": 18, "topics": 6} and clf.schemas_["topics"].kind == "multi"
+
+
+def test_labels_that_training_never_showed_are_told(tiny, parts):
+    clf = Classifier("probe", tiny, tasks={"intent": "label"}, cache=None).fit(parts)
+    report = clf.evaluate([dict(text=parts["test"].texts[0], label=parts["train"].labels["intent"][0]), dict(text="x", label="never seen")]).tasks["intent"]
+    assert report.rows == 1 and any("never showed" in note for note in report.notes) and report["accuracy_with_unseen"] <= 0.5
+
+
+def test_a_reject_cut_and_thresholds_are_a_tasks_own(tiny, parts, tmp_path):
+    tasks = {"intent": {"label": "label", "reject": {"score": "centroid-distance", "coverage": 0.5}}, "plain": "label"}
+    clf = Classifier("probe", tiny, tasks=tasks, cache=None).fit(some(tasks))
+    clf.save_pretrained(tmp_path / "model")
+    texts = parts["test"].texts
+    answers, again = clf.predict(texts), Classifier.from_pretrained(tmp_path / "model").predict(texts)
+    assert None in answers["intent"] and None not in answers["plain"].tolist() and again["intent"].tolist() == answers["intent"].tolist()
+
+
+def test_words_that_are_cut_off_are_counted(tiny, parts):
+    clf = Classifier("probe", tiny, tasks=TASKS, settings=["format.max_length=8"], cache=None).fit(parts)
+    assert clf.facts_["unread_words"] > 0 and any("cut off" in note for note in clf.evaluate(parts["test"]).notes)
+
+
+def test_tasks_of_different_data_sets_are_drawn_by_temperature(tiny, parts):
+    records = lambda rows, column, values: [dict(text=t, **{column: v}) for t, v in zip(rows.texts, values)]
+    news = records(parts["train"], "topic", ["a", "b"] * 24) * 4
+    home = [dict(text=t, tokens=[t[a:b] for a, b in p], slots=s) for t, p, s in zip(parts["train"].texts, parts["train"].places, parts["train"].labels["slots"])]
+    recipe = dict(name="x", selector="top-layers", pooler="mean", head="linear", merger={"name": "mixed", "temperature": 0, "weighting": "uncertainty"}, tasks={"topic": "topic", "slots": "slots"})
+    clf = Classifier(recipe, tiny, settings=FAST, cache=None).fit({"topic": news, "slots": home})
+    assert isinstance(clf, MultitaskClassifier) and len(set(clf.facts_["training"]["draws"].values())) == 1
+
+
+def test_rows_read_for_other_tasks_are_refused(tiny, parts):
+    with pytest.raises(UserError, match="have none for 'mood'"): Classifier("probe", tiny, tasks={"mood": "mood"}, cache=None).fit(parts)
+
+
+def test_scikit_learn_can_copy_it():
+    from sklearn.base import clone
+    assert isinstance(clone(Classifier("probe", tasks=TASKS)), MultitaskClassifier) and type(Classifier("probe")) is Classifier and type(Classifier("no such recipe")) is Classifier
+
+
+# ---- the command line
+
+def test_fit_predict_and_evaluate_from_the_command_line(tiny, parts, tmp_path, capsys):
+    for part, rows in parts.items():
+        lines = (dict(text=t, tokens=[t[a:b] for a, b in p], slots=s, label=l) for t, p, s, l in zip(rows.texts, rows.places, rows.labels["slots"], rows.labels["intent"]))
+        (tmp_path / f"{part}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    fast = [word for setting in FAST for word in ("--set", setting)]
+    main(["fit", "--recipe", "multitask-joint", "--data", str(tmp_path), "--model", tiny, "--out", str(tmp_path / "model"), *fast, "--json"])
+    assert "joint_exact_match" in json.loads(capsys.readouterr().out)["reports"]["test"]["figures"]
+    main(["predict", str(tmp_path / "model"), "two smart bulbs", "--json"])
+    found, = json.loads(capsys.readouterr().out)
+    assert found["intent"]["label"] and isinstance(found["slots"], list)
+    main(["evaluate", str(tmp_path / "model"), "--data", str(tmp_path), "--json"])
+    assert json.loads(capsys.readouterr().out)["tasks"].keys() == {"intent", "slots"}
+    assert "`slots` gives stretches of the text" in (tmp_path / "model" / "README.md").read_text()
+    main(["predict", str(tmp_path / "model"), "two smart bulbs"])
+    assert "intent" in capsys.readouterr().out
+    main(["fit", "--recipe", "multitask-joint", "--data", "helpdesk", "--model", tiny, "--dry-run", "--json"])
+    assert json.loads(capsys.readouterr().out)["data"]["slots"]["kind"] == "tags"
+
+
+# ---- merging and serving
+
+@pytest.fixture(scope="module")
+def apart(tiny, parts, tmp_path_factory):
+    """Folders of an intent model and a slots model of one base, whole and sparse, and a probe."""
+    place = tmp_path_factory.mktemp("apart")
+    for name, selector in (("whole", "full"), ("rows", {"name": "random-sparse", "weights": 0.1, "cost": None})):
+        for task, column in TASKS.items():
+            recipe = dict(name=name, selector=selector, head="linear", training=dict(epochs=1, learning_rate=1e-3, head_start="random"))
+            Classifier(recipe, tiny, tasks={task: column}, cache=None).fit(parts).save_pretrained(place / f"{name}-{task}")
+    Classifier("probe", tiny, tasks={"intent": "label"}, cache=None).fit(parts).save_pretrained(place / "probe")
+    return place
+
+
+@pytest.mark.parametrize("method", ["task-arithmetic", "ties", "dare", "breadcrumbs", "regmean"])
+def test_merged_models_keep_their_tasks(apart, parts, tmp_path, method):
+    for kind in ("whole", "rows"):
+        found = merge_models([apart / f"{kind}-intent", apart / f"{kind}-slots"], method, parts)
+        assert {(line["task"], line["part"]) for line in found.rows} == {(task, part) for task in TASKS for part in ("validation", "test")}
+        assert found.interference[0]["rows_shared"] is None if kind == "whole" else 0 <= found.interference[0]["rows_shared"] <= 1
+        found.classifier.save_pretrained(tmp_path / kind)
+        texts, again = parts["test"].texts[:4], Classifier.from_pretrained(tmp_path / kind)
+        assert [np.concatenate(a).tolist() if isinstance(a, list) else a.tolist() for a in again.scores(texts).values()] == [np.concatenate(a).tolist() if isinstance(a, list) else a.tolist() for a in found.classifier.scores(texts).values()]
+
+
+def test_a_merge_from_the_command_line(apart, tmp_path, capsys):
+    main(["merge", str(apart / "whole-intent"), str(apart / "whole-slots"), "-o", str(tmp_path / "model"), "--data", "helpdesk", "--method", "ties", "--set", "density=0.5", "--set", "coefficient=0.5", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["coefficient"] == 0.5 and len(found["rows"]) == 4 and (tmp_path / "model" / "clfm.json").exists()
+
+
+def test_merges_that_cannot_work_are_refused(apart, tiny, parts, tmp_path):
+    merge = lambda *models, **more: merge_models(models, data=parts, **more)
+    with pytest.raises(UserError, match="copies of one model"): merge(apart / "whole-intent", f"copy={apart / 'whole-intent'}")
+    with pytest.raises(UserError, match="its delta is empty"): merge(apart / "whole-intent", apart / "probe")
+    with pytest.raises(UserError, match="at least two"): merge(apart / "whole-intent")
+    with pytest.raises(UserError, match="training it on all tasks"): merge(apart / "whole-intent", apart / "whole-slots", method="joint")
+    with pytest.raises(UserError, match="0 data sets"): merge_models([apart / "whole-intent", apart / "whole-slots"])
+    from transformers import AutoModel, AutoTokenizer
+    other = AutoModel.from_pretrained(tiny)
+    with torch.no_grad(): other.embeddings.word_embeddings.weight[5] += 1
+    other.save_pretrained(tmp_path / "other"), AutoTokenizer.from_pretrained(tiny).save_pretrained(tmp_path / "other")
+    Classifier(Recipe("x", selector="full", head="linear", training=dict(epochs=1, head_start="random")), str(tmp_path / "other"), tasks={"intent": "label"}, cache=None).fit(parts).save_pretrained(tmp_path / "b")
+    with pytest.raises(UserError, match="different bases"): merge(apart / "whole-slots", tmp_path / "b")
+
+
+def test_one_base_serves_many_changes_row_by_row(apart, parts):
+    from clfm_kit_multitask.serving import Serving
+    names = ["whole-intent", "whole-slots", "rows-intent", "probe"]
+    serving, texts = Serving({name: apart / name for name in names}), parts["test"].texts[:12]
+    asked = [names[number % 4] for number in range(12)]
+    served, alone = serving.answer(texts, asked), {name: Classifier.from_pretrained(apart / name).predict(texts) for name in names}
+    for number, (name, answer) in enumerate(zip(asked, served)):
+        for task, found in answer.items():
+            if task == "intent": assert found == alone[name][task][number]
+            else: assert [(s["slot"], s["start"], s["end"]) for s in found] == [(s["slot"], s["start"], s["end"]) for s in alone[name][task][number]]
+    assert len({id(clf.backbone_) for clf in serving.models.values()}) == 1
+    with pytest.raises(UserError, match="unknown model"): serving.answer(texts[:1], "nobody")
