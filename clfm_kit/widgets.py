@@ -94,9 +94,10 @@ STYLE = """<style>.clfm{font:14px/1.45 system-ui,sans-serif;overflow-x:auto}.clf
 
 WITHOUT = "Controls need a live kernel: run this cell again."
 
-# %% ../nbs/40_widgets.ipynb #4002141a44
+# %% ../nbs/40_widgets.ipynb #40021cb001
 class View:
     "A picture in HTML with controls; subclasses give `render` and `inputs`."
+    _busy = False
 
     def render(self) -> Markup:
         "The picture as it is now."
@@ -140,14 +141,18 @@ def _say(self, text: str = ""):
 
 View.box, View.refresh, View.say = property(_box), _refresh, _say
 
-# %% ../nbs/40_widgets.ipynb #40024cf88d
+# %% ../nbs/40_widgets.ipynb #4002435c1f
 def _told(self, function):
     "A callback that does `function`, shows what a user can put right, and draws again."
     def callback(*_):
+        if self._busy: return  # a field that is drawn again has not been changed by the user
+        self._busy = True
         self.say()
         try: function()
         except UserError as error: self.say(str(error))
-        self.refresh()
+        finally:
+            self.refresh()
+            self._busy = False
     return callback
 
 def _stored(self, place):
