@@ -550,6 +550,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'clfm_kit.recipe_builder.fit': ('recipe_builder.html#fit', 'clfm_kit/recipe_builder.py'),
                                          'clfm_kit.recipe_builder.parameters': ( 'recipe_builder.html#parameters',
                                                                                  'clfm_kit/recipe_builder.py'),
+                                         'clfm_kit.recipe_builder.reasons_in_words': ( 'recipe_builder.html#reasons_in_words',
+                                                                                       'clfm_kit/recipe_builder.py'),
                                          'clfm_kit.recipe_builder.refusals': ('recipe_builder.html#refusals', 'clfm_kit/recipe_builder.py'),
                                          'clfm_kit.recipe_builder.to_python': ( 'recipe_builder.html#to_python',
                                                                                 'clfm_kit/recipe_builder.py'),

@@ -115,7 +115,7 @@ class View:
 
     def _repr_html_(self): return self.to_html()
 
-# %% ../nbs/40_widgets.ipynb #400239dff5
+# %% ../nbs/40_widgets.ipynb #400235642a
 def library():
     "`ipywidgets`. Raises `UserError` when it is not installed."
     if find_spec("ipywidgets") is None: raise UserError('the controls need ipywidgets; run: pip install "clfm-kit[notebook]"')
@@ -127,6 +127,7 @@ def _box(self):
         widgets = library()
         self._hide, self._told, self._body = (widgets.HTML() for _ in range(3))
         self._made = widgets.VBox([self._hide, *self.inputs(), self._told, self._body])
+        self._made.add_class("clfm-live")
         self.refresh()
     return self._made
 

@@ -19,8 +19,7 @@ def open_notebook(page, given, run=True):
     for _ in range(page.locator(".jp-Notebook .jp-CodeCell").count()): page.keyboard.press("Shift+Enter")
 
 
-def live(page): return page.locator(".jp-OutputArea-output .widget-vbox").last
-def picture(page, number=-1): return page.locator(".jp-OutputArea-output .widget-html .clfm").nth(number)
+def live(page): return page.locator(".clfm-live").first
 def button(page, name): return page.get_by_role("button", name=name, exact=True)
 def shows(page, text): expect(live(page)).to_contain_text(text, timeout=PATIENCE)
 
@@ -34,7 +33,7 @@ def by_keyboard(locator, key="Enter"):
 def recipe_builder(page, given):
     expect(button(page, "✓ logistic")).to_be_visible(timeout=PATIENCE)
     expect(button(page, "full")).to_be_disabled()
-    shows(page, "full cannot be chosen: head 'logistic' is fitted in closed form")
+    shows(page, "cannot be chosen: head 'logistic' is fitted in closed form")
     by_keyboard(button(page, "linear"))
     expect(button(page, "full")).to_be_enabled(timeout=PATIENCE)
     by_keyboard(button(page, "top-layers"), "Space")
@@ -43,7 +42,7 @@ def recipe_builder(page, given):
     shows(page, "a number such as 2 expected")
     page.get_by_label("layers", exact=True).fill("1")
     page.keyboard.press("Enter")
-    shows(page, "selector:\n  name: top-layers")
+    shows(page, "name: top-layers")
     page.get_by_label("epochs", exact=True).fill("2")
     page.keyboard.press("Tab")
     shows(page, "epochs: 2")
@@ -72,14 +71,14 @@ def token_lens(page, given):
     page.get_by_label("Label", exact=True).select_option(index=3)
     page.get_by_label("Message", exact=True).fill(HOSTILE)
     by_keyboard(button(page, "Explain"))
-    shows(page, "my parcel is late".split()[1])
+    shows(page, "parcel")
     shows(page, "<script>")
     assert page.title() != "taken over"
 
 
 def layer_lens(page, given):
     shows(page, "Features kept")
-    page.get_by_label("Column", exact=True).select_option(index=-1 % 2)
+    page.get_by_label("Column", exact=True).select_option(index=0)
     shows(page, "the strongest of")
 
 
@@ -149,7 +148,7 @@ def main(given):
     browser = given["browser"]
     with sync_playwright() as play:
         chromium = play.chromium.launch(executable_path=browser["executable"], args=browser.get("arguments", []), env={**os.environ, **browser.get("variables", {})})
-        page = chromium.new_page(viewport=dict(width=1200, height=2200))
+        page = chromium.new_page(viewport=dict(width=1200, height=1500))
         outside = []
         page.on("request", lambda request: outside.append(request.url) if not request.url.startswith((given["address"], "data:", "blob:")) else None)
         open_notebook(page, given)

@@ -79,8 +79,8 @@ def packed():
         name = attempt("npm", "pack", PACKED, "--silent", cwd=target).split()[-1]
         attempt(environment(), "-c", UNPACK, target / name, target)
         (target / name).unlink()
-    return dict(executable=str(target / "chromium"), arguments=["--headless=shell", "--no-zygote"],
-                variables=dict(LD_LIBRARY_PATH=str(target / "al2023" / "lib"), FONTCONFIG_PATH=str(target / "fonts")))
+    fonts = {} if Path("/etc/fonts/fonts.conf").exists() else dict(FONTCONFIG_PATH=str(target / "fonts"))
+    return dict(executable=str(target / "chromium"), arguments=["--headless=shell"], variables=dict(LD_LIBRARY_PATH=str(target / "al2023" / "lib"), **fonts))
 
 
 def works(browser):
