@@ -44,7 +44,7 @@ def reasons_in_words(refused: dict, chosen: str = "") -> list:
         if why and name != chosen: found.setdefault(why.replace(repr(name), "…"), []).append(name)
     return [f"{', '.join(names)} cannot be chosen: {why}" for why, names in found.items()]
 
-# %% ../nbs/41_recipe_builder.ipynb #41008fe92d
+# %% ../nbs/41_recipe_builder.ipynb #4100876835
 class RecipeBuilder(View):
     "Builds a recipe, and fits it on `data` with the base `model`."
 
@@ -71,8 +71,9 @@ class RecipeBuilder(View):
         default = self.values(kind).get(param)
         if isinstance(default, (int, float)) and not isinstance(parse_yaml(text), (int, float, type(None))): raise UserError(f"{kind}.{param} is {text!r}; a number such as {written(default)} expected")
         changed = replace(self.recipe.with_params([f"{kind}.{param}={text}"]), name="custom")
-        parts = changed.parts()
-        if parts["selector"].moves: Training.of(changed.training)
+        try: moves = changed.parts()["selector"].moves
+        except TypeError as error: raise UserError(f"{kind}.{param} cannot be {text!r}: {error}") from error  # a part that compares before it looks
+        if moves: Training.of(changed.training)
         self.recipe, self.origin = changed, None
 
 # %% ../nbs/41_recipe_builder.ipynb #41010b7a76

@@ -1,6 +1,7 @@
 """What the browser tests do in a browser, one function a notebook. Run by tests/test_browser.py with the Python that has Playwright."""
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -14,9 +15,20 @@ def open_notebook(page, given, run=True):
     page.goto(f"{given['address']}/doc/tree/{given['name']}.ipynb", timeout=PATIENCE)
     page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=PATIENCE)
     if not run: return
-    expect(page.locator(".jp-Notebook-ExecutionIndicator")).to_have_attribute("data-status", "idle", timeout=PATIENCE)
-    page.locator(".jp-Notebook .jp-Cell .cm-content").first.click()
-    for _ in range(page.locator(".jp-Notebook .jp-CodeCell").count()): page.keyboard.press("Shift+Enter")
+    cells = page.locator(".jp-Notebook .jp-CodeCell").all()
+    for number, cell in enumerate(cells): run_cell(page, cell, begun=0 < number == len(cells) - 1)
+
+
+def run_cell(page, cell, begun):
+    "Run a cell until it has a number, or has `begun`; what is sent before the kernel is ready is lost, and is sent again."
+    for _ in range(20):
+        cell.locator(".cm-content").click()
+        page.keyboard.press("Shift+Enter")
+        for _ in range(PATIENCE // 300):
+            page.wait_for_timeout(300)
+            prompt = cell.locator(".jp-InputPrompt").inner_text()
+            if re.search(r"\d", prompt) or begun and "*" in prompt: return
+            if "*" not in prompt: break
 
 
 def live(page): return page.locator(".clfm-live").first
