@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['smoothed', 'mass', 'TextTrainer', 'not_finite', 'Watch', 'last_checkpoint', 'start_head', 'train_delta', 'arguments']
 
-# %% ../nbs/32_training.ipynb #32002253e3
+# %% ../nbs/32_training.ipynb #3200222cef
 import json
 import tempfile
 from contextlib import nullcontext
@@ -19,6 +19,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from .errors import UserError
 from .heads import Logistic, train_head
+from .metrics import correct_rows
 from .network import LengthBatches, Loader
 from .plugins import emit
 from .prefix import frozen_prefix
@@ -89,7 +90,7 @@ def _create_optimizer(self, model=None):
 
 TextTrainer.compute_loss, TextTrainer.create_optimizer = _compute_loss, _create_optimizer
 
-# %% ../nbs/32_training.ipynb #32010b922b
+# %% ../nbs/32_training.ipynb #320109cef4
 def _create_scheduler(self, num_training_steps, optimizer=None):
     rising = max(1, round(self.settings.warmup * num_training_steps))
     rate = lambda step: min((step + 1) / rising, max(num_training_steps - step, 0) / max(num_training_steps - rising, 1))
@@ -97,14 +98,15 @@ def _create_scheduler(self, num_training_steps, optimizer=None):
     return self.lr_scheduler
 
 def _evaluate(self, *args, **kwargs):
-    "The plain log-loss on validation rows."
+    "The plain log-loss on validation rows, and the share of rows that are right in every decision."
     self.net.eval()
-    total = 0.0
+    total, right, schema = 0.0, 0, self.imbalance.schema
     with torch.no_grad(), self.compute_loss_context_manager():
         for piece in self.held.pieces(np.arange(len(self.held)), self.settings.token_budget):
             scores = self.net(*(piece[name] for name in ("ids", "mask", "owner", "sequences")))
             total += self.net.head.loss(scores, piece["targets"].to(scores.device)).item() * len(piece["targets"])
-    metrics = {"eval_loss": total / len(self.held)}
+            right += correct_rows((scores > 0 if schema.kind == "multi" else scores.argmax(-1)).cpu(), piece["targets"], schema).sum()
+    metrics = {"eval_loss": total / len(self.held), "eval_correct": float(right / len(self.held))}
     self.log(metrics)
     self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
     return metrics
@@ -119,7 +121,7 @@ def _save_checkpoint(self, model, trial):
 
 TextTrainer.create_scheduler, TextTrainer.evaluate, TextTrainer._save_checkpoint = _create_scheduler, _evaluate, _save_checkpoint
 
-# %% ../nbs/32_training.ipynb #32013c0cf8
+# %% ../nbs/32_training.ipynb #320130fc82
 class Watch(TrainerCallback):
     "Guards the first step, keeps the weights of the lowest validation loss, stops when it no longer falls, and reports."
 
@@ -139,12 +141,14 @@ class Watch(TrainerCallback):
         for name in still - (set() if late else self.idle):
             raise UserError(f"tensor {name!r} was chosen to train and did not move in step {state.global_step}; raise training.learning_rate, or choose other weights")
         self.before = {name: self.before[name] for name in still}  # none from here on, as a rule
-        emit(self.trainer.run, "train", done=state.global_step, total=state.max_steps, loss=float(self.trainer.last_loss), epoch=state.epoch)
+        def stop(): control.should_training_stop = control.should_evaluate = True  # a last look, so that the best weights may be these
+        emit(self.trainer.run, "train", done=state.global_step, total=state.max_steps, loss=float(self.trainer.last_loss), epoch=state.epoch,
+             texts=state.global_step * self.trainer.settings.batch_size, stop=stop)
 
     def on_evaluate(self, args, state, control, metrics, **kwargs):
         losses = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
         if np.argmin(losses) == len(losses) - 1: self.best = {name: tensor.clone() for name, tensor in self.trainer.net.state_dict().items()}
-        emit(self.trainer.run, "validate", loss=losses[-1], best=min(losses), epoch=state.epoch)
+        emit(self.trainer.run, "validate", loss=losses[-1], best=min(losses), correct=metrics["eval_correct"], epoch=state.epoch)
         if len(losses) - 1 - int(np.argmin(losses)) >= self.trainer.settings.patience: control.should_training_stop = True
 
 # %% ../nbs/32_training.ipynb #3202618c62

@@ -1,0 +1,176 @@
+"""What the browser tests do in a browser, one function a notebook. Run by tests/test_browser.py with the Python that has Playwright."""
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+from playwright.sync_api import expect, sync_playwright
+
+PATIENCE = 120_000  # milliseconds; a busy machine is slow
+HOSTILE = '<script>document.title = "taken over"</script> my parcel is late'
+
+
+def open_notebook(page, given, run=True):
+    page.goto(f"{given['address']}/doc/tree/{given['name']}.ipynb", timeout=PATIENCE)
+    page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=PATIENCE)
+    if not run: return
+    cells = page.locator(".jp-Notebook .jp-CodeCell").all()
+    for number, cell in enumerate(cells): run_cell(page, cell, begun=0 < number == len(cells) - 1)
+
+
+def run_cell(page, cell, begun):
+    "Run a cell until it has a number, or has `begun`; what is sent before the kernel is ready is lost, and is sent again."
+    for _ in range(20):
+        cell.locator(".cm-content").click()
+        page.keyboard.press("Shift+Enter")
+        for _ in range(PATIENCE // 300):
+            page.wait_for_timeout(300)
+            prompt = cell.locator(".jp-InputPrompt").inner_text()
+            if re.search(r"\d", prompt) or begun and "*" in prompt: return
+            if "*" not in prompt: break
+
+
+def live(page): return page.locator(".clfm-live").first
+def button(page, name): return page.get_by_role("button", name=name, exact=True)
+def shows(page, text): expect(live(page)).to_contain_text(text, timeout=PATIENCE)
+
+
+def by_keyboard(locator, key="Enter"):
+    "Press a control the way one does without a mouse."
+    locator.focus()
+    locator.press(key)
+
+
+def recipe_builder(page, given):
+    expect(button(page, "✓ logistic")).to_be_visible(timeout=PATIENCE)
+    expect(button(page, "full")).to_be_disabled()
+    shows(page, "cannot be chosen: head 'logistic' is fitted in closed form")
+    by_keyboard(button(page, "linear"))
+    expect(button(page, "full")).to_be_enabled(timeout=PATIENCE)
+    by_keyboard(button(page, "top-layers"), "Space")
+    page.get_by_label("layers", exact=True).fill("one")
+    page.keyboard.press("Enter")
+    shows(page, "a number such as 2 expected")
+    page.get_by_label("layers", exact=True).fill("1")
+    page.keyboard.press("Enter")
+    shows(page, "name: top-layers")
+    page.get_by_label("epochs", exact=True).fill("2")
+    page.keyboard.press("Tab")
+    shows(page, "epochs: 2")
+    by_keyboard(button(page, "Fit"))
+    shows(page, "Done: accuracy")
+
+
+def training_monitor(page, given):
+    stops = button(page, "Stop and keep the best")
+    expect(stops).to_have_count(2, timeout=PATIENCE)
+    for number in (0, 1): expect(stops.nth(number)).to_be_enabled(timeout=PATIENCE)
+    expect(page.locator(".widget-html .clfm svg")).to_have_count(2, timeout=PATIENCE)
+    expect(page.locator(".widget-html .clfm").get_by_text("texts a second").first).to_be_visible(timeout=PATIENCE)
+    page.screenshot(path=Path(given["shots"], "training_monitor_running.png"), full_page=True)
+    by_keyboard(stops.nth(0))
+    expect(page.get_by_text("on request; the best weights are kept").locator("visible=true")).to_have_count(1, timeout=PATIENCE)
+    expect(stops.nth(0)).to_be_disabled(timeout=PATIENCE)
+    expect(stops.nth(1)).to_be_enabled()  # the other run goes on
+    by_keyboard(stops.nth(1))
+    expect(page.get_by_text("on request; the best weights are kept").locator("visible=true")).to_have_count(2, timeout=PATIENCE)
+    expect(page.locator(".jp-OutputArea-output pre").get_by_text("usable").first).to_be_visible(timeout=PATIENCE)
+
+
+def token_lens(page, given):
+    shows(page, "Words that moved")
+    page.get_by_label("Label", exact=True).select_option(index=3)
+    page.get_by_label("Message", exact=True).fill(HOSTILE)
+    by_keyboard(button(page, "Explain"))
+    shows(page, "parcel")
+    shows(page, "<script>")
+    assert page.title() != "taken over"
+
+
+def layer_lens(page, given):
+    shows(page, "Features kept")
+    page.get_by_label("Column", exact=True).select_option(index=0)
+    shows(page, "the strongest of")
+
+
+def error_browser(page, given):
+    shows(page, "mistakes in")
+    cell = live(page).locator("button:not([disabled])[title*='predicted']").filter(has_not_text="✓").nth(1)
+    cell.focus()
+    wanted = cell.get_attribute("title")
+    cell.press("Enter")
+    label = wanted.removeprefix("true ").partition(", predicted ")[0]
+    shows(page, f"{label}, predicted")
+    page.get_by_label("New label", exact=True).fill(label)
+    by_keyboard(button(page, "Relabel"))
+    shows(page, "1 with a new label")
+    page.get_by_label("File", exact=True).fill("rows.jsonl")
+    by_keyboard(button(page, "Export"))
+    shows(page, "rows to rows.jsonl")
+    page.get_by_label("File", exact=True).fill("rows.xlsx")
+    by_keyboard(button(page, "Export"))
+    shows(page, ".csv or .jsonl expected")
+
+
+def large_error_browser(page, given):
+    shows(page, "10,000 labels")
+    by_keyboard(button(page, "Next labels"))
+    shows(page, "9 to 16 of 10,000 labels")
+    page.get_by_label("Search", exact=True).press_sequentially("class 77")
+    expect(page.get_by_label("Confusions", exact=True).locator("option").nth(1)).to_contain_text("class 77", timeout=PATIENCE)
+    page.get_by_label("Confusions", exact=True).select_option(index=1)
+    shows(page, "<b>text</b>")
+
+
+def playground(page, given):
+    shows(page, "Answer:")
+    message = page.get_by_label("Message", exact=True)
+    message.fill("")
+    shows(page, "type one")
+    message.fill(HOSTILE)
+    by_keyboard(button(page, "Answer"))
+    shows(page, "<script>")
+    shows(page, "the line is at")
+    assert page.title() != "taken over"
+
+
+def restarted(page, given):
+    "The kernel goes away: the picture stays, and a page opened anew shows it without a kernel that knows it."
+    shows(page, "Answer:")
+    page.keyboard.press("Escape")
+    save(page)
+    page.evaluate("""async address => { for (const kernel of await (await fetch(address + '/api/kernels')).json())
+        await fetch(`${address}/api/kernels/${kernel.id}/restart`, {method: 'POST', headers: {'X-XSRFToken': (document.cookie.match('_xsrf=([^;]*)') || [])[1] || ''}}); }""", given["address"])
+    page.wait_for_timeout(3000)
+    expect(page.locator(".clfm").locator("visible=true").first).to_contain_text("Answer:")
+    open_notebook(page, given, run=False)
+    expect(page.locator(".clfm").locator("visible=true").first).to_contain_text("Answer:", timeout=PATIENCE)
+
+
+def nothing(page, given): shows(page, "nothing to browse")
+
+
+def save(page):
+    page.keyboard.press("Control+s")
+    page.wait_for_timeout(1500)
+
+
+def main(given):
+    browser = given["browser"]
+    with sync_playwright() as play:
+        chromium = play.chromium.launch(executable_path=browser["executable"], args=browser.get("arguments", []), env={**os.environ, **browser.get("variables", {})})
+        page = chromium.new_page(viewport=dict(width=1200, height=1500))
+        outside = []
+        page.on("request", lambda request: outside.append(request.url) if not request.url.startswith((given["address"], "data:", "blob:")) else None)
+        open_notebook(page, given)
+        try:
+            globals()[given["name"]](page, given)
+            save(page)
+        finally: page.screenshot(path=Path(given["shots"], f"{given['name']}.png"), full_page=True)
+        assert not outside, f"the page asked for {outside[:3]}"
+        chromium.close()
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
