@@ -144,8 +144,7 @@ def benchmarks(results):
             shutil.copy(plot, PAGES)
             parts.append(f"![{plot.stem.replace('_', ' ')}]({plot.name})")
         rows = result.get("rows") or []
-        for name in (name for name in (rows[0] if rows else {}) if all(isinstance(row.get(name), dict) and all(isinstance(v, int | float) for v in row[name].values()) for row in rows)):
-            if name.endswith("_tried"): continue  # the search for the peer's best batch size
+        for name in (name for name in (rows[0] if rows else {}) if name.endswith("per_second") and all(isinstance(row.get(name), dict) for row in rows)):
             bars(rows, name, PAGES / f"{path.stem}-{name}.png")
             parts.append(f"![{name.replace('_', ' ')}]({path.stem}-{name}.png)")
         parts.append("\n".join(["| figure | value |", "|---|---:|", *(f"| {name} | {value:,.6g} |" for name, value in result["figures"].items())]))

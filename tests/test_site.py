@@ -55,14 +55,14 @@ def test_links_between_notebooks_and_pages_lead_somewhere():
 def test_the_benchmarks_page_shows_every_result(tmp_path, monkeypatch):
     pages, results = tmp_path / "pages", tmp_path / "results"
     pages.mkdir(), results.mkdir()
-    rows = [{"data": "one|two", "speed": {"ours": 3.0, "theirs": 1.0}, "share": 0.5}, {"data": "three", "speed": {"ours": 4.0, "theirs": 2.0}, "share": 0.25}]
+    rows = [{"data": "one|two", "rows_per_second": {"ours": 3.0, "theirs": 1.0}, "share": 0.5}, {"data": "three", "rows_per_second": {"ours": 4.0, "theirs": 2.0}, "share": 0.25}]
     (results / "made_up.json").write_text(json.dumps(dict(command="python x.py", figures={"best": 4.0}, rows=rows)))
     (results / "alone.md").write_text("# Alone\n\ntext\n")
     monkeypatch.setattr(make, "PAGES", pages)
     make.benchmarks(results)
     text = (pages / "benchmarks.md").read_text()
-    for piece in ("## made up", "| best | 4 |", r"| one\|two | 0.5 |", "python x.py", "made_up-speed.png", "## Alone"): assert piece in text, piece
-    assert (pages / "made_up-speed.png").stat().st_size > 1000
+    for piece in ("## made up", "| best | 4 |", r"| one\|two | 0.5 |", "python x.py", "made_up-rows_per_second.png", "## Alone"): assert piece in text, piece
+    assert (pages / "made_up-rows_per_second.png").stat().st_size > 1000
 
 
 def test_every_public_name_has_a_sentence():
