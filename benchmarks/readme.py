@@ -4,6 +4,7 @@
 """
 import json
 import re
+import statistics
 from pathlib import Path
 
 from common import RESULTS
@@ -36,6 +37,20 @@ def quality():
     return "\n".join(lines)
 
 
+def peers():
+    """Every technique on every data set: the main figure, mean over seeds, and whole-process seconds, median."""
+    cells = [json.loads(path.read_text()) for path in sorted((RESULTS / "peers").glob("*.json"))]
+    if not cells: return ""
+    columns = sorted({(cell["data"], cell["shots"]) for cell in cells})
+    lines = ["Against the peers, on the same rows: accuracy (micro-F1 for several labels) in percent, mean over seeds, and seconds of the whole process. Intervals and plots are on the site's benchmarks page.", "",
+             "| technique | " + " | ".join(f"{data}, {f'{shots} a class' if shots else 'all rows'}" for data, shots in columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for technique in sorted({cell["technique"] for cell in cells}):
+        row = [[cell for cell in cells if (cell["technique"], cell["data"], cell["shots"]) == (technique, *column)] for column in columns]
+        show = lambda found: f"{percent(statistics.mean(cell['figures'][cell['main']] for cell in found))} ({statistics.median(cell['figures']['seconds'] for cell in found):,.0f} s)" if found else "–"
+        lines.append(f"| {technique} | {' | '.join(map(show, row))} |")
+    return "\n".join(lines)
+
+
 def speed():
     """What extraction costs."""
     found = load("extraction")
@@ -48,7 +63,7 @@ def speed():
 
 
 def main():
-    text = "\n\n".join(filter(None, [quality(), speed()]))
+    text = "\n\n".join(filter(None, [quality(), peers(), speed()]))
     README.write_text(re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: f"{BEGIN}\n\n{text}\n\n{END}", README.read_text(), flags=re.DOTALL))
 
 

@@ -3,7 +3,7 @@
 __version__ = "0.1.0"
 
 _PUBLIC = {"Classifier": "classifier", "Recipe": "recipes", "Schema": "schemas", "UserError": "errors", "load_data": "data",
-           "data_report": "data_report", "compare": "comparison", "catalogue": "plugins", "hookimpl": "hookspecs"}
+           "compare": "comparison", "catalogue": "plugins", "hookimpl": "hookspecs"}
 
 
 def __getattr__(name):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'Strangers', 'main', 'plugins', 'recipes', 'fit', 'predict', 'evaluate', 'merge', 'explain', 'compare', 'tune',
-           'errors', 'plan_run', 'demo']
+           'errors', 'plan_run', 'demo', 'new_plugin']
 
 # %% ../nbs/27_cli.ipynb #270024b5e3
 import sys
@@ -35,10 +35,10 @@ def _fail(sentence, code):
     print(f"clfm: {sentence}", file=sys.stderr)
     sys.exit(code)
 
-# %% ../nbs/27_cli.ipynb #270080213d
+# %% ../nbs/27_cli.ipynb #27008efc62
 @app.command()
 def plugins(as_json: Json = False):
-    "List the plugins, the parts they offer, and those that could not be used."
+    "List the plugins, the parts they offer, and what would install those that are missing."
     from clfm_kit.hookspecs import KINDS
     from clfm_kit.plugins import EXTRAS, catalogue
     entries = [entry for kind in KINDS for entry in catalogue.entries(kind).values()]
@@ -46,10 +46,19 @@ def plugins(as_json: Json = False):
     result = dict(plugins=catalogue.plugins, failures=catalogue.failures, missing=missing,
                   parts=[dict(kind=e.kind, name=e.name, plugin=e.plugin, about=e.about, paper=e.paper) for e in entries])
     show(result, as_json, table_of("parts", ["kind", "name", "plugin", "about", "paper"], [[e.kind, e.name, e.plugin, e.about, e.paper] for e in entries]))
-    if as_json: return
-    state = [[name, version, "loaded"] for name, version in catalogue.plugins.items()]
-    state += [[name, "", f"could not be used: {why}"] for name, why in catalogue.failures.items()] + [[name, "", how] for name, how in missing.items()]
-    show(None, False, table_of("plugins", ["name", "version", "state"], state))
+    if not as_json: show(None, False, table_of("plugins", ["name", "version", "parts", "paper", "state"], _states(result)))
+
+# %% ../nbs/27_cli.ipynb #2700951187
+def _states(found):
+    "A row for each plugin: loaded, failed (after loading too, as with a name that is taken), or not installed."
+    rows = []
+    for name in list(dict.fromkeys([*found["plugins"], *found["failures"], *found["missing"]])):
+        parts = [part for part in found["parts"] if part["plugin"] == name]
+        if name in found["failures"]: state = f"could not be used: {found['failures'][name]}"
+        else: state = "loaded" if name in found["plugins"] else f"not installed: {found['missing'][name]}"
+        offers = ", ".join(f"{part['kind']} {part['name']}" for part in parts)
+        rows.append([name, found["plugins"].get(name, ""), offers, ", ".join(dict.fromkeys(part["paper"] for part in parts if part["paper"])), state])
+    return rows
 
 # %% ../nbs/27_cli.ipynb #2700960ded
 @app.command()
@@ -251,6 +260,15 @@ def demo(as_json: Json = False, out: Annotated[str, typer.Option("--out", help="
     "Floor, probe and STC on the shipped helpdesk messages; saves, reloads and explains."
     from clfm_kit.demo import run
     run(Path(out), as_json)
+
+# %% ../nbs/27_cli.ipynb #2702477346
+@app.command("new-plugin")
+def new_plugin(name: Annotated[str, typer.Argument(help="Lower-case words joined by hyphens.")], parent: Annotated[str, typer.Option("--in", help="Where the folder goes.")] = ".", as_json: Json = False):
+    "Write a plugin to change: a module, a notebook, a test and its pyproject.toml, in a folder of its own."
+    from clfm_kit.new_plugin import new_plugin as write
+    folder = write(name, parent)
+    files = sorted(path.name for path in folder.iterdir())
+    show(dict(folder=str(folder), files=files), as_json, f"{folder}: {', '.join(files)}\nTry it: pip install -e {folder} && clfm plugins && python -m pytest {folder}")
 
 # %% ../nbs/27_cli.ipynb #2702548a86
 if __name__ == "__main__": main()

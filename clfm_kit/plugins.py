@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EXTRAS', 'BUILT_IN', 'catalogue', 'Entry', 'bringing', 'Catalogue', 'using', 'emit']
 
-# %% ../nbs/02_plugins.ipynb #02002483e1
+# %% ../nbs/02_plugins.ipynb #02002425b0
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +15,7 @@ from importlib.metadata import entry_points
 
 import pluggy
 
+from . import __version__
 from .errors import UserError, unknown
 from .hookspecs import KINDS, PROJECT, HookSpecs, hookimpl
 
@@ -54,10 +55,12 @@ def bringing(name: str) -> str:  # the cure, or "" when no extra of ours offers 
     extra = next((extra for extra, parts in EXTRAS.items() if name in parts), None)
     return f'It comes with: pip install "clfm-kit[{extra}]".' if extra else ""
 
-# %% ../nbs/02_plugins.ipynb #02011019ff
+# %% ../nbs/02_plugins.ipynb #02011de3b9
 BUILT_IN = "clfm-kit"
 
-# %% ../nbs/02_plugins.ipynb #02012d2ac1
+def _why(error): return " ".join(f"{type(error).__name__}: {error}".split())  # pluggy's messages have several lines
+
+# %% ../nbs/02_plugins.ipynb #0201226486
 @dataclass
 class Catalogue:
     "The parts that the installed plugins offer."
@@ -69,7 +72,7 @@ class Catalogue:
         "The pluggy manager with every plugin that could be loaded."
         manager = self.manager = pluggy.PluginManager(PROJECT)
         manager.add_hookspecs(HookSpecs)
-        self._add(BUILT_IN, "", lambda: import_module("clfm_kit.builtin"))
+        self._add(BUILT_IN, __version__, lambda: import_module("clfm_kit.builtin"))
         wanted = os.environ.get("CLFM_KIT_PLUGINS")
         for point in sorted(entry_points(group=PROJECT), key=lambda point: point.name):
             if wanted is None or point.name in wanted.split(","):
@@ -81,12 +84,12 @@ class Catalogue:
         try:
             self.manager.register(load(), name)
             self.manager.check_pending()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if self.manager.has_plugin(name): self.manager.unregister(name=name)
-            self.failures[name] = f"{type(error).__name__}: {error}"
+            self.failures[name] = _why(error)
         else: self.plugins[name] = version
 
-# %% ../nbs/02_plugins.ipynb #0201454571
+# %% ../nbs/02_plugins.ipynb #02014fedc2
 def _collect(self, kind):
     "All entries of one kind, by name."
     found = {}
@@ -100,7 +103,7 @@ def _collect(self, kind):
     for implementation in hook.get_hookimpls():
         plugin = implementation.plugin_name
         try: implementation.function(register=partial(register, plugin=plugin))
-        except Exception as error: self.failures[plugin] = f"{type(error).__name__}: {error}"
+        except Exception as error: self.failures[plugin] = _why(error)
     return found
 
 Catalogue.entries = _collect
@@ -133,11 +136,11 @@ def using(
         yield catalogue
     finally: catalogue.manager.unregister(name=name)
 
-# %% ../nbs/02_plugins.ipynb #02023850b4
+# %% ../nbs/02_plugins.ipynb #02023abbca
 def emit(run, kind: str, **facts):
     "Tell every plugin that watches runs that `kind` happened."
     for implementation in catalogue.manager.hook.run_event.get_hookimpls():
         names = implementation.argnames
         try: implementation.function(**{name: {"run": run, "event": dict(kind=kind, **facts)}[name] for name in names})
         except Exception as error:
-            catalogue.failures[implementation.plugin_name] = f"run_event raised {type(error).__name__}: {error}"
+            catalogue.failures[implementation.plugin_name] = f"run_event raised {_why(error)}"

@@ -56,12 +56,14 @@ def several_tasks(given) -> bool:
     try: return bool(Recipe.of(given).tasks)
     except UserError: return False
 
-# %% ../nbs/04_recipes.ipynb #04010b9805
+# %% ../nbs/04_recipes.ipynb #040104a88a
 class Loader(yaml.SafeLoader): "Safe YAML in which 1e-3 is a number."
 
 Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
 
-def parse_yaml(text): return yaml.load(text, Loader)
+def parse_yaml(text):
+    "The value that a YAML text holds."
+    return yaml.load(text, Loader)
 
 # %% ../nbs/04_recipes.ipynb #040128db44
 def read_yaml(path) -> dict:

@@ -76,6 +76,7 @@ def page_cells(notebook, package):
     for number, cell in enumerate(notebook.cells):
         if cell.cell_type == "markdown":
             text = re.sub(r"^> ", "", cell.source, flags=re.M) if number == 0 else cell.source
+            text = text.replace("](../../docs/", "](../../")  # notebooks link to pages as they lie in the repository
             yield nbformat.v4.new_markdown_cell(text)
         if cell.cell_type != "code": continue
         words = {mark.split()[0] for mark in directives(cell) if mark}
@@ -106,21 +107,88 @@ def contents(name, title, about, entries):
     (PAGES / f"{name}.md").write_text(f"# {title}\n\n{about}\n\n{listing}\n", encoding="utf-8")
 
 
+def table(rows):
+    "Markdown of rows, dicts of plain values; the columns are the values that every row has."
+    names = [name for name in rows[0] if all(isinstance(row.get(name), str | int | float) for row in rows)]
+    show = lambda value: f"{value:,.4g}" if isinstance(value, float) else str(value).replace("|", "\\|")
+    lines = [names, ["---"] * len(names), *([show(row[name]) for name in names] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def bars(rows, name, path):
+    "Draw the dicts of numbers that every row holds under `name`, one group of bars for each row."
+    import matplotlib
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+    figure, axes = pyplot.subplots(figsize=(7, 0.6 + 0.35 * sum(len(row[name]) for row in rows)), layout="constrained")
+    labels = [f"{key}  ({row.get('data', place)})" for place, row in enumerate(rows) for key in row[name]]
+    values = [value for row in rows for value in row[name].values()]
+    axes.barh(range(len(values)), values, color=["#0072B2", "#E69F00", "#009E73", "#CC79A7"][:len(rows[0][name])] * len(rows))
+    axes.set_yticks(range(len(values)), labels, fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel(name.replace("_", " "))
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
 def benchmarks(results):
-    "Write the benchmarks page: the `figures` of every result file, the plot beside it, and the command that made them."
-    parts = ["# Benchmarks", "Every figure comes from a file in `benchmarks/results/`, with the command and the machine that made it."]
+    "Write the benchmarks page: figures, rows and plots of every result file, and the command that made them."
+    parts = ["# Benchmarks", "Every figure comes from a file in `benchmarks/results/`, with the command and the machine that made it. What has no file there was not measured."]
     for path in sorted(results.glob("*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
         parts.append(f"## {result.get('title', path.stem.replace('_', ' ').replace('-', ' '))}")
         if "about" in result: parts.append(result["about"])
-        parts.append("\n".join(["| figure | value |", "|---|---:|", *(f"| {name} | {value:,.6g} |" for name, value in result["figures"].items())]))
-        for plot in sorted([*results.glob(f"{path.stem}*.png"), *results.glob(f"{path.stem}*.svg")]):
+        for plot in sorted([*results.glob(f"{path.stem}.*"), *results.glob(f"{path.stem}_*.*")]):
+            if plot.suffix not in (".png", ".svg"): continue
             shutil.copy(plot, PAGES)
-            parts.append(f"![{plot.stem}]({plot.name})")
-        facts = "\n".join(f"{key}: {json.dumps(result[key], ensure_ascii=False)}" for key in ("command", "versions", "hardware") if key in result)
+            parts.append(f"![{plot.stem.replace('_', ' ')}]({plot.name})")
+        rows = result.get("rows") or []
+        for name in (name for name in (rows[0] if rows else {}) if name.endswith("per_second") and all(isinstance(row.get(name), dict) for row in rows)):
+            bars(rows, name, PAGES / f"{path.stem}-{name}.png")
+            parts.append(f"![{name.replace('_', ' ')}]({path.stem}-{name}.png)")
+        parts.append("\n".join(["| figure | value |", "|---|---:|", *(f"| {name} | {value:,.6g} |" for name, value in result["figures"].items())]))
+        if rows: parts.append(table(rows[:40]))
+        facts = "\n".join(f"{key}: {json.dumps(result[key], ensure_ascii=False)}" for key in ("command", "date", "versions", "hardware") if key in result)
         parts.append(f"```text\n{facts}\n```")
+    for path in sorted(results.glob("*.md")):  # tables that a benchmark writes itself
+        parts.append(re.sub(r"^#", "##", path.read_text(encoding="utf-8"), flags=re.M))
+        for plot in re.findall(r"\]\(([\w.-]+\.(?:png|svg))\)", parts[-1]): shutil.copy(results / plot, PAGES)
     if len(parts) == 2: parts.append("None yet.")
     (PAGES / "benchmarks.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def api(packages):
+    "Write the index of all public names: what each is, with a link to its page."
+    parts = ["# API", "Every public name, by module; a name leads to its page, with shapes, units, errors and paper. `from clfm_kit import …` offers "
+             + ", ".join(f"`{name}`" for name in sorted(import_module("clfm_kit")._PUBLIC)) + "."]
+    for module, page in packages:
+        found = import_module(module)
+        rows = [(name, getattr(found, name)) for name in getattr(found, "__all__", [])]
+        lines = [f"| {{py:obj}}`{name} <{module}.{name}>` | {first_sentence(thing)} |" for name, thing in rows if inspect.isclass(thing) or inspect.isfunction(thing)]
+        if lines: parts += [f"## [{module}]({page}.ipynb)", first_sentence(found), "\n".join(["| name | what it is |", "|---|---|", *lines])]
+    (PAGES / "api.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def first_sentence(thing):
+    "The first line of a docstring; a hook implementation has its hook's."
+    from clfm_kit.hookspecs import HookSpecs
+    words = (inspect.getdoc(thing) or inspect.getdoc(getattr(HookSpecs, getattr(thing, "__name__", ""), None)) or "").partition("\n")[0]
+    return words.replace("|", "\\|").replace("[N", "\\[N").replace("[B", "\\[B")
+
+
+def plugin(project):
+    "Write the page of one plugin, its README and its notebooks; returns its name, and its modules with their pages."
+    name, package = project.parent.name, tomllib.loads(project.read_text(encoding="utf-8"))["tool"]["nbdev"]["lib_path"]
+    pages = [page(path, PAGES / "plugins" / name, package) for path in sorted(project.parent.glob("nbs/*.ipynb"))]
+    listing = "\n".join(["```{toctree}", ":maxdepth: 1", ":caption: Its notebooks", "", *(f"/pages/{entry}" for entry in pages), "```"])
+    (PAGES / "plugins" / f"{name}.md").write_text(f"```{{include}} ../../../plugins/{name}/README.md\n```\n\n{listing}\n", encoding="utf-8")
+    return f"plugins/{name}", modules(pages, package)
+
+
+def modules(pages, package):
+    "The module that each page is about."
+    return [(f"{package}.{entry.rpartition('/')[2].partition('_')[2]}", entry) for entry in pages]
 
 
 def outside(html):
@@ -137,14 +205,12 @@ def main(html):
     PAGES.mkdir()
     core = [page(path, PAGES / "core", "clfm_kit") for path in sorted(ROOT.glob("nbs/*.ipynb"))]
     tutorials = [page(path, PAGES / "tutorials", "clfm_kit") for path in sorted(ROOT.glob("nbs/tutorials/*.ipynb"))]
-    plugins = []
-    for project in sorted(ROOT.glob("plugins/*/pyproject.toml")):
-        package = tomllib.loads(project.read_text(encoding="utf-8"))["tool"]["nbdev"]["lib_path"]
-        plugins += [page(path, PAGES / "plugins" / project.parent.name, package) for path in sorted(project.parent.glob("nbs/*.ipynb"))]
+    plugins = [plugin(project) for project in sorted(ROOT.glob("plugins/*/pyproject.toml"))]
     contents("tutorials", "Tutorials", "Each tells one story on the shipped data, and is run as a test.", tutorials)
-    contents("plugins", "Techniques from plugins", "One distribution each; `pip install \"clfm-kit[NAME]\"` brings it.", plugins)
+    contents("plugins", "Techniques from plugins", "One distribution each; `pip install \"clfm-kit[NAME]\"` brings it.", [name for name, _ in plugins])
     contents("core", "Inside the kit", "One notebook, one module, one page, in reading order.", core)
     benchmarks(ROOT / "benchmarks" / "results")
+    api([*modules(core, "clfm_kit"), *(pair for _, pairs in plugins for pair in pairs)])
     shutil.rmtree(html, ignore_errors=True)
     failed = sphinx(["-q", "-W", "--keep-going", "-j", "auto", "-d", str(html.parent / "doctrees"), str(DOCS), str(html)])
     loaded = list(outside(html))

@@ -115,3 +115,10 @@ def test_wheel_carries_the_modules_and_the_shipped_data(wheel):
 
 def test_wheel_holds_no_tests_and_no_notebooks(wheel):
     assert {name.partition("/")[0].partition("-")[0] for name in wheel} == {"clfm_kit"}
+
+
+def test_public_names_are_what_they_say():
+    """A module of the same name would hide a function, whichever is imported first."""
+    import clfm_kit
+    modules = {path.stem for path in (ROOT / "clfm_kit").glob("*.py")}
+    for name in clfm_kit._PUBLIC: assert name not in modules and getattr(clfm_kit, name)

@@ -1,10 +1,10 @@
-"""The smallest clfm-kit plugin: a head that asks whether a text is nearer to a class's mean than to the mean of the rest."""
+"""The plugin hello of clfm-kit: a head that asks whether a text is nearer to a class's mean than to the mean of the rest."""
 import numpy as np
 from clfm_kit.hookspecs import hookimpl
 from clfm_kit.parts import Part
 
 
-class Hello(Part):
+class HelloHead(Part):
     "Nearest centroid, for one label or several."
 
     def fit(self, features, targets, schema, **settings):
@@ -27,4 +27,4 @@ class Hello(Part):
 
 @hookimpl
 def register_heads(register):
-    register("hello", Hello, about="Nearest centroid; the example in the documentation.")
+    register("hello", HelloHead, about="Nearest centroid: a start to change.")

@@ -1,4 +1,4 @@
 from clfm_kit.testing import check_part
 
 
-def test_hello(): check_part("head", "hello")
+def test_head(): check_part("head", "hello")
