@@ -6,7 +6,7 @@
 __all__ = ['SELECTIONS', 'REFITS', 'Sparsify', 'Probe', 'read', 'probe', 'gather', 'hold_out', 'fit', 'pick', 'scores', 'report',
            'explain']
 
-# %% ../nbs/02_head.ipynb #0200279775
+# %% ../nbs/02_head.ipynb #02002376f0
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -15,26 +15,26 @@ import torch
 from clfm_kit.errors import UserError, unknown
 from clfm_kit.parts import Part
 from clfm_kit.sites import depth
-from .aggregate import CLASSIFIERS, EXITS, Selected, choose, logit_scale, search, skill
+from .aggregate import CLASSIFIERS, EXITS, MIXTURES, Selected, choose, logit_scale, search, skill
 from .solver import Problem, largest_penalty, path
 from .sparsify import entry, importance, stability
 
-# %% ../nbs/02_head.ipynb #020057859d
+# %% ../nbs/02_head.ipynb #02005afece
 SELECTIONS = ("importance", "stability")
 REFITS = ("train", "train+validation")
 
 class Sparsify(Part):
     "L1 probes at every column, their most important features, and one classifier over the best prefix of layers."
 
-    def __init__(self, penalties=(0.1, 0.03, 0.01), etas=(0.5, 0.8, 0.95), strengths=(0.1, 0.03, 0.01), tilts=(0.0, 1.0), classifier: str = "ridge", exit="best",
-                 selection: str = "importance", refit: str = "train+validation", max_features: int = 6144):
-        self.penalties, self.etas, self.strengths, self.tilts, self.classifier = penalties, etas, strengths, tilts, classifier
-        self.exit, self.selection, self.refit, self.max_features = exit, selection, refit, max_features
+    def __init__(self, penalties=(0.1, 0.03, 0.01), etas=(0.5, 0.8, 0.95), strengths=(0.1, 0.03, 0.01), tilts=(0.0, 1.0), mixtures: str = "each",
+                 classifier: str = "ridge", exit="best", selection: str = "importance", refit: str = "train+validation", max_features: int = 6144):
+        self.penalties, self.etas, self.strengths, self.tilts, self.mixtures = penalties, etas, strengths, tilts, mixtures
+        self.classifier, self.exit, self.selection, self.refit, self.max_features = classifier, exit, selection, refit, max_features
 
-# %% ../nbs/02_head.ipynb #02006bae4e
+# %% ../nbs/02_head.ipynb #02006c90c4
 def _check(self):
     "Raises `UserError` for a value that cannot work."
-    for name, known in (("classifier", CLASSIFIERS), ("selection", SELECTIONS), ("refit", REFITS)):
+    for name, known in (("mixtures", MIXTURES), ("classifier", CLASSIFIERS), ("selection", SELECTIONS), ("refit", REFITS)):
         if getattr(self, name) not in known: raise unknown(f"{name} of head 'sparsify'", getattr(self, name), known)
     if self.exit not in EXITS and (isinstance(self.exit, bool) or not isinstance(self.exit, int) or self.exit < 0):
         raise UserError(f"exit is {self.exit!r}; give a number of blocks, or one of: {', '.join(EXITS)}")
@@ -103,7 +103,7 @@ def hold_out(features, targets, schema, row_weight, seed, share=0.15) -> tuple:
     some = lambda rows: ({c: np.asarray(values)[rows] for c, values in features.items()}, targets[rows])
     return *some(~held), some(held), None if row_weight is None else row_weight[~held]
 
-# %% ../nbs/02_head.ipynb #02015b239f
+# %% ../nbs/02_head.ipynb #02015ae13b
 def fit(self, features, targets, schema, *, validation=None, row_weight=None, seed=0, progress=None):
     "Fit on {column: [N, F]}; `validation` (features, targets) makes every choice. `row_weight` is [N], or [N, C] where labels are many."
     self.check()
@@ -111,7 +111,7 @@ def fit(self, features, targets, schema, *, validation=None, row_weight=None, se
     if validation is None: features, targets, validation, row_weight = hold_out(features, targets, schema, row_weight, seed)
     held, held_targets = validation[0], np.asarray(validation[1])
     order = sorted(features, key=lambda column: (depth(column), column))
-    total, done = len(order) + 9 * len(self.etas) * len(self.strengths) * len(self.tilts), iter(range(1, 1 << 30))
+    total, done = len(order) + 9 ** (self.mixtures == "each") * len(self.etas) * len(self.strengths) * len(self.tilts), iter(range(1, 1 << 30))
     tick = lambda: progress(min(next(done), total), total) if progress else None
     y, weight = torch.as_tensor(targets), None if row_weight is None else torch.as_tensor(row_weight)
     probes = []
@@ -120,7 +120,7 @@ def fit(self, features, targets, schema, *, validation=None, row_weight=None, se
         tick()
     selected, mean, scale, etas = gather(self, probes, features, held)
     classifier = CLASSIFIERS[self.classifier](selected.train, y, len(schema), weight)
-    candidates = search(selected, classifier, held_targets, etas, self.strengths, self.tilts, tick, self.max_features)
+    candidates = search(selected, classifier, held_targets, etas, self.strengths, self.tilts, self.mixtures, tick, self.max_features)
     _settle(self, candidates, selected, classifier, mean, scale, (y, torch.as_tensor(held_targets), weight), schema)
     self.report_ = report(self, probes, candidates, schema)
     if progress: progress(total, total)
