@@ -1,6 +1,7 @@
 """Sparsify-then-Classify against last-layer and best-mid-layer probes: quality with paired intervals, seconds of the grid, and the early exit.
 
     python benchmarks/stc.py --data DIR [--data DIR …]      one result file for each data set; finished ones are kept
+    python benchmarks/stc.py --data DIR --set head.tilts=[1.0] [--set …] --name NAME      the same with settings of one's own
     python benchmarks/stc.py --collect                      the table and the plots of all result files
 """
 import argparse
@@ -61,19 +62,19 @@ def exit_speed(whole, cut, texts, repeats=5):
     return dict(texts=len(texts), seconds=seconds, times_faster=ratio(seconds, "whole", "cut"))
 
 
-def run(folder):
+def run(folder, name, settings):
     """All of one data set."""
     data = load_data(folder)
     train_marks = fingerprints(data.train.texts + data.validation.texts)
     test = unseen(data.test, {"training": train_marks}, "drop")
     started = time.perf_counter()
-    Classifier("stc", "minilm", settings=["head.penalties=[0.1]", "head.etas=[0.5]", "head.strengths=[0.1]"]).fit(data)  # fills the cache
+    Classifier("stc", "minilm", settings=[*settings, "head.penalties=[0.1]", "head.etas=[0.5]", "head.strengths=[0.1]"]).fit(data)  # fills the cache
     reading = time.perf_counter() - started
-    stc, stc_seconds = fitted("stc", data)
+    stc, stc_seconds = fitted("stc", data, settings)
     assert stc.facts_["backbone_passes"] == 0
     last, last_seconds = fitted("probe", data)
     middle = best_middle(data, stc.facts_["full_depth"])
-    exits, _ = fitted("stc", data, ["head.exit=smallest-within-half-point"])
+    exits, _ = fitted("stc", data, [*settings, "head.exit=smallest-within-half-point"])
     floor = Floor().fit(data.train, data.validation)
     models = {"TF-IDF floor": floor, "last-layer probe": last, "best-mid-layer probe": middle, "STC": stc, "STC, early exit": exits}
     found = {name: outcome(model, test) for name, model in models.items()}
@@ -85,7 +86,7 @@ def run(folder):
         "STC over last layer": versus["last-layer probe"]["difference"], "STC over best mid layer": versus["best-mid-layer probe"]["difference"]}
     figures |= {"exit layer": exits.depth_, "exit: times faster": (speed := exit_speed(last, exits, test.texts[:300]))["times_faster"]}
     rows = [dict(model=name, test_rows=len(test), **result["figures"]) for name, result in found.items()]
-    write(f"stc/{Path(folder).name}", figures, rows, main=main, test_rows=len(test), test_rows_seen_in_training=len(data.test) - len(test), versus=versus, exit_speed=speed,
+    write(f"stc/{name}", figures, rows, settings=settings, main=main, test_rows=len(test), test_rows_seen_in_training=len(data.test) - len(test), versus=versus, exit_speed=speed,
           reading_and_first_fit_seconds=reading, middle_layer=middle.recipe_.pooler, by_prefix=stc.head_.report_["by_prefix"], chosen=stc.head_.report_["chosen"], exit_chosen=exits.head_.report_["chosen"])
 
 
@@ -128,11 +129,14 @@ def prefixes(found):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", action="append", default=[])
+    parser.add_argument("--set", dest="settings", action="append", default=[], help="a setting of the recipe")
+    parser.add_argument("--name", help="of the result file; without it, the data set's")
     parser.add_argument("--collect", action="store_true")
     options = parser.parse_args()
     for folder in options.data:
-        if (RESULTS / "stc" / f"{Path(folder).name}.json").exists(): print(f"{folder}: done before")
-        else: run(folder)
+        name = options.name or Path(folder).name
+        if (RESULTS / "stc" / f"{name}.json").exists(): print(f"{name}: done before")
+        else: run(folder, name, options.settings)
     if options.collect: collect()
 
 

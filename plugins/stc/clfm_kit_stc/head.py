@@ -19,14 +19,14 @@ from .aggregate import CLASSIFIERS, EXITS, MIXTURES, Selected, choose, logit_sca
 from .solver import Problem, largest_penalty, path
 from .sparsify import entry, importance, stability
 
-# %% ../nbs/02_head.ipynb #02005afece
+# %% ../nbs/02_head.ipynb #02005c65bd
 SELECTIONS = ("importance", "stability")
 REFITS = ("train", "train+validation")
 
 class Sparsify(Part):
     "L1 probes at every column, their most important features, and one classifier over the best prefix of layers."
 
-    def __init__(self, penalties=(0.1, 0.03, 0.01), etas=(0.5, 0.8, 0.95), strengths=(0.1, 0.03, 0.01), tilts=(0.0, 1.0), mixtures: str = "each",
+    def __init__(self, penalties=(0.1, 0.03, 0.01), etas=(0.5, 0.8, 0.95), strengths=(0.1, 0.03, 0.01), tilts=(0.0,), mixtures: str = "each",
                  classifier: str = "ridge", exit="best", selection: str = "importance", refit: str = "train+validation", max_features: int = 6144):
         self.penalties, self.etas, self.strengths, self.tilts, self.mixtures = penalties, etas, strengths, tilts, mixtures
         self.classifier, self.exit, self.selection, self.refit, self.max_features = classifier, exit, selection, refit, max_features
