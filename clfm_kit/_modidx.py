@@ -25,6 +25,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'clfm_kit.backbones.file_hash': ('backbones.html#file_hash', 'clfm_kit/backbones.py'),
                                     'clfm_kit.backbones.find_blocks': ('backbones.html#find_blocks', 'clfm_kit/backbones.py'),
                                     'clfm_kit.backbones.find_ffn': ('backbones.html#find_ffn', 'clfm_kit/backbones.py'),
+                                    'clfm_kit.backbones.lift_mask': ('backbones.html#lift_mask', 'clfm_kit/backbones.py'),
                                     'clfm_kit.backbones.load_model': ('backbones.html#load_model', 'clfm_kit/backbones.py'),
                                     'clfm_kit.backbones.load_tokenizer': ('backbones.html#load_tokenizer', 'clfm_kit/backbones.py'),
                                     'clfm_kit.backbones.model_source': ('backbones.html#model_source', 'clfm_kit/backbones.py'),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MINILM_PACKAGE', 'MINILM_SHA256', 'model_source', 'file_hash', 'weights_hash', 'base_folder', 'base_hash',
            'load_model', 'cannot_load', 'quiet', 'text_config', 'shorten', 'load_tokenizer', 'set_pad_token',
-           'find_blocks', 'find_ffn', 'Backbone']
+           'find_blocks', 'find_ffn', 'Backbone', 'lift_mask']
 
 # %% ../nbs/09_backbones.ipynb #09002ccd87
 import hashlib
@@ -178,9 +178,22 @@ class Backbone:
         "What identifies the base weights; taken from the files where there are any, so a shortened model has the hash of the whole."
         return base_hash(model_source(self.source) if self.source else "", self.model)
 
-# %% ../nbs/09_backbones.ipynb #09022413c0
-def _load(cls, name: str, depth: int | None = None, quantizer=None):
-    "The backbone called `name`; with `depth`, only its first blocks. Raises `UserError`."
+# %% ../nbs/09_backbones.ipynb #090239deaa
+def lift_mask(backbone):
+    "Let every token of a decoder see the whole text. Raises `UserError` where that cannot be done."
+    if not backbone.blocks: raise UserError(f"{type(backbone.model).__name__} has no blocks whose mask could be lifted")
+    for config in {id(config): config for config in (backbone.model.config, text_config(backbone.model.config))}.values(): config.is_causal = False
+    for module in backbone.model.modules():
+        if hasattr(module, "is_causal"): module.is_causal = False
+    first, tail = [], [torch.tensor([[0, token]]) for token in (1, 2)]
+    with torch.no_grad():
+        for ids in tail: backbone.read(ids, torch.ones_like(ids), {"hidden.1": lambda states: first.append(states[:, 0].clone())})
+    if torch.equal(*first): raise UserError(f"the causal mask of {type(backbone.model).__name__} cannot be lifted; use attention: own")
+    backbone.held += " bidirectional"
+
+# %% ../nbs/09_backbones.ipynb #0902405502
+def _load(cls, name: str, depth: int | None = None, quantizer=None, attention: str = "own"):
+    "The backbone called `name`; with `depth`, only its first blocks; `attention` may be \"bidirectional\". Raises `UserError`."
     source = model_source(name)
     kwargs = quantizer.load_kwargs() if quantizer else {}
     tokenizer = load_tokenizer(source)
@@ -191,6 +204,7 @@ def _load(cls, name: str, depth: int | None = None, quantizer=None):
     pack_linears(model)
     self = cls(model, tokenizer, name, full)
     if kwargs: self.held = f"{type(quantizer).__name__} {sorted((key, str(value)) for key, value in kwargs.items())}"
+    if attention == "bidirectional": lift_mask(self)
     return self
 
 def _check_memory(source, quantizer):

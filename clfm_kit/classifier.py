@@ -48,12 +48,12 @@ class Classifier(ClassifierMixin, BaseEstimator):
 
     def __sklearn_is_fitted__(self): return hasattr(self, "head_")
 
-# %% ../nbs/22_classifier.ipynb #2200742b10
+# %% ../nbs/22_classifier.ipynb #22007170a2
 def _open(self, deep=None):
     "The backbone, loaded once; with `deep`, only that many blocks."
     if not hasattr(self, "backbone_"):
         emit(self, "load", model=self.model)
-        self.backbone_ = Backbone.load(self.model, deep, self.parts_["quantizer"])
+        self.backbone_ = Backbone.load(self.model, deep, self.parts_["quantizer"], self.recipe_.attention)
         if hasattr(self, "delta_"): self.delta_.apply(self.backbone_)
     return self.backbone_
 
