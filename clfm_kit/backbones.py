@@ -151,16 +151,15 @@ def find_ffn(model, blocks) -> dict:  # block number -> the linear map whose inp
         for handle in handles: handle.remove()
     return last
 
-# %% ../nbs/09_backbones.ipynb #09021d8210
+# %% ../nbs/09_backbones.ipynb #090219c1b9
 class _Reached(Exception): "Ends a forward pass at the deepest site that is wanted."
 
 class Backbone:
     "A model with its tokenizer, read at named sites."
-    held = ""  # how the weights are held where that differs from the files: states of the two are kept apart
 
     def __init__(self, model, tokenizer, source="", full_depth=None):
         self.model, self.tokenizer, self.source = model, tokenizer, source
-        self.passes = 0  # batches read so far
+        self.passes, self.held = 0, ""  # batches read so far; how the weights are held where that differs from the files: states of the two are kept apart
         set_pad_token(model, tokenizer)
         config = text_config(model.config)
         self.loaded_depth = config.num_hidden_layers
