@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 RESULTS = Path(__file__).resolve().parent / "results"
-PACKAGES = ("clfm-kit", "torch", "transformers", "scikit-learn", "sentence-transformers", "numpy")
+PACKAGES = ("clfm-kit", "torch", "transformers", "peft", "bitsandbytes", "scikit-learn", "sentence-transformers", "numpy")
 
 
 def hardware() -> dict:

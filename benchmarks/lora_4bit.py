@@ -66,10 +66,13 @@ def random_decoder(shape, texts, folder, device):
 
 
 class Clock:
-    """Seconds between the first and the last step of a run, and the rows in them."""
+    """Wall and processor seconds between the first and the last step of a run."""
+
     def __init__(self): self.times = []
-    def tick(self): self.times.append(time.perf_counter())
-    def seconds(self): return self.times[-1] - self.times[0]
+
+    def tick(self): self.times.append((time.perf_counter(), time.process_time()))
+
+    def seconds(self): return dict(zip(("loop", "loop_cpu"), (b - a for a, b in zip(self.times[0], self.times[-1]))))
 
 
 def longer(rows, length):
@@ -91,7 +94,7 @@ def kit(options, model, train, held, test):
         whole = time.perf_counter() - started
     started = time.perf_counter()
     found = fitted.predict(test.texts)
-    return dict(loop=clock.seconds(), fit=whole, predict=time.perf_counter() - started, accuracy=float((found == test.labels).mean()), moving=fitted.facts_["training"]["moving"])
+    return dict(**clock.seconds(), fit=whole, predict=time.perf_counter() - started, accuracy=float((found == test.labels).mean()), moving=fitted.facts_["training"]["moving"])
 
 
 def plain(options, model, train, held, test):
@@ -127,7 +130,7 @@ def plain(options, model, train, held, test):
         started = time.perf_counter()
         found = np.argmax(run.predict(items(test)).predictions, 1)
     moving = sum(p.numel() for name, p in network.named_parameters() if p.requires_grad and "lora_" in name)
-    return dict(loop=clock.seconds(), fit=whole, predict=time.perf_counter() - started, accuracy=float(np.mean([names[n] == label for n, label in zip(found, test.labels)])), moving=moving)
+    return dict(**clock.seconds(), fit=whole, predict=time.perf_counter() - started, accuracy=float(np.mean([names[n] == label for n, label in zip(found, test.labels)])), moving=moving)
 
 
 def speed_cell(options, side):
@@ -140,7 +143,7 @@ def speed_cell(options, side):
     found = dict(kit=kit, plain=plain)[side](options, model, train, held, test)
     peak = torch.cuda.max_memory_allocated() / 1e6 if options.device == "cuda" else next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("VmHWM")) / 1e3
     steps = -(-len(train) // 32)
-    return dict(rows_per_second=round((steps - 1) * 32 / found["loop"], 2), peak_mb=round(peak), rows=len(train), load=os.getloadavg()[0], **found)
+    return dict(rows_per_second=round((steps - 1) * 32 / found["loop"], 2), rows_per_cpu_second=round((steps - 1) * 32 / found["loop_cpu"], 2), peak_mb=round(peak), rows=len(train), load=os.getloadavg()[0], **found)
 
 
 def quality_cell(options, folder, side, seed):
@@ -203,10 +206,10 @@ def summary(cells):
         ours, theirs = speed[model, "kit"], speed[model, "plain"]
         both = sorted(ours.keys() & theirs.keys())
         if not both: continue
-        figures[f"speed {model} training rows a second, ratio"] = round(statistics.median(ours[r]["rows_per_second"] / theirs[r]["rows_per_second"] for r in both), 2)
+        for name in ("rows_per_second", "rows_per_cpu_second"): figures[f"speed {model} training {name}, ratio"] = round(statistics.median(ours[r][name] / theirs[r][name] for r in both), 2)
         for name in ("fit", "predict"): figures[f"speed {model} {name}, ratio"] = round(statistics.median(theirs[r][name] / ours[r][name] for r in both), 2)
         for side, found in (("kit", ours), ("plain", theirs)):
-            for name in ("rows_per_second", "peak_mb", "accuracy", "load"): figures[f"speed {model} {side} {name}"] = round(statistics.median(found[r][name] for r in both), 3)
+            for name in ("rows_per_second", "rows_per_cpu_second", "peak_mb", "accuracy", "load"): figures[f"speed {model} {side} {name}"] = round(statistics.median(found[r][name] for r in both), 3)
     for (data, side), seeds in sorted(quality.items()):
         figures[f"quality {data} {side} accuracy"] = round(statistics.mean(seeds.values()), 4)
         figures[f"quality {data} {side} seeds"] = len(seeds)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MINILM_PACKAGE', 'MINILM_SHA256', 'model_source', 'file_hash', 'weights_hash', 'base_folder', 'base_hash',
            'load_model', 'LanguageModel', 'cannot_load', 'quiet', 'text_config', 'shorten', 'load_tokenizer',
-           'set_pad_token', 'find_blocks', 'find_ffn', 'Backbone']
+           'set_pad_token', 'find_blocks', 'find_ffn', 'Backbone', 'lift_mask']
 
 # %% ../nbs/09_backbones.ipynb #090022d585
 import hashlib
@@ -165,18 +165,17 @@ def find_ffn(model, blocks) -> dict:  # block number -> the linear map whose inp
         for handle in handles: handle.remove()
     return last
 
-# %% ../nbs/09_backbones.ipynb #09023c38f1
+# %% ../nbs/09_backbones.ipynb #0902366d57
 class _Reached(Exception): "Ends a forward pass at the deepest site that is wanted."
 
 class Backbone:
     "A model with its tokenizer, read at named sites."
-    held = ""  # how the weights are held where that differs from the files: states of the two are kept apart
 
     def __init__(self, model, tokenizer, source="", full_depth=None, language_model=None):
         self.model, self.tokenizer, self.source = model, tokenizer, source
         self.language_model = language_model  # `model` with its language-model head, where a part asked for it
         self.inputs, self.binding = self.plain_inputs, []  # how a batch enters the model, and what parts made that depend on
-        self.passes = 0  # batches read so far
+        self.passes, self.held = 0, ""  # batches read so far; how the weights are held where that differs from the files: states of the two are kept apart
         set_pad_token(model, tokenizer)
         config = text_config(model.config)
         self.loaded_depth = config.num_hidden_layers
@@ -198,9 +197,22 @@ class Backbone:
         "What identifies the base weights; taken from the files where there are any, so a shortened model has the hash of the whole."
         return base_hash(model_source(self.source) if self.source else "", self.model)
 
-# %% ../nbs/09_backbones.ipynb #09024daee6
-def _load(cls, name: str, depth: int | None = None, quantizer=None, language_head: bool = False):
-    "The backbone called `name`; with `depth`, only its first blocks; with `language_head`, its `language_model` too. Raises `UserError`."
+# %% ../nbs/09_backbones.ipynb #090239deaa
+def lift_mask(backbone):
+    "Let every token of a decoder see the whole text. Raises `UserError` where that cannot be done."
+    if not backbone.blocks: raise UserError(f"{type(backbone.model).__name__} has no blocks whose mask could be lifted")
+    for config in {id(config): config for config in (backbone.model.config, text_config(backbone.model.config))}.values(): config.is_causal = False
+    for module in backbone.model.modules():
+        if hasattr(module, "is_causal"): module.is_causal = False
+    first, tail = [], [torch.tensor([[0, token]]) for token in (1, 2)]
+    with torch.no_grad():
+        for ids in tail: backbone.read(ids, torch.ones_like(ids), {"hidden.1": lambda states: first.append(states[:, 0].clone())})
+    if torch.equal(*first): raise UserError(f"the causal mask of {type(backbone.model).__name__} cannot be lifted; use attention: own")
+    backbone.held += " bidirectional"
+
+# %% ../nbs/09_backbones.ipynb #090267f8cc
+def _load(cls, name: str, depth: int | None = None, quantizer=None, language_head: bool = False, attention: str = "own"):
+    "The backbone called `name`; with `depth`, only its first blocks; with `language_head`, its `language_model` too; `attention` may be \"bidirectional\". Raises `UserError`."
     source = model_source(name)
     kwargs = quantizer.load_kwargs() if quantizer else {}
     tokenizer = load_tokenizer(source)
@@ -211,6 +223,7 @@ def _load(cls, name: str, depth: int | None = None, quantizer=None, language_hea
     pack_linears(model)
     self = cls(model.base_model, tokenizer, name, full, model) if language_head else cls(model, tokenizer, name, full)
     if kwargs: self.held = f"{type(quantizer).__name__} {sorted((key, str(value)) for key, value in kwargs.items())}"
+    if attention == "bidirectional": lift_mask(self)
     return self
 
 def _check_memory(source, quantizer):

@@ -12,7 +12,7 @@ from .hookspecs import hookimpl
 from .parts import Part
 from .recipes import Recipe
 
-# %% ../nbs/20_builtin.ipynb #20005d3ebe
+# %% ../nbs/20_builtin.ipynb #2000566214
 class Unquantized(Part):
     "Hold the base in the number type its weights came in (`auto`), or in `float32` or `bfloat16`."
 
@@ -25,7 +25,8 @@ class Unquantized(Part):
 
     def after_load(self, model):
         found = getattr(model.config, "quantization_config", None)
-        if "bitsandbytes" in str(getattr(found, "quant_method", "")).lower(): raise UserError("the model's files are already quantised by bitsandbytes; choose the quantizer that reads them: nf4, fp4 or int8")
+        method = getattr(found, "quant_method", "")
+        if getattr(method, "value", method) == "bitsandbytes": raise UserError("the model's files are already quantised by bitsandbytes; choose the quantizer that reads them: nf4, fp4 or int8")
         return model
 
 class Frozen(Part):

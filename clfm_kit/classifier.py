@@ -57,13 +57,13 @@ class Classifier(ClassifierMixin, BaseEstimator):
 
     def _by_task(self, saved=None) -> dict: return {"label": self}
 
-# %% ../nbs/22_classifier.ipynb #22007951cb
+# %% ../nbs/22_classifier.ipynb #2200752520
 def _open(self, deep=None, rows=None):
     "The backbone, loaded once and the parts bound to it; with `deep`, only that many blocks; `rows` are those to learn from."
     if not hasattr(self, "backbone_"):
         emit(self, "load", model=self.model)
         speaks = any(getattr(part, "needs_language_head", False) for part in self.parts_.values())
-        self.backbone_ = Backbone.load(self.model, deep, self.parts_["quantizer"], speaks)
+        self.backbone_ = Backbone.load(self.model, deep, self.parts_["quantizer"], speaks, self.recipe_.attention)
         if hasattr(self, "delta_"): self.delta_.apply(self.backbone_)
         bind_parts(Context(self.backbone_, getattr(self, "schema_", None), self.parts_, rows))
     return self.backbone_

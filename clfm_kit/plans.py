@@ -17,7 +17,7 @@ from .backbones import cannot_load, model_source, quiet, text_config
 from .errors import UserError
 from .recipes import Recipe
 
-# %% ../nbs/35_plans.ipynb #350058970d
+# %% ../nbs/35_plans.ipynb #3500528191
 @dataclass(frozen=True)
 class Sizes:
     "How many weights a model has in the linear maps of its blocks and elsewhere, and its widths."
@@ -29,6 +29,7 @@ class Sizes:
     ffn: int = 0
     bits: int = 32  # of a weight in the files
 
+# %% ../nbs/35_plans.ipynb #35006114d4
 def model_sizes(source: str) -> Sizes:
     "Sizes told from the configuration alone. Raises `UserError` when there is none, or when the architecture is not known."
     try:

@@ -17,7 +17,7 @@ from .errors import UserError, unknown
 from .parts import make, name_and_params
 from .plugins import catalogue
 
-# %% ../nbs/04_recipes.ipynb #04005979ba
+# %% ../nbs/04_recipes.ipynb #04005ecc0d
 PART_KINDS = ("format", "quantizer", "selector", "pooler", "head")
 
 @dataclass
@@ -31,6 +31,7 @@ class Recipe:
     head: str | dict = "logistic"  # how vectors become scores
     merger: str | dict | None = None  # how several tasks become one model
     tasks: dict = field(default_factory=dict)  # several named tasks, see `clfm_kit.tasks`; empty for a single one
+    attention: str = "own"  # what a token sees: what the model was made for, or "bidirectional", the whole text even in a decoder
     class_weight: str | dict | None = None  # "balanced", {label: weight}, or None for equal weights
     training: dict = field(default_factory=dict)  # settings of the train path; unused when nothing is trained
     seed: int = 0
@@ -89,7 +90,7 @@ def _to_yaml(self) -> str:
 
 Recipe.to_dict, Recipe.to_yaml = _to_dict, _to_yaml
 
-# %% ../nbs/04_recipes.ipynb #04018d4632
+# %% ../nbs/04_recipes.ipynb #04018496c6
 def _with_params(self, settings) -> Recipe:
     "A copy with settings such as `head.C=3` applied. Raises `UserError` for a field that does not exist."
     changed = deepcopy(self)
@@ -99,7 +100,9 @@ def _with_params(self, settings) -> Recipe:
         name, _, param = place.strip().partition(".")
         known = [f.name for f in fields(self)]
         if name not in known: raise unknown("field of a recipe", name, known)
-        changed = replace(changed, **{name: _put(name, getattr(changed, name), param, parse_yaml(value))})
+        try: value = parse_yaml(value)
+        except yaml.YAMLError as error: raise UserError(f"the value in setting {setting!r} is not YAML: {getattr(error, 'problem', None) or error}; put it in quotes, as in {place.strip()}='{value.strip()}'") from error
+        changed = replace(changed, **{name: _put(name, getattr(changed, name), param, value)})
     return changed
 
 # %% ../nbs/04_recipes.ipynb #04019a7be2
@@ -114,12 +117,13 @@ def _put(name, old, param, value):
 
 Recipe.with_params = _with_params
 
-# %% ../nbs/04_recipes.ipynb #040221e1ee
+# %% ../nbs/04_recipes.ipynb #0402212e05
 def _parts(self) -> dict:  # kind -> part
     "The parts of the recipe, fresh. Raises `UserError` for what cannot work."
     parts = {kind: make(kind, getattr(self, kind)) for kind in PART_KINDS}
     for part in parts.values():
         if hasattr(part, "check_with"): part.check_with(parts)
+    if self.attention not in ("own", "bidirectional"): raise unknown("attention", self.attention, ("own", "bidirectional"))
     closed_form = hasattr(parts["head"], "fit") and not hasattr(parts["head"], "loss")
     if parts["selector"].moves and closed_form:
         raise UserError(f"head {name_and_params(self.head)[0]!r} is fitted in closed form and cannot follow the moving weights of selector "

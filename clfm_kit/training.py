@@ -121,7 +121,7 @@ def _save_checkpoint(self, model, trial):
 
 TextTrainer.create_scheduler, TextTrainer.evaluate, TextTrainer._save_checkpoint = _create_scheduler, _evaluate, _save_checkpoint
 
-# %% ../nbs/32_training.ipynb #320130fc82
+# %% ../nbs/32_training.ipynb #320133cf4f
 class Watch(TrainerCallback):
     "Guards the first step, keeps the weights of the lowest validation loss, stops when it no longer falls, and reports."
 
@@ -136,20 +136,23 @@ class Watch(TrainerCallback):
         self.before, self.idle = {name: tensor.detach().clone() for name, tensor, _ in moving}, {name for name, tensor, _ in moving if not tensor.grad.any()}
 
     def on_step_end(self, args, state, control, **kwargs):
-        still = {name for name, tensor, _ in self.trainer.net.delta.parameters() if name in (self.before or {}) and torch.equal(tensor, self.before[name])}
-        late = state.global_step >= min(10, state.max_steps)  # until then a first gradient of exactly zero is forgiven: one factor of a product may begin at zero
-        for name in still - (set() if late else self.idle):
+        still = [name for name, tensor, _ in self.trainer.net.delta.parameters() if name in (self.before or {}) and torch.equal(tensor, self.before[name])]
+        # a first gradient of exactly zero is forgiven for some steps: one factor of a product may begin at zero
+        for name in still if state.global_step >= min(10, state.max_steps) else set(still) - self.idle:
             raise UserError(f"tensor {name!r} was chosen to train and did not move in step {state.global_step}; raise training.learning_rate, or choose other weights")
         self.before = {name: self.before[name] for name in still}  # none from here on, as a rule
         def stop(): control.should_training_stop = control.should_evaluate = True  # a last look, so that the best weights may be these
         emit(self.trainer.run, "train", done=state.global_step, total=state.max_steps, loss=float(self.trainer.last_loss), epoch=state.epoch,
              texts=state.global_step * self.trainer.settings.batch_size, stop=stop)
 
-    def on_evaluate(self, args, state, control, metrics, **kwargs):
-        losses = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
-        if np.argmin(losses) == len(losses) - 1: self.best = {name: tensor.clone() for name, tensor in self.trainer.net.state_dict().items()}
-        emit(self.trainer.run, "validate", loss=losses[-1], best=min(losses), correct=metrics["eval_correct"], epoch=state.epoch)
-        if len(losses) - 1 - int(np.argmin(losses)) >= self.trainer.settings.patience: control.should_training_stop = True
+# %% ../nbs/32_training.ipynb #32014655e8
+def _on_evaluate(self, args, state, control, metrics, **kwargs):
+    losses = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
+    if np.argmin(losses) == len(losses) - 1: self.best = {name: tensor.clone() for name, tensor in self.trainer.net.state_dict().items()}
+    emit(self.trainer.run, "validate", loss=losses[-1], best=min(losses), correct=metrics["eval_correct"], epoch=state.epoch)
+    if len(losses) - 1 - int(np.argmin(losses)) >= self.trainer.settings.patience: control.should_training_stop = True
+
+Watch.on_evaluate = _on_evaluate
 
 # %% ../nbs/32_training.ipynb #3202618c62
 def last_checkpoint(folder, identity: str):

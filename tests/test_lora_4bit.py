@@ -181,7 +181,7 @@ def test_the_last_token_is_the_same_under_any_padding(read, ids, left, right):
 
 
 @pytest.mark.parametrize("settings, message", [
-    (["selector.rank=65"], "larger than the map"), (["selector.targets=*query"], "match no linear map"), (["selector.rank=0"], "rank=0"), (["quantizer.compute=int4"], "unknown compute"),
+    (["selector.rank=65"], "larger than the map"), (["selector.targets='*query'"], "match no linear map"), (["selector.targets=*query"], "put it in quotes"), (["selector.rank=0"], "rank=0"), (["quantizer.compute=int4"], "unknown compute"),
     (["quantizer=none", "selector.initialization=loftq"], "not quantised"), (["selector=full"], "selector that adds weights, such as 'lora'"), (["head=logistic"], "use head 'linear'")])
 def test_settings_that_cannot_work_are_told_in_one_sentence(settings, message, decoder, rows):
     with pytest.raises(UserError, match=message) as caught: Classifier("lora-4bit", decoder("llama"), settings=[*QUICK, *settings], cache=None).fit(rows.texts, rows.labels)
@@ -234,3 +234,29 @@ def test_a_gpu_too_small_is_told_before_loading(decoder):
     from clfm_kit.plans import refuse_too_large
     from clfm_kit_lora_4bit.quantizers import NF4
     with pytest.raises(UserError, match="the base does not fit"): refuse_too_large(decoder("llama"), NF4(), 1000)
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "qwen3", "gemma", "gpt2", "opt", "phi"])
+def test_the_causal_mask_can_be_lifted(name, decoder):
+    """The first token's state depends on later ones, in a batch with padding and in one without; own attention is as it was."""
+    backbone = Backbone.load(decoder(name), attention="bidirectional")
+    own = Backbone.load(decoder(name))
+
+    def first(backbone, ids, mask):
+        found = []
+        with torch.no_grad(): backbone.read(torch.tensor(ids), torch.tensor(mask), {"hidden.2": lambda states: found.append(states[0, 0])})
+        return found[0]
+
+    for mask in ([[1, 1, 1]], [[1, 1, 1, 0]]):
+        texts = [[[5, 6, last] + [0] * (len(mask[0]) - 3)] for last in (7, 8)]
+        assert not torch.equal(*(first(backbone, ids, mask) for ids in texts))
+        torch.testing.assert_close(*(first(own, ids, mask) for ids in texts))
+    torch.testing.assert_close(first(backbone, [[5, 6, 7, 0]], [[1, 1, 1, 0]]), first(backbone, [[5, 6, 7]], [[1, 1, 1]]), atol=1e-4, rtol=1e-4)
+
+
+def test_a_recipe_reads_both_ways(decoder, rows, tmp_path):
+    fitted = Classifier("lora-4bit", decoder("llama"), settings=[*QUICK, "training.epochs=1", "attention=bidirectional", "pooler=mean"], cache=None).fit(rows.texts, rows.labels)
+    loaded = Classifier.from_pretrained(fitted.save_pretrained(tmp_path / "model"))
+    assert loaded.recipe_.attention == "bidirectional"
+    np.testing.assert_array_equal(loaded.scores(rows.texts[:5]), fitted.scores(rows.texts[:5]))
+    with pytest.raises(UserError, match="unknown attention"): Classifier("lora-4bit", decoder("llama"), settings=["attention=both"]).fit(rows.texts, rows.labels)

@@ -111,7 +111,7 @@ def put(model, factors: dict):
             if factors[name].length is not None: layer.lora_magnitude_vector["default"].weight.copy_(factors[name].length)
     model.requires_grad_(False)
 
-# %% ../nbs/01_adapters.ipynb #01015eafb5
+# %% ../nbs/01_adapters.ipynb #0101535de7
 @dataclass(eq=False)
 class LowRank:
     "Adapters of a base: `factors` {name: Factors} at rest, `settings` of `peft.LoraConfig` while they train."
@@ -134,6 +134,7 @@ class LowRank:
         "What the optimizer moves."
         return [(f"{name}.{kind}", tensor, self.levels[name]) for name, layer in self.layers.items() for kind, tensor in moving(layer)]
 
+# %% ../nbs/01_adapters.ipynb #01016e6878
 def moving(layer) -> list:
     "The tensors of a layer that train."
     found = [("down", layer.lora_A["default"].weight), ("up", layer.lora_B["default"].weight)]

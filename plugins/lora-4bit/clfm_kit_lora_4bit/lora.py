@@ -14,7 +14,7 @@ from clfm_kit.errors import UserError, unknown
 from clfm_kit.parts import Part
 from .adapters import LowRank, linear_maps, needed, sizes, weight_of
 
-# %% ../nbs/02_lora.ipynb #020055c2de
+# %% ../nbs/02_lora.ipynb #02005377da
 CHOICES = dict(variant=("lora", "dora"), scaling=("standard", "rank-stabilised"), initialization=("default", "pissa", "loftq"))
 
 class Lora(Part):
@@ -37,13 +37,14 @@ class Lora(Part):
         if not 0 <= self.dropout < 1: raise UserError(f"dropout={self.dropout!r} must be from 0 up and below 1")
         if self.variant == "dora" and self.initialization != "default": raise UserError(f"initialization {self.initialization!r} does not go with variant 'dora'; choose one of them")
 
-    def count(self, maps: dict) -> int:
-        "How many numbers train over linear maps {name: (in, out)} whose names hold the number of their block; for `clfm plan`."
-        block = lambda name: next((int(part) for part in name.split(".") if part.isdigit()), 0)
-        chosen = self.among({name: block(name) for name in maps})
-        return sum(self.rank * sum(maps[name]) + maps[name][1] * (self.variant == "dora") for name in chosen)
+# %% ../nbs/02_lora.ipynb #02006c3d72
+def _count(self, maps: dict) -> int:
+    "How many numbers train over linear maps {name: (in, out)} whose names hold the number of their block; for `clfm plan`."
+    block = lambda name: next((int(part) for part in name.split(".") if part.isdigit()), 0)
+    chosen = self.among({name: block(name) for name in maps})
+    return sum(self.rank * sum(maps[name]) + maps[name][1] * (self.variant == "dora") for name in chosen)
 
-    def restore(self, tensors, facts): return LowRank.from_state(tensors, facts)
+Lora.count, Lora.restore = _count, lambda self, tensors, facts: LowRank.from_state(tensors, facts)
 
 # %% ../nbs/02_lora.ipynb #0200629754
 def _among(self, maps: dict) -> dict:  # {name: block}
@@ -107,7 +108,7 @@ def _starts(self, backbone, names, seed):
 
 Lora.starts = _starts
 
-# %% ../nbs/02_lora.ipynb #02010ead0e
+# %% ../nbs/02_lora.ipynb #0201167c46
 def pissa(layers, settings, model, seed):
     "Begin at the weight's strongest directions, which a fixed second adapter takes away."
     from peft import LoraConfig, inject_adapter_in_model
@@ -120,6 +121,7 @@ def pissa(layers, settings, model, seed):
             for name, sign in (("default", 1), ("start", -1)):
                 layer.lora_A[name].weight.copy_(down), layer.lora_B[name].weight.copy_(sign * up / layer.scaling[name])
 
+# %% ../nbs/02_lora.ipynb #0201239cf7
 def loftq(layers, weights, seed):
     "Begin at the strongest directions of what quantising lost."
     with torch.no_grad():

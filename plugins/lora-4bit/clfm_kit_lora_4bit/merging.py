@@ -39,7 +39,7 @@ def drift(before, after, texts, labels) -> Drift:
     flips = sum(np.any(x != y) if not isinstance(x, list) else x != y for x, y in zip(before.predict(texts), after.predict(texts)))
     return Drift(len(texts), float(np.abs(a - b).max()), float(np.abs(a - b).mean()), int(flips), float(before.score(texts, labels)), float(after.score(texts, labels)))
 
-# %% ../nbs/03_merging.ipynb #030074f666
+# %% ../nbs/03_merging.ipynb #030071571a
 WAYS = ("dequantised", "full-precision", "quantised")
 
 def merged_model(classifier, into: str):
@@ -59,6 +59,7 @@ def merged_model(classifier, into: str):
             _write(model, name, factors[name].of(weight) if name in factors else weight)
     return model
 
+# %% ../nbs/03_merging.ipynb #03008420bb
 def _write(model, name, weight):
     "Give a map of the full-precision model its weight [out, in]."
     target = model.get_submodule(name).weight
