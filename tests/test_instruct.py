@@ -161,12 +161,14 @@ def test_tuning_saves_and_loads(folder, selector, objective, tmp_path, recwarn):
     np.testing.assert_array_equal(loaded.scores(TEXTS), clf.scores(TEXTS))
 
 
-@pytest.mark.parametrize("objective", ["answer", "labels"])
-def test_tuning_learns(decoder, objective):
+def test_tuning_learns(decoder):
     "Words that say the label, in a model that knew nothing."
     texts, labels = ["parcel", "where is my parcel", "login", "no login today"] * 20, ["lost", "lost", "locked", "locked"] * 20
-    settings = ["training.epochs=20", "training.batch_size=8", f"head.objective={objective}", "format.template='{text} is'"]
-    assert Classifier(TRAINED, decoder, settings=settings, cache=None).fit(texts, labels, Rows(texts, labels)).score(texts, labels) == 1
+    settings = ["training.epochs=6", "training.batch_size=8", "format.template='{text} is'"]
+    tuned = {objective: Classifier(TRAINED, decoder, settings=[*settings, f"head.objective={objective}"], cache=None).fit(texts, labels, Rows(texts, labels)) for objective in ("answer", "labels")}
+    assert tuned["labels"].score(texts, labels) == 1
+    losses = tuned["answer"].facts_["training"]["validation_loss"]
+    assert min(losses) < 0.8 * losses[0]
 
 
 def test_shared_and_repeated_prompts_have_the_same_gradients(decoder):
