@@ -150,7 +150,7 @@ def test_nothing_is_read_for_training_rows(decoder, calibration):
 @pytest.mark.parametrize("objective", ["answer", "labels"])
 def test_tuning_saves_and_loads(folder, selector, objective, tmp_path, recwarn):
     if selector not in catalogue.entries("selector"): pytest.skip("the plugin is not installed")
-    data, chosen = rows(), [f"selector={selector}", f"head.objective={objective}"] + ["selector.cost=1.0"] * (selector == "token-sparse")
+    data, chosen = rows(), [f"selector={selector}", f"head.objective={objective}"] + ["selector.cost=1.0", "selector.weights=0.5"] * (selector == "token-sparse")
     clf = Classifier(TRAINED, folder, settings=chosen, cache=None)
     try: clf.fit(data.texts, data.labels)
     except UserError as error:
