@@ -283,6 +283,31 @@ def test_the_models_own_chat_format(decoder, tokenizer, tmp_path):
     assert tokenizer.eos_token_id not in bound(str(tmp_path), LABELS, chat="none").parts["format"].after
 
 
+def test_text_back_is_a_label_a_list_or_a_span(decoder):
+    from clfm_kit_instruct.generation import write_labels, write_slots
+    data, asked = rows(), [text for text in TEXTS if text]
+    one = Classifier(ZERO_SHOT, decoder, cache=None).fit(data.texts, data.labels)
+    assert set(write_labels(one, TEXTS)) <= set(data.labels)
+    for text, found in zip(asked, write_slots(one, asked, ["order", "{name}"])):
+        for where in found.values(): assert where is None or text[slice(*where)].strip() == text[slice(*where)] != ""
+    several = Classifier(ZERO_SHOT, decoder, cache=None).fit(data.texts, [[label, f"{label} now"] for label in data.labels])
+    for found in write_labels(several, TEXTS): assert len(found) == len(set(found)) and set(found) <= set(several.classes_)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(token, min_size=1, max_size=3).map(tuple), min_size=1, max_size=5, unique=True), st.integers(0, 10**6))
+def test_any_list_that_may_be_written_is_one_of_labels(answers, seed):
+    "A random walk over allowed tokens ends, and reads back as distinct answers."
+    from clfm_kit_instruct.generation import ListOf
+    rule, written, random = ListOf(answers, [9], 1), [], np.random.default_rng(seed)
+    while (chosen := random.choice(rule(written))) != 1:
+        written.append(int(chosen))
+        assert len(written) <= rule.longest
+    found, rest = rule.parse(written)
+    last = [n for n, answer in enumerate(rule.answers) if n not in found and answer == rest]
+    assert len(set(found)) == len(found) and (last or not rest)
+
+
 def test_parts_keep_the_contract():
     beside = {"format": "instruction", "pooler": "answers"}
     check_part("pooler", "answers", beside), check_part("pooler", "answers", beside, normalisation="tree")
