@@ -150,7 +150,7 @@ def test_nothing_is_read_for_training_rows(decoder, calibration):
 @pytest.mark.parametrize("objective", ["answer", "labels"])
 def test_tuning_saves_and_loads(folder, selector, objective, tmp_path, recwarn):
     if selector not in catalogue.entries("selector"): pytest.skip("the plugin is not installed")
-    data, chosen = rows(), [f"selector={selector}", f"head.objective={objective}"] + ["selector.cost=1.0", "selector.weights=0.5"] * (selector == "token-sparse")
+    data, chosen = rows(), [f"selector={selector}", f"head.objective={objective}"] + ["selector.cost=1.0", "selector.weights=0.5", "format.prefix=repeated"] * (selector == "token-sparse")
     clf = Classifier(TRAINED, folder, settings=chosen, cache=None)
     try: clf.fit(data.texts, data.labels)
     except UserError as error:
@@ -255,6 +255,8 @@ def test_models_that_cannot_answer(tiny, decoder, tmp_path, tokenizer):
 
 
 def test_parts_that_do_not_go_together_are_refused_first():
+    if "token-sparse" in catalogue.entries("selector"):
+        with pytest.raises(UserError, match="format.prefix=repeated"): Recipe(format="instruction", selector="token-sparse", pooler="answers", head="verbalizer").parts()
     for recipe, message in ((dict(pooler="answers"), "use format 'instruction'"), (dict(head="verbalizer"), "use pooler 'answers'"),
                             (dict(format="instruction", selector="full", pooler="answers", head={"name": "verbalizer", "calibration": "pmi"}), "calibration='pmi'")):
         with pytest.raises(UserError, match=message): Recipe(**recipe).parts()

@@ -16,6 +16,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'clfm_kit_instruct.format._answers': ('format.html#_answers', 'clfm_kit_instruct/format.py'),
                                           'clfm_kit_instruct.format._bind': ('format.html#_bind', 'clfm_kit_instruct/format.py'),
                                           'clfm_kit_instruct.format._chats': ('format.html#_chats', 'clfm_kit_instruct/format.py'),
+                                          'clfm_kit_instruct.format._check_with': ( 'format.html#_check_with',
+                                                                                    'clfm_kit_instruct/format.py'),
                                           'clfm_kit_instruct.format._encode': ('format.html#_encode', 'clfm_kit_instruct/format.py'),
                                           'clfm_kit_instruct.format._ids': ('format.html#_ids', 'clfm_kit_instruct/format.py'),
                                           'clfm_kit_instruct.format._no_room': ('format.html#_no_room', 'clfm_kit_instruct/format.py'),

@@ -58,6 +58,14 @@ class Instruction(Part):
             if value not in known: raise unknown(f"{name} of format 'instruction'", value, known)
         if self.template is not None: fill(read_template(self.template), dict.fromkeys(("labels", "descriptions", "examples"), ""))
 
+# %% ../nbs/03_format.ipynb #03009d22f2
+def _check_with(self, parts):
+    "Refuse a selector that looks at single positions of a batch when some are not in it."
+    if self.prefix == "shared" and getattr(parts["selector"], "by_position", False):
+        raise UserError("this selector measures gradients position by position, and a shared prompt has positions outside the batch; set format.prefix=repeated")
+
+Instruction.check_with = _check_with
+
 # %% ../nbs/03_format.ipynb #030101d396
 def _bind(self, context):
     "Write the prompt for the schema's labels; returns what states depend on. Raises `UserError` where labels cannot be told apart or nothing fits."
