@@ -44,7 +44,7 @@ class Reader:
         if self.scoring == "tree": return [prompt + self.tree.tokens.tolist()]
         return [prompt + answer.tokens[:-1] for answer in self.tree.answers]
 
-# %% ../nbs/02_reading.ipynb #0200978e7b
+# %% ../nbs/02_reading.ipynb #02009d49b1
 def _call(self, ids, mask) -> dict:
     "Ids, mask, positions and cache for a batch [B, T] padded on the right."
     if not self.shared and (self.tree is None or self.scoring != "tree" or not len(self.tree)): return self.backbone.plain_inputs(ids, mask)
@@ -58,13 +58,16 @@ def _call(self, ids, mask) -> dict:
     sees = torch.cat([ahead.bool().unsqueeze(1).expand(-1, width, -1), sees], 2).unsqueeze(1)
     return found | dict(attention_mask=self._form(sees), position_ids=positions + self.shared)
 
+Reader.__call__ = _call
+
+# %% ../nbs/02_reading.ipynb #02010cf15d
 def _form(self, sees):
     "The mask as the model's attention wants it: bool for PyTorch's own kernel, a number to add for the others."
     model = self.backbone.model
     if model.config._attn_implementation == "sdpa": return sees
     return torch.zeros(sees.shape, dtype=model.dtype, device=sees.device).masked_fill(~sees, torch.finfo(model.dtype).min)
 
-Reader.__call__, Reader._form = _call, _form
+Reader._form = _form
 
 # %% ../nbs/02_reading.ipynb #02010d241e
 def _past(self, batch):
