@@ -69,7 +69,7 @@ def _form(self, sees):
 
 Reader._form = _form
 
-# %% ../nbs/02_reading.ipynb #02010d241e
+# %% ../nbs/02_reading.ipynb #02011252ba
 def _past(self, batch):
     "The keys and values of the shared prefix for each row of a batch, or None."
     if not self.shared: return None
@@ -86,6 +86,9 @@ def _past(self, batch):
     for number, (keys, values) in enumerate(pairs): cache.update(keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1), number)
     return cache
 
+Reader._past = _past
+
+# %% ../nbs/02_reading.ipynb #02012ee388
 def _read_prefix(self):
     "Keys and values of the prefix at each block."
     self.passes += 1
@@ -93,7 +96,7 @@ def _read_prefix(self):
     found = self.backbone.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True).past_key_values
     return [(layer.keys, layer.values) for layer in found.layers]
 
-Reader._past, Reader._read_prefix = _past, _read_prefix
+Reader._read_prefix = _read_prefix
 
 # %% ../nbs/02_reading.ipynb #02012b84b0
 def _node_states(self, states, mask, nodes):
