@@ -5,7 +5,7 @@
     python benchmarks/instruct.py quality --model FOLDER --data FOLDER [--data FOLDER …] [--seeds 3] [--rows 600] [--tests 500]
 
 `speed` builds a decoder with random weights and a vocabulary of 32,000, and asks it about the labels of `--data` (77 for BANKING77). Every side has the same model, prompt and rows; the
-sides alternate, and figures are medians of ratios. Generating is batched, with a cache, as long as the longest label needs, and its answers are parsed as they usually are. `memory`
+sides alternate, and figures are medians of ratios; `--shared-only` leaves the repeated prompts out. Generating is batched, with a cache, as long as the longest label needs, and its answers are parsed as they usually are. `memory`
 compares peaks of one training step in processes of their own. `quality` fits heads and instructions on one base and the same rows. One thread a process, load in the file.
 """
 import argparse
@@ -103,7 +103,7 @@ def speed(options):
         decoder(folder, [*data.train.texts, *labels * 20], options.hidden, options.layers)
         ways = {"names": dict(answers="names"), "codes": dict(answers="codes"), "names, tree": dict(answers="names", normalisation="tree"), "codes, tree": dict(answers="codes", normalisation="tree")}
         kits = {name: bound(folder, labels, **settings) for name, settings in ways.items()}
-        kits |= {f"{name}, repeated": bound(folder, labels, prefix="repeated", **settings) for name, settings in ways.items()}
+        if not options.shared_only: kits |= {f"{name}, repeated": bound(folder, labels, prefix="repeated", **settings) for name, settings in ways.items()}
         prompts = whole_prompts(kits["names"], texts)
         answers = {}
         sides = {name: lambda name=name, context=context: answers.__setitem__(name, context.read(texts)["hidden.%d/answers" % options.layers]) for name, context in kits.items()}
@@ -115,12 +115,12 @@ def speed(options):
     figures = {"one_by_one_over_tree": slow["one by one"][0] / slow["tree"][0], "largest_difference_from_one_by_one": float(np.abs(answers["one by one"] - answers["names"][:options.few]).max()),
                "unparsable_generated": sum(found is None for found in answers["generate"]), "unparsable_scored": 0, "labels": len(labels), "prompt_tokens": len(kits["names"].parts["format"].reader.prefix)}
     for name in ways:
-        key = name.replace(", ", "_")
-        figures |= {f"rows_per_second_{key}": len(texts) / statistics.median(seconds[name]), f"generate_over_{key}": ratio(seconds, "generate", name),
-                    f"repeated_over_shared_{key}": ratio(seconds, f"{name}, repeated", name)}
+        key, repeated = name.replace(", ", "_"), f"{name}, repeated"
+        figures |= {f"rows_per_second_{key}": len(texts) / statistics.median(seconds[name]), f"generate_over_{key}": ratio(seconds, "generate", name)}
+        if repeated in seconds: figures[f"repeated_over_shared_{key}"] = ratio(seconds, repeated, name)
     figures["rows_per_second_generate"] = len(texts) / statistics.median(seconds["generate"])
     rows = [dict(side=name, seconds=found, **(kits[name].parts["pooler"].report if name in kits else {})) for name, found in seconds.items()]
-    write("instruct_speed", figures, rows, load=os.getloadavg(), texts=len(texts), hidden=options.hidden, layers=options.layers)
+    write("instruct_generating" if options.shared_only else "instruct_speed", figures, rows, load=os.getloadavg(), texts=len(texts), hidden=options.hidden, layers=options.layers)
 
 
 STEP = """
@@ -220,6 +220,7 @@ if __name__ == "__main__":
     parser.add_argument("what", choices=["speed", "memory", "quality", "plot"])
     parser.add_argument("--data", action="append", default=[])
     parser.add_argument("--model")
+    parser.add_argument("--shared-only", action="store_true", help="speed: only against generating, into a file of its own")
     for name, default in dict(rows=32, few=2, repeats=3, hidden=256, layers=6, seeds=3, tests=500, epochs=4).items(): parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
     plot() if options.what == "plot" else globals()[options.what](options)

@@ -58,6 +58,14 @@ class Instruction(Part):
             if value not in known: raise unknown(f"{name} of format 'instruction'", value, known)
         if self.template is not None: fill(read_template(self.template), dict.fromkeys(("labels", "descriptions", "examples"), ""))
 
+# %% ../nbs/03_format.ipynb #03009d22f2
+def _check_with(self, parts):
+    "Refuse a selector that looks at single positions of a batch when some are not in it."
+    if self.prefix == "shared" and getattr(parts["selector"], "by_position", False):
+        raise UserError("this selector measures gradients position by position, and a shared prompt has positions outside the batch; set format.prefix=repeated")
+
+Instruction.check_with = _check_with
+
 # %% ../nbs/03_format.ipynb #030101d396
 def _bind(self, context):
     "Write the prompt for the schema's labels; returns what states depend on. Raises `UserError` where labels cannot be told apart or nothing fits."
@@ -171,7 +179,7 @@ def _answer_tokens_in_line(self, word):
 
 Instruction.tokens_of_answers, Instruction._answer_tokens_in_line = _answers, _answer_tokens_in_line
 
-# %% ../nbs/03_format.ipynb #03021b6838
+# %% ../nbs/03_format.ipynb #0302297c78
 def _encode(self, texts, tokenizer, limit) -> Encoded:
     "Ids of prompts, each followed by what the reader adds. Raises `UserError` when the instruction leaves no room."
     self.tokenizer = tokenizer
@@ -186,6 +194,9 @@ def _encode(self, texts, tokenizer, limit) -> Encoded:
     ids = [sequence or [tokenizer.pad_token_id] for sequences in found for sequence in sequences]
     return Encoded(ids, np.repeat(np.arange(len(texts)), [len(sequences) for sequences in found]), np.array([len(ids) > room for ids in bare], dtype=bool))
 
+Instruction.encode = _encode
+
+# %% ../nbs/03_format.ipynb #0302337908
 def _no_room(self, limit, fixed, tree) -> str:
     "Why a text has no place, in one sentence."
     longest = max(range(len(tree.answers)), key=lambda a: len(tree.answers[a].tokens)) if tree else 0
@@ -194,7 +205,7 @@ def _no_room(self, limit, fixed, tree) -> str:
         return f"label {str(label)[:40]!r}… is {len(tree.answers[longest].tokens)} tokens long and the model reads {limit}; give it shorter words, or use answers=codes"
     return f"the instruction takes {fixed} tokens and the longest answer {tree.deepest if tree else 0}, of {limit} that the model reads; use fewer examples, shorter descriptions or answers=codes"
 
-Instruction.encode, Instruction._no_room = _encode, _no_room
+Instruction._no_room = _no_room
 
 # %% ../nbs/03_format.ipynb #03022af86a
 @contextmanager

@@ -22,22 +22,13 @@ class OneOf:
 
     def __call__(self, written) -> list: return list(dict.fromkeys(self.next.get(tuple(written), [self.end])))
 
-# %% ../nbs/06_generation.ipynb #06008b6fec
+# %% ../nbs/06_generation.ipynb #06008c7c5b
 class ListOf:
     "Some of the answers, each at most once, `separator` tokens between, then the end; an empty list is only the end."
 
     def __init__(self, answers, separator, end: int):
         self.answers, self.separator, self.end = [tuple(answer) for answer in answers], tuple(separator), end
         self.longest = sum(len(answer) + len(separator) for answer in answers) + 1
-
-    def parse(self, written) -> tuple:  # (numbers of the answers written, tokens of the one begun or None after an answer's separator begun)
-        "Take a written list apart: whole answers with their separators, and what follows them."
-        found, rest = [], tuple(written)
-        while True:
-            whole = [n for n, answer in enumerate(self.answers) if n not in found and rest[:len(answer) + len(self.separator)] == answer + self.separator]
-            if not whole: return found, rest
-            found.append(max(whole, key=lambda n: len(self.answers[n])))
-            rest = rest[len(self.answers[found[-1]]) + len(self.separator):]
 
     def __call__(self, written) -> list:
         found, rest = self.parse(written)
@@ -48,6 +39,18 @@ class ListOf:
             if len(rest) < len(whole) and rest == whole[:len(rest)]: allowed.append(whole[len(rest)])
             if rest == answer: allowed.append(self.end)
         return list(dict.fromkeys(allowed)) or [self.end]
+
+# %% ../nbs/06_generation.ipynb #0600957e96
+def _parse(self, written) -> tuple:  # (numbers of the answers written, tokens of the one begun)
+    "Take a written list apart: whole answers with their separators, and what follows them."
+    found, rest = [], tuple(written)
+    while True:
+        whole = [n for n, answer in enumerate(self.answers) if n not in found and rest[:len(answer) + len(self.separator)] == answer + self.separator]
+        if not whole: return found, rest
+        found.append(max(whole, key=lambda n: len(self.answers[n])))
+        rest = rest[len(self.answers[found[-1]]) + len(self.separator):]
+
+ListOf.parse = _parse
 
 # %% ../nbs/06_generation.ipynb #060111cf68
 class SpanOf:

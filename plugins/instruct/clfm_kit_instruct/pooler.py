@@ -51,7 +51,7 @@ class Answers(Part):
 
     def sites(self, shape) -> list: return [hidden_site(shape)]
 
-# %% ../nbs/04_pooler.ipynb #04011786fd
+# %% ../nbs/04_pooler.ipynb #040112b503
 def _bind(self, context):
     "Make the tree of answers and attach it to the reader of prompts; returns what scores depend on."
     format, backbone = context.parts["format"], context.backbone
@@ -64,6 +64,9 @@ def _bind(self, context):
     self.report = dict(scoring=self.reader.scoring, prefix=self.reader.sharing, prefix_tokens=len(self.reader.prefix), nodes=len(self.tree), answer_tokens=sum(len(a.tokens) for a in answers))
     return [self.tree.normalisation, self.kind, [[answer.given, answer.scored] for answer in answers]]
 
+Answers.bind = _bind
+
+# %% ../nbs/04_pooler.ipynb #04012f23f1
 def check_head(backbone):
     "Raise `UserError` where a model does more to its logits than its head."
     ids = torch.tensor([[1, 0]], device=backbone.device)
@@ -71,8 +74,6 @@ def check_head(backbone):
     found = backbone.language_model.get_output_embeddings()(states)
     if not torch.allclose(whole.float(), found.float(), rtol=1e-2, atol=1e-2):
         raise UserError(f"{type(backbone.language_model).__name__} scales or caps its logits after the language-model head, which pooler 'answers' cannot follow; use another decoder")
-
-Answers.bind = _bind
 
 # %% ../nbs/04_pooler.ipynb #0401214fb4
 def _pool(self, states, mask) -> dict:

@@ -44,7 +44,7 @@ class Reader:
         if self.scoring == "tree": return [prompt + self.tree.tokens.tolist()]
         return [prompt + answer.tokens[:-1] for answer in self.tree.answers]
 
-# %% ../nbs/02_reading.ipynb #0200978e7b
+# %% ../nbs/02_reading.ipynb #02009d49b1
 def _call(self, ids, mask) -> dict:
     "Ids, mask, positions and cache for a batch [B, T] padded on the right."
     if not self.shared and (self.tree is None or self.scoring != "tree" or not len(self.tree)): return self.backbone.plain_inputs(ids, mask)
@@ -58,15 +58,18 @@ def _call(self, ids, mask) -> dict:
     sees = torch.cat([ahead.bool().unsqueeze(1).expand(-1, width, -1), sees], 2).unsqueeze(1)
     return found | dict(attention_mask=self._form(sees), position_ids=positions + self.shared)
 
+Reader.__call__ = _call
+
+# %% ../nbs/02_reading.ipynb #02010cf15d
 def _form(self, sees):
     "The mask as the model's attention wants it: bool for PyTorch's own kernel, a number to add for the others."
     model = self.backbone.model
     if model.config._attn_implementation == "sdpa": return sees
     return torch.zeros(sees.shape, dtype=model.dtype, device=sees.device).masked_fill(~sees, torch.finfo(model.dtype).min)
 
-Reader.__call__, Reader._form = _call, _form
+Reader._form = _form
 
-# %% ../nbs/02_reading.ipynb #02010d241e
+# %% ../nbs/02_reading.ipynb #02011252ba
 def _past(self, batch):
     "The keys and values of the shared prefix for each row of a batch, or None."
     if not self.shared: return None
@@ -83,6 +86,9 @@ def _past(self, batch):
     for number, (keys, values) in enumerate(pairs): cache.update(keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1), number)
     return cache
 
+Reader._past = _past
+
+# %% ../nbs/02_reading.ipynb #02012ee388
 def _read_prefix(self):
     "Keys and values of the prefix at each block."
     self.passes += 1
@@ -90,7 +96,7 @@ def _read_prefix(self):
     found = self.backbone.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True).past_key_values
     return [(layer.keys, layer.values) for layer in found.layers]
 
-Reader._past, Reader._read_prefix = _past, _read_prefix
+Reader._read_prefix = _read_prefix
 
 # %% ../nbs/02_reading.ipynb #02012b84b0
 def _node_states(self, states, mask, nodes):

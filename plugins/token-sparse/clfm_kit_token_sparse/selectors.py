@@ -44,10 +44,10 @@ def spend(units: list, budget: int) -> dict:  # {name: indices}
     chosen = {unit.name: taken[(taken >= a) & (taken < b)] - a for unit, a, b in zip(units, starts, starts[1:])}
     return {name: index for name, index in chosen.items() if len(index)}
 
-# %% ../nbs/02_selectors.ipynb #0201129a15
+# %% ../nbs/02_selectors.ipynb #02011e22f1
 class GradientSparse(Part):
     "The rows of weights with the largest gradient on training texts, within a budget of weights and of cost."
-    moves = True
+    moves = by_position = True  # it must see each position of a batch once
 
     def __init__(self, weights: float = 0.05, cost: float | None = 0.33, seconds: float | None = None, granularity: str = "row", score: str = "gradient",
                  lowest: int | None = None, calibration: int = 256):
