@@ -89,7 +89,7 @@ def _title(self, cell) -> str:
 
 ErrorBrowser.rows = rows
 
-# %% ../nbs/45_error_browser.ipynb #45013cddd9
+# %% ../nbs/45_error_browser.ipynb #45013beb4d
 def _window(self): return self.order[self.window * SIZE:][:SIZE]
 
 def _words(self, a, b) -> str:
@@ -97,7 +97,7 @@ def _words(self, a, b) -> str:
     return ("✓ " if a == b else "") + str(count) if count else "·"
 
 def _strength(self, a, b) -> str:
-    most = max((len(self.cells[pair]) for pair in self.confusions), default=1)
+    most = len(self.cells[self.confusions[0]]) if self.confusions else 1
     return f"rgba({FOR},{0.15 + 0.5 * len(self.cells.get((a, b), ())) / most:.2f})" if a != b and (a, b) in self.cells else "transparent"
 
 def _matrix(self) -> str:
