@@ -22,11 +22,11 @@ def open_notebook(page, given, run=True):
 def run_cell(page, cell, begun):
     "Run a cell until it has a number, or has `begun`; what is sent before the kernel is ready is lost, and is sent again."
     for _ in range(20):
-        cell.locator(".cm-content").click()
+        cell.locator(".jp-InputPrompt").first.click()
         page.keyboard.press("Shift+Enter")
         for _ in range(PATIENCE // 300):
             page.wait_for_timeout(300)
-            prompt = cell.locator(".jp-InputPrompt").inner_text()
+            prompt = cell.locator(".jp-InputPrompt").first.inner_text()
             if re.search(r"\d", prompt) or begun and "*" in prompt: return
             if "*" not in prompt: break
 
