@@ -224,14 +224,14 @@ def _steps(self, text, back, on, place):
     def draw(): (buttons[0].disabled, buttons[1].disabled), where.value = place()
     return widgets.HBox([*buttons, where]), draw
 
-# %% ../nbs/45_error_browser.ipynb #4502186577
+# %% ../nbs/45_error_browser.ipynb #45021b00ca
 def _editor(self):
     "Fields to give a row a new label, and to write a file."
     widgets = library()
     row, label = widgets.Dropdown(options=[], description="Row"), widgets.Combobox(options=list(map(str, self.order[:500])), description="New label", placeholder="type or choose")
     give, undo = widgets.Button(description="Relabel"), widgets.Button(description="Take back")
     file, which = widgets.Text("mistakes.csv", description="File"), widgets.Dropdown(options=["mistakes", "cell", "relabelled", "all"], description="Rows")
-    export = widgets.Button(description="Export", icon="download")
+    export = widgets.Button(description="Export")
     def change(to):
         if row.value is None: raise UserError("no row is open; choose a confusion first")
         self.relabel(row.value, to)

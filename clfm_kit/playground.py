@@ -69,11 +69,11 @@ class Playground(View):
         self.slow = time.perf_counter() - started > 0.3
         return join([markup('<p dir="auto">“{}”</p>', self.text), markup('<div class="side">{}</div>', sides)])
 
-# %% ../nbs/46_playground.ipynb #460129161b
+# %% ../nbs/46_playground.ipynb #46012cfdff
 def _inputs(self):
     widgets = library()
     text = widgets.Textarea(self.text, description="Message", placeholder="type here", layout=widgets.Layout(width="42rem", max_width="98%"), style=dict(description_width="6rem"))
-    button = widgets.Button(description="Answer", icon="play")
+    button = widgets.Button(description="Answer")
     def answer():
         self.text = text.value
     def draw(): text.continuous_update = not self.slow

@@ -48,14 +48,14 @@ class _Explained:
     def __init__(self, found): self.found = found
     def __html__(self): return self.found._repr_html_()
 
-# %% ../nbs/43_token_lens.ipynb #430084dc25
+# %% ../nbs/43_token_lens.ipynb #430089f5ac
 def _inputs(self):
     widgets, labels = library(), list(map(str, self.clf.schema_.labels))
     wide = dict(layout=widgets.Layout(width="42rem", max_width="98%"), style=dict(description_width="6rem"))
     text = widgets.Textarea(self.text, description="Message", continuous_update=False, **wide)
     if len(labels) <= 200: label = widgets.Dropdown(options=[LIKELIEST, *labels], value=str(self.label or LIKELIEST), description="Label", **wide)
     else: label = widgets.Text(str(self.label or ""), description="Label", placeholder=LIKELIEST, continuous_update=False, **wide)
-    button = widgets.Button(description="Explain", icon="search")
+    button = widgets.Button(description="Explain")
     def look():
         named = next((name for name in self.clf.schema_.labels if str(name) == label.value), label.value)
         self.text, self.label = text.value, None if label.value in ("", LIKELIEST) else named

@@ -135,9 +135,9 @@ def stop(self):
 
 TrainingMonitor.watching, TrainingMonitor.fit, TrainingMonitor.wait, TrainingMonitor.stop = watching, fit, wait, stop
 
-# %% ../nbs/42_training_monitor.ipynb #42013d9063
+# %% ../nbs/42_training_monitor.ipynb #42013746ea
 def _inputs(self):
-    button = library().Button(description="Stop and keep the best", icon="stop", layout=dict(width="14rem"))
+    button = library().Button(description="Stop and keep the best", layout=dict(width="14rem"))
     button.on_click(self.callback(self.stop))
     self._draw = lambda: setattr(button, "disabled", self.state != "running" or self.stopping)
     return [button]
