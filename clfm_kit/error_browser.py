@@ -89,7 +89,7 @@ def _title(self, cell) -> str:
 
 ErrorBrowser.rows = rows
 
-# %% ../nbs/45_error_browser.ipynb #45013cddd9
+# %% ../nbs/45_error_browser.ipynb #45013beb4d
 def _window(self): return self.order[self.window * SIZE:][:SIZE]
 
 def _words(self, a, b) -> str:
@@ -97,7 +97,7 @@ def _words(self, a, b) -> str:
     return ("✓ " if a == b else "") + str(count) if count else "·"
 
 def _strength(self, a, b) -> str:
-    most = max((len(self.cells[pair]) for pair in self.confusions), default=1)
+    most = len(self.cells[self.confusions[0]]) if self.confusions else 1
     return f"rgba({FOR},{0.15 + 0.5 * len(self.cells.get((a, b), ())) / most:.2f})" if a != b and (a, b) in self.cells else "transparent"
 
 def _matrix(self) -> str:
@@ -224,14 +224,14 @@ def _steps(self, text, back, on, place):
     def draw(): (buttons[0].disabled, buttons[1].disabled), where.value = place()
     return widgets.HBox([*buttons, where]), draw
 
-# %% ../nbs/45_error_browser.ipynb #4502186577
+# %% ../nbs/45_error_browser.ipynb #45021b00ca
 def _editor(self):
     "Fields to give a row a new label, and to write a file."
     widgets = library()
     row, label = widgets.Dropdown(options=[], description="Row"), widgets.Combobox(options=list(map(str, self.order[:500])), description="New label", placeholder="type or choose")
     give, undo = widgets.Button(description="Relabel"), widgets.Button(description="Take back")
     file, which = widgets.Text("mistakes.csv", description="File"), widgets.Dropdown(options=["mistakes", "cell", "relabelled", "all"], description="Rows")
-    export = widgets.Button(description="Export", icon="download")
+    export = widgets.Button(description="Export")
     def change(to):
         if row.value is None: raise UserError("no row is open; choose a confusion first")
         self.relabel(row.value, to)

@@ -12,7 +12,7 @@ import numpy as np
 
 from .widgets import AGAINST, View, bar, join, library, markup, table
 
-# %% ../nbs/46_playground.ipynb #46005d4d6f
+# %% ../nbs/46_playground.ipynb #460052891a
 def verdict(clf, text: str, most: int = 6):
     "HTML of a classifier's answer to a text."
     answers, probabilities = clf.answer([text])
@@ -30,7 +30,7 @@ def _reject_line(clf, text):
     if not getattr(clf, "reject_", None): return ""
     rating, rule = float(clf.ratings([text])[0]), clf.reject_.rejection
     drawn = bar(rating, rule.cut) if rule.score == "maximum-probability" else ""
-    return markup("<p>{} {}: {:.3f}, the line is at {:.3f}, so it is {}.</p>", rule.score, drawn, rating, rule.cut, "left unanswered" if rating < rule.cut else "answered")
+    return markup("<p>{} {:.3f}, the line is at {:.3f}: {} {}</p>", rule.score, rating, rule.cut, "left unanswered" if rating < rule.cut else "answered", drawn)
 
 # %% ../nbs/46_playground.ipynb #46007c7545
 def highlighted(text: str, spans):
@@ -69,11 +69,11 @@ class Playground(View):
         self.slow = time.perf_counter() - started > 0.3
         return join([markup('<p dir="auto">“{}”</p>', self.text), markup('<div class="side">{}</div>', sides)])
 
-# %% ../nbs/46_playground.ipynb #460129161b
+# %% ../nbs/46_playground.ipynb #46012cfdff
 def _inputs(self):
     widgets = library()
     text = widgets.Textarea(self.text, description="Message", placeholder="type here", layout=widgets.Layout(width="42rem", max_width="98%"), style=dict(description_width="6rem"))
-    button = widgets.Button(description="Answer", icon="play")
+    button = widgets.Button(description="Answer")
     def answer():
         self.text = text.value
     def draw(): text.continuous_update = not self.slow

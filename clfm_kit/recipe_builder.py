@@ -173,14 +173,14 @@ def _training(self):
         if moves: _fields(self, "training", place, "training")
     return whole, draw
 
-# %% ../nbs/41_recipe_builder.ipynb #410191a4c2
+# %% ../nbs/41_recipe_builder.ipynb #4101938608
 def _starter(self):
     "The menu of recipes, and the fields and the button that start a fit."
     widgets = library()
     wide = dict(style=dict(description_width="6rem"), layout=widgets.Layout(width="24rem"))
     start = widgets.Dropdown(options=[("choose", "")] + [(f"{name}: {entry.about}" if entry.about else name, name) for name, entry in catalogue.entries("recipe").items()], description="Start from", **wide)
     data, model = widgets.Text(self.data if isinstance(self.data, str) else "", description="Data", placeholder="the data given in Python", continuous_update=False, **wide), widgets.Text(self.model, description="Base", continuous_update=False, **wide)
-    button, place = widgets.Button(description="Fit", icon="play"), widgets.VBox()
+    button, place = widgets.Button(description="Fit"), widgets.VBox()
     def begin():
         if start.value: self.start(start.value)
     def change(): self.data, self.model = data.value or self.data, model.value

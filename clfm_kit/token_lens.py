@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['LIKELIEST', 'LEGEND', 'TokenLens']
 
-# %% ../nbs/43_token_lens.ipynb #43002b1221
+# %% ../nbs/43_token_lens.ipynb #430023a233
 from .explanations import explain  # also gives classifiers their `explain`
-from .widgets import View, bar, join, library, markup, table
+from .widgets import AGAINST, FOR, View, bar, join, library, markup, table
 
 # %% ../nbs/43_token_lens.ipynb #4300539314
 LIKELIEST = "the likeliest"
@@ -32,13 +32,13 @@ class TokenLens(View):
         rows = [[words, count, "yes" if words.strip().casefold() in self.text.casefold() else "no"] for words, count, *_ in found]
         return sorted(rows, key=lambda row: row[2] != "yes")
 
-# %% ../nbs/43_token_lens.ipynb #4300612a80
+# %% ../nbs/43_token_lens.ipynb #4300633bba
 def _render(self):
     found = self.explanation
     if found is None: return markup("<p>No message yet: there is nothing to explain.</p>")
     strongest = max((abs(weight) for _, _, weight in found.words), default=1) or 1
     ranked = sorted(found.words, key=lambda word: -abs(word[2]))[:self.most]
-    rows = [[found.text[a:b], f"{weight:+.2f}", markup("{} {}", bar(abs(weight) / strongest), "for" if weight >= 0 else "against")] for a, b, weight in ranked]
+    rows = [[found.text[a:b], f"{weight:+.2f}", markup("{} {}", bar(abs(weight) / strongest, colour=FOR if weight >= 0 else AGAINST), "for" if weight >= 0 else "against")] for a, b, weight in ranked]
     groups = self.groups()
     return join([_Explained(found), markup('<p class="note">{}</p>', LEGEND), table(["word", "weight", "speaks"], rows, f"Words that moved {found.label} most"),
                  table(["group", "training texts with it", "in this message"], groups, f"Token groups of {found.label}") if groups else ""])
@@ -48,14 +48,14 @@ class _Explained:
     def __init__(self, found): self.found = found
     def __html__(self): return self.found._repr_html_()
 
-# %% ../nbs/43_token_lens.ipynb #430084dc25
+# %% ../nbs/43_token_lens.ipynb #430089f5ac
 def _inputs(self):
     widgets, labels = library(), list(map(str, self.clf.schema_.labels))
     wide = dict(layout=widgets.Layout(width="42rem", max_width="98%"), style=dict(description_width="6rem"))
     text = widgets.Textarea(self.text, description="Message", continuous_update=False, **wide)
     if len(labels) <= 200: label = widgets.Dropdown(options=[LIKELIEST, *labels], value=str(self.label or LIKELIEST), description="Label", **wide)
     else: label = widgets.Text(str(self.label or ""), description="Label", placeholder=LIKELIEST, continuous_update=False, **wide)
-    button = widgets.Button(description="Explain", icon="search")
+    button = widgets.Button(description="Explain")
     def look():
         named = next((name for name in self.clf.schema_.labels if str(name) == label.value), label.value)
         self.text, self.label = text.value, None if label.value in ("", LIKELIEST) else named

@@ -43,7 +43,7 @@ class TrainingMonitor(View):
 
     def redraw(self): self.drawn = time.monotonic(); self.refresh()
 
-# %% ../nbs/42_training_monitor.ipynb #4200782af2
+# %% ../nbs/42_training_monitor.ipynb #4200730c7b
 def _advance(self, event):
     if event["kind"] != self.stage: self.stage, self.pace = event["kind"], []
     self.done, self.total = event.get("done", 0), event.get("total", 0)
@@ -55,7 +55,7 @@ def speed(self) -> tuple:  # (texts or steps a second, seconds left), None where
     if now <= begun or done <= first: return None, None
     return (seen - texts) / (now - begun), (self.total - done) * (now - begun) / (done - first)
 
-def _clock(seconds) -> str: return f"{seconds:.0f} seconds" if seconds < 90 else f"{seconds / 60:.0f} minutes"
+def _clock(seconds) -> str: return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 def _progress(self) -> str:
     "The stage in words: how far, how fast, how long."
@@ -135,9 +135,9 @@ def stop(self):
 
 TrainingMonitor.watching, TrainingMonitor.fit, TrainingMonitor.wait, TrainingMonitor.stop = watching, fit, wait, stop
 
-# %% ../nbs/42_training_monitor.ipynb #42013d9063
+# %% ../nbs/42_training_monitor.ipynb #42013746ea
 def _inputs(self):
-    button = library().Button(description="Stop and keep the best", icon="stop", layout=dict(width="14rem"))
+    button = library().Button(description="Stop and keep the best", layout=dict(width="14rem"))
     button.on_click(self.callback(self.stop))
     self._draw = lambda: setattr(button, "disabled", self.state != "running" or self.stopping)
     return [button]

@@ -16,17 +16,17 @@ def open_notebook(page, given, run=True):
     page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=PATIENCE)
     if not run: return
     cells = page.locator(".jp-Notebook .jp-CodeCell").all()
-    for number, cell in enumerate(cells): run_cell(page, cell, begun=0 < number == len(cells) - 1)
+    for number, cell in enumerate(cells): run_cell(page, cell, first=number == 0, begun=0 < number == len(cells) - 1)
 
 
-def run_cell(page, cell, begun):
+def run_cell(page, cell, first, begun):
     "Run a cell until it has a number, or has `begun`; what is sent before the kernel is ready is lost, and is sent again."
     for _ in range(20):
-        cell.locator(".cm-content").click()
+        if first: cell.locator(".cm-content").click()  # Shift+Enter then goes from cell to cell
         page.keyboard.press("Shift+Enter")
         for _ in range(PATIENCE // 300):
             page.wait_for_timeout(300)
-            prompt = cell.locator(".jp-InputPrompt").inner_text()
+            prompt = cell.locator(".jp-InputPrompt").first.inner_text()
             if re.search(r"\d", prompt) or begun and "*" in prompt: return
             if "*" not in prompt: break
 
