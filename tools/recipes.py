@@ -36,7 +36,7 @@ with tempfile.TemporaryDirectory() as place:
         recipe.parts()
         if getattr(recipe, "tasks", None): continue
         short = ["training.epochs=1"] if recipe.training else []
-        clf = Classifier(name, model, short, cache=None).fit(few.texts[:70], few.labels[:70], (few.texts[70:], few.labels[70:]))
+        clf = Classifier(name, model, short, cache=None).fit(few.texts[:70], few.labels[:70], few.take(range(70, len(few))))
         again = Classifier.from_pretrained(clf.save_pretrained(Path(place, name)))
         assert (again.scores(few.texts[:5]) == clf.scores(few.texts[:5])).all(), f"recipe {name!r}: other scores after saving and loading"
         print(f"{name}: {clf.predict(few.texts[:3]).tolist()}")
