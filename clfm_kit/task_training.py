@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['task_part', 'train_tasks', 'task_answers']
 
-# %% ../nbs/35c_task_training.ipynb #35002aac2f
+# %% ../nbs/35c_task_training.ipynb #35002ba48a
 import numpy as np
 import torch
 
 from .cache import cache_folder
 from .errors import UserError
 from .finetuning import _identity
-from .heads import train_head
+from .heads import HeadTraining, train_head
 from .imbalance import learn_imbalance
 from .joint import Heads, TaskBatches, TaskNet, TaskTrainer, known, read_all
 from .network import Training
@@ -44,7 +44,7 @@ def train_tasks(clf, examples, checkpoints=None) -> dict:
     for name, member in clf.members_.items(): member.delta_, member.parts_["head"] = delta, heads.tasks[name].cpu().eval()
     return facts | getattr(delta, "facts", {}) | ({"draws": plan["draws"]} if plan.get("draws") else {})
 
-# %% ../nbs/35c_task_training.ipynb #3500743959
+# %% ../nbs/35c_task_training.ipynb #35007ef879
 def _start_heads(clf, examples, settings, imbalance):
     "Heads of whole texts begin as probes, heads of tags after a few epochs on the base as it is."
     if settings.head_start != "probe":
@@ -54,7 +54,7 @@ def _start_heads(clf, examples, settings, imbalance):
     for name, member in clf.members_.items():
         (features, targets), held = (task_part(found, part, member, name) for found, part in zip(states, examples))
         head, seed = member.parts_["head"], clf.recipe_.seed
-        if clf.tasks_[name].tokens: train_head(head, features, targets, member.schema_, validation=held, imbalance=imbalance[name], seed=seed, epochs=5, batch_size=256)
+        if clf.tasks_[name].tokens: train_head(head, features, targets, member.schema_, validation=held, imbalance=imbalance[name], seed=seed, settings=HeadTraining(epochs=5, batch_size=256))
         else:
             head.build(member.widths_, member.schema_)
             start_head(head, features, targets, member.schema_, held, imbalance[name], seed)
