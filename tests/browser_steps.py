@@ -21,14 +21,15 @@ def open_notebook(page, given, run=True):
 
 def run_cell(page, cell, first, begun):
     "Run a cell until it has a number, or has `begun`; what is sent before the kernel is ready is lost, and is sent again."
-    for _ in range(20):
-        if first: cell.locator(".cm-content").click()  # Shift+Enter then goes from cell to cell
+    for attempt in range(20):
+        if first or attempt: cell.locator(".cm-content").click()  # Shift+Enter then goes from cell to cell
         page.keyboard.press("Shift+Enter")
-        for _ in range(PATIENCE // 300):
+        for waited in range(PATIENCE // 300):
             page.wait_for_timeout(300)
             prompt = cell.locator(".jp-InputPrompt").first.inner_text()
             if re.search(r"\d", prompt) or begun and "*" in prompt: return
-            if "*" not in prompt: break
+            if "*" not in prompt and waited > 20: break
+    raise AssertionError(f"a cell does not run: {cell.inner_text()[:200]}")
 
 
 def live(page): return page.locator(".clfm-live").first
