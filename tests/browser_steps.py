@@ -154,8 +154,10 @@ def nothing(page, given): shows(page, "nothing to browse")
 
 
 def save(page):
-    page.keyboard.press("Control+s")
-    page.wait_for_timeout(1500)
+    "Save from outside any field, and wait until the file is written."
+    page.locator(".jp-InputPrompt").first.click()
+    with page.expect_response(lambda response: "/api/contents/" in response.url and response.request.method == "PUT", timeout=PATIENCE): page.keyboard.press("Control+s")
+    page.wait_for_timeout(1000)
 
 
 def main(given):
