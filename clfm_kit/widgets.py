@@ -63,7 +63,7 @@ def bar(share: float, line: float | None = None, colour: str = FOR) -> Markup:
     stroke = "" if line is None else markup('<span style="position:absolute;left:{:.2f}em;top:-.15em;bottom:-.15em;border-left:2px dashed currentColor"></span>', 10 * min(max(line, 0), 1))
     return markup('<span class="bar" aria-hidden="true"><span style="display:inline-block;height:.8em;width:{:.2f}em;background:rgb({})"></span>{}</span>', 10 * share, colour, stroke)
 
-# %% ../nbs/40_widgets.ipynb #40016da740
+# %% ../nbs/40_widgets.ipynb #4001608506
 DASHES = ("", "6 3", "2 3")
 
 def curves(series: dict, label: str, width: int = 520, height: int = 160, mark: float | None = None, word: str = "") -> Markup:
@@ -73,22 +73,22 @@ def curves(series: dict, label: str, width: int = 520, height: int = 160, mark: 
     (left, right), (low, high) = ((min(axis), max(axis)) for axis in zip(*points))
     right, high = right + (right == left), high + (high == low)
     place = lambda x, y: (round(46 + (x - left) / (right - left) * (width - 150), 1), round(height - 22 - (y - low) / (high - low) * (height - 42), 1))
-    lines = join(_line(name, [place(*point) for point in line], dash) for (name, line), dash in zip(series.items(), DASHES) if line)
+    lines = join(_line(name, [place(*point) for point in line], dash, 6 * number - 3 * (len(series) - 1)) for number, ((name, line), dash) in enumerate(zip(series.items(), DASHES)) if line)
     ends = join(markup('<text x="{}" y="{}" text-anchor="{}">{:.3g}</text>', *found) for found in ((42, height - 19, "end", low), (42, 24, "end", high), (46, height - 4, "start", left), (width - 104, height - 4, "end", right)))
     upright = markup('<line x1="{0}" x2="{0}" y1="16" y2="{1}" stroke="currentColor" stroke-dasharray="4 4"/><text x="{0}" y="11" text-anchor="middle">{2}</text>', place(mark, low)[0], height - 20, word) if mark is not None else ""
     axes = markup('<path d="M46 16V{0}H{1}" fill="none" stroke="currentColor" opacity=".5"/>', height - 20, width - 104)
     return markup('<svg role="img" aria-label="{}" viewBox="0 0 {} {}" width="{}" style="max-width:100%;font:12px sans-serif;fill:currentColor">{}{}{}{}</svg>', label, width, height, width, axes, lines, upright, ends)
 
-# %% ../nbs/40_widgets.ipynb #4001745883
-def _line(name, points, dash) -> Markup:
-    "One series: a line, a dot at its end, and its name beside it."
+# %% ../nbs/40_widgets.ipynb #400173945c
+def _line(name, points, dash, lower) -> Markup:
+    "One series: a line, a dot at its end, and its name beside it, `lower` by some pixels so that two names do not meet."
     path, (x, y) = " ".join(f"{a},{b}" for a, b in points), points[-1]
-    return markup('<polyline points="{}" fill="none" stroke="rgb({})" stroke-width="2" stroke-dasharray="{}"/><circle cx="{}" cy="{}" r="3.5" fill="rgb({})"/><text x="{}" y="{}">{}</text>', path, FOR, dash, x, y, FOR, x + 7, y + 4, name)
+    return markup('<polyline points="{}" fill="none" stroke="rgb({})" stroke-width="2" stroke-dasharray="{}"/><circle cx="{}" cy="{}" r="3.5" fill="rgb({})"/><text x="{}" y="{}">{}</text>', path, FOR, dash, x, y, FOR, x + 7, y + 4 + 2 * lower, name)
 
-# %% ../nbs/40_widgets.ipynb #40020bbcfa
+# %% ../nbs/40_widgets.ipynb #40020efedf
 STYLE = """<style>.clfm{font:14px/1.45 system-ui,sans-serif;overflow-x:auto}.clfm p{margin:.4em 0;max-width:50rem}.clfm table{border-collapse:collapse;margin:.5em 0;font-size:inherit;table-layout:auto}
-.clfm caption{text-align:start;font-weight:600;padding:.2em 0}.clfm th,.clfm td{padding:.2em .7em;text-align:start;vertical-align:top;border:0;border-bottom:1px solid rgba(128,128,128,.35);max-width:36rem;white-space:normal;overflow-wrap:anywhere}
-.clfm th{font-weight:600}.clfm td.number{text-align:end;font-variant-numeric:tabular-nums}.clfm .bar{position:relative;display:inline-block;vertical-align:middle;width:10em;background:rgba(128,128,128,.18);line-height:0}
+.clfm caption{text-align:start;font-weight:600;padding:.2em 0}.clfm th,.clfm td{padding:.2em .7em;text-align:start;vertical-align:top;border:0;border-bottom:1px solid rgba(128,128,128,.35);max-width:36rem;white-space:normal;overflow-wrap:break-word}
+.clfm th{font-weight:600;white-space:nowrap}.clfm td.number{text-align:end;font-variant-numeric:tabular-nums}.clfm .bar{position:relative;display:inline-block;vertical-align:middle;width:10em;background:rgba(128,128,128,.18);line-height:0}
 .clfm pre{white-space:pre-wrap;overflow-wrap:anywhere;padding:.5em .7em;border:1px solid rgba(128,128,128,.35);margin:.4em 0}.clfm mark{color:inherit;padding:1px 2px}.clfm summary{cursor:pointer}
 .clfm .side{display:flex;flex-wrap:wrap;gap:0 2.5rem}.clfm .side>div{max-width:34rem}.clfm .note{opacity:.8}.clfm sub{font-size:.75em;opacity:.8}</style>"""
 
