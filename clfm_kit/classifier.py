@@ -220,11 +220,11 @@ def predict(self, texts, thresholds=None):
 
 Classifier.answer, Classifier.predict = answer, predict
 
-# %% ../nbs/22_classifier.ipynb #22019ff654
+# %% ../nbs/22_classifier.ipynb #2201925b16
 def _evaluate(self, data, labels=None, out_of_scope=None) -> Report:
     "A report on labelled texts, or on the test rows of a data set (else its validation, else its training rows); `out_of_scope`: texts or a data set that belong to no label."
     splits = load_data(Rows(list(data), list(labels)) if labels is not None else data)
-    rows = splits.test or splits.validation or splits.train
+    rows = splits.measured
     if not rows.labels: raise UserError(f"{rows.source} has no labels to evaluate against")
     targets = self.schema_.targets(plain_labels(rows.labels))
     return self._report(*self._answers(rows.texts), targets, out_of_scope)

@@ -43,7 +43,7 @@ class Rows:
         pick = lambda values: None if values is None else [values[i] for i in indices]
         return Rows(pick(self.texts), pick(self.labels), pick(self.tokens), self.source)
 
-# %% ../nbs/06_data.ipynb #06006bca1b
+# %% ../nbs/06_data.ipynb #06006b569e
 @dataclass
 class Splits:
     "The parts of a data set; a part that does not exist is None."
@@ -55,6 +55,9 @@ class Splits:
     def items(self) -> list:
         "Name and rows of each part that exists."
         return [(split, getattr(self, split)) for split in SPLITS if getattr(self, split) is not None]
+
+    @property
+    def measured(self): return self.test or self.validation or self.train  # the rows that are there to measure on
 
 SPLITS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 

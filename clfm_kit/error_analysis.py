@@ -80,14 +80,14 @@ class ErrorAnalysis:
 
     def to_dict(self) -> dict: return asdict(self) | dict(report=self.report.to_dict())
 
-# %% ../nbs/34_error_analysis.ipynb #34017419f2
+# %% ../nbs/34_error_analysis.ipynb #34017646bb
 def analyse_errors(entry, data, model: str = "minilm", folds: int = 5, most: int = 50) -> ErrorAnalysis:
     "Look at a classifier, a saved one or a recipe. `folds=0` looks for no suspects. Raises `UserError` when `data` has no labelled rows to look at."
     splits = load_data(data)
     if isinstance(entry, (str, Path)) and Path(entry, "clfm.json").exists(): clf, name = Classifier.from_pretrained(entry, cache="default"), Path(entry).name
     elif hasattr(entry, "head_"): clf, name = entry, entry.recipe_.name
     else: clf, name = Classifier(entry, model).fit(splits), Recipe.of(entry).name
-    rows = splits.test or splits.validation or splits.train
+    rows = splits.measured
     if not rows.labels: raise UserError(f"{rows.source} has no labels; errors are found by comparing with labels")
     targets, probabilities = clf.schema_.targets(plain_labels(rows.labels)), clf.predict_proba(rows.texts)
     thresholds, schema = clf.calibration_.thresholds, clf.schema_

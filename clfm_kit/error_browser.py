@@ -58,11 +58,11 @@ class ErrorBrowser(View):
 
     def __repr__(self): return f"ErrorBrowser({len(self.mistakes)} mistakes in {len(self.texts)} rows)"
 
-# %% ../nbs/45_error_browser.ipynb #45009823c6
+# %% ../nbs/45_error_browser.ipynb #45009121b7
 def _of(cls, clf, data):
     "Browse the mistakes of a fitted classifier on the test rows of a data set, or else its validation or training rows. Raises `UserError` without labels."
     splits = load_data(data)
-    rows = splits.test or splits.validation or splits.train
+    rows = splits.measured
     if not rows.labels: raise UserError(f"{rows.source} has no labels; errors are found by comparing with labels")
     predicted, probabilities = clf.answer(rows.texts)
     called = [found if isinstance(found, list) else None if found is None else getattr(found, "item", lambda: found)() for found in predicted]

@@ -13,12 +13,12 @@ import torch
 from .deltas import locate
 from .errors import UserError
 
-# %% ../nbs/35g_interference.ipynb #350053f5d8
+# %% ../nbs/35g_interference.ipynb #350055ce8e
 def changes_of(base, delta) -> list:
     "The changes of a delta, weight by weight. Raises `UserError` for a kind of delta that has none."
     if hasattr(delta, "changes"): return delta.changes
     if hasattr(delta, "dense"): return delta.dense(base).changes
-    raise UserError(f"a change of kind {type(delta).__name__!r} does not tell the difference of each weight; merge it with 'task-arithmetic', which only adds")
+    raise UserError(f"a change of kind {type(delta).__name__!r} does not tell the difference of each weight, so it cannot be merged; it would need a method dense(backbone)")
 
 def aligned(base, deltas) -> dict:  # {parameter: (index, axis, level, differences [K, ...])}
     "The changes of K deltas on common slices, zero where one has none."

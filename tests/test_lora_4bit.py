@@ -260,3 +260,19 @@ def test_a_recipe_reads_both_ways(decoder, rows, tmp_path):
     assert loaded.recipe_.attention == "bidirectional"
     np.testing.assert_array_equal(loaded.scores(rows.texts[:5]), fitted.scores(rows.texts[:5]))
     with pytest.raises(UserError, match="unknown attention"): Classifier("lora-4bit", decoder("llama"), settings=["attention=both"]).fit(rows.texts, rows.labels)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_adapters_multiplied_out_are_the_same_change(decoder, rows, name):
+    clf = Classifier("lora-4bit", decoder(name), settings=["quantizer=none", *QUICK], cache=None).fit(rows.texts, rows.labels)
+    before, base = clf.scores(rows.texts[:9]), clf.backbone_
+    clf.delta_.unapply(base)
+    without = clf.scores(rows.texts[:9])
+    clf.delta_.dense(base).apply(base)
+    np.testing.assert_allclose(clf.scores(rows.texts[:9]), before, atol=2e-3)  # states are rounded to half precision
+    assert np.abs(before - without).max() > 0.01
+
+
+def test_adapters_over_a_quantised_base_are_not_multiplied_out(decoder, rows):
+    clf = Classifier("lora-4bit", decoder("llama"), settings=QUICK, cache=None).fit(rows.texts, rows.labels)
+    with pytest.raises(UserError, match="load the models with quantizer 'none'"): clf.delta_.dense(clf.backbone_)

@@ -18,6 +18,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                              'clfm_kit_lora_4bit.adapters._add': ('adapters.html#_add', 'clfm_kit_lora_4bit/adapters.py'),
                                              'clfm_kit_lora_4bit.adapters._apply': ( 'adapters.html#_apply',
                                                                                      'clfm_kit_lora_4bit/adapters.py'),
+                                             'clfm_kit_lora_4bit.adapters._dense': ( 'adapters.html#_dense',
+                                                                                     'clfm_kit_lora_4bit/adapters.py'),
                                              'clfm_kit_lora_4bit.adapters._finish': ( 'adapters.html#_finish',
                                                                                       'clfm_kit_lora_4bit/adapters.py'),
                                              'clfm_kit_lora_4bit.adapters._from_state': ( 'adapters.html#_from_state',

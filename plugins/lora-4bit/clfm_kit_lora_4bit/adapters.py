@@ -6,7 +6,7 @@
 __all__ = ['KINDS', 'linear_maps', 'sizes', 'weight_of', 'needed', 'attach', 'detach', 'Factors', 'learned', 'put', 'LowRank',
            'moving']
 
-# %% ../nbs/01_adapters.ipynb #010025277d
+# %% ../nbs/01_adapters.ipynb #010021093d
 import hashlib
 import re
 from dataclasses import dataclass, field
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from clfm_kit.deltas import Change, Delta
 from clfm_kit.errors import UserError
 from .quantizers import unpacked
 
@@ -159,6 +160,21 @@ def _finish(self, backbone):
     self.apply(backbone)
 
 LowRank.start, LowRank.finish, LowRank.write = _start, _finish, lambda self, backbone: None
+
+# %% ../nbs/01_adapters.ipynb #01019a1dc8
+def _dense(self, backbone) -> Delta:
+    "The same change weight by weight. Raises `UserError` over a quantised base."
+    changes = []
+    for name, found in self.factors.items():
+        module = backbone.model.get_submodule(name)
+        module = getattr(module, "base_layer", module)
+        if not module.weight.is_floating_point(): raise UserError(f"the weights of {name!r} are quantised, so adapters cannot be merged weight by weight; load the models with quantizer 'none'")
+        weight = weight_of(module).cpu()
+        difference = found.of(weight) - weight
+        changes.append(Change(f"{name}.weight", None, 0, difference.T if type(module).__name__ == "Conv1D" else difference, level=self.levels[name]))
+    return Delta(changes)
+
+LowRank.dense = _dense
 
 # %% ../nbs/01_adapters.ipynb #01017faa04
 def _apply(self, backbone):
