@@ -145,11 +145,11 @@ class Watch(TrainerCallback):
         emit(self.trainer.run, "train", done=state.global_step, total=state.max_steps, loss=float(self.trainer.last_loss), epoch=state.epoch,
              texts=state.global_step * self.trainer.settings.batch_size, stop=stop)
 
-# %% ../nbs/32_training.ipynb #32014655e8
+# %% ../nbs/32_training.ipynb #32014c28eb
 def _on_evaluate(self, args, state, control, metrics, **kwargs):
     losses = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
     if np.argmin(losses) == len(losses) - 1: self.best = {name: tensor.clone() for name, tensor in self.trainer.net.state_dict().items()}
-    emit(self.trainer.run, "validate", loss=losses[-1], best=min(losses), correct=metrics["eval_correct"], epoch=state.epoch)
+    emit(self.trainer.run, "validate", loss=losses[-1], best=min(losses), correct=metrics.get("eval_correct"), epoch=state.epoch)
     if len(losses) - 1 - int(np.argmin(losses)) >= self.trainer.settings.patience: control.should_training_stop = True
 
 Watch.on_evaluate = _on_evaluate

@@ -67,7 +67,7 @@ def _progress(self) -> str:
 
 TrainingMonitor._advance, TrainingMonitor.speed = _advance, speed
 
-# %% ../nbs/42_training_monitor.ipynb #42009e924c
+# %% ../nbs/42_training_monitor.ipynb #42009e85e9
 def _thinned(points): return points[::max(1, len(points) // POINTS)] + points[-1:]
 
 def _render(self):
@@ -77,7 +77,7 @@ def _render(self):
     series = {name: found for name, found in (("training", _thinned(self.losses)), ("validation", [(step, loss) for step, _, loss, _ in self.checks])) if found}
     best = min(self.checks, key=lambda check: check[2])[0] if self.checks else None
     chart = curves(series, "Loss by step", mark=best, word="best so far") if series else ""
-    rows = [[str(step), f"{epoch:.1f}", f"{loss:.4f}", f"{correct:.3f}"] for step, epoch, loss, correct in self.checks[-10:]]
+    rows = [[str(step), f"{epoch:.1f}", f"{loss:.4f}", "–" if correct is None else f"{correct:.3f}"] for step, epoch, loss, correct in self.checks[-10:]]
     checked = table(["step", "epoch", "validation loss", "rows right"], rows, "On validation rows") if rows else ""
     return join([markup("<p><b>{}</b> {} {}</p>", self.clf_name(), drawn, words), chart, checked])
 
