@@ -85,12 +85,12 @@ def _line(name, points, dash, lower) -> Markup:
     path, (x, y) = " ".join(f"{a},{b}" for a, b in points), points[-1]
     return markup('<polyline points="{}" fill="none" stroke="rgb({})" stroke-width="2" stroke-dasharray="{}"/><circle cx="{}" cy="{}" r="3.5" fill="rgb({})"/><text x="{}" y="{}">{}</text>', path, FOR, dash, x, y, FOR, x + 7, y + 4 + 2 * lower, name)
 
-# %% ../nbs/40_widgets.ipynb #40020efedf
-STYLE = """<style>.clfm{font:14px/1.45 system-ui,sans-serif;overflow-x:auto}.clfm p{margin:.4em 0;max-width:50rem}.clfm table{border-collapse:collapse;margin:.5em 0;font-size:inherit;table-layout:auto}
-.clfm caption{text-align:start;font-weight:600;padding:.2em 0}.clfm th,.clfm td{padding:.2em .7em;text-align:start;vertical-align:top;border:0;border-bottom:1px solid rgba(128,128,128,.35);max-width:36rem;white-space:normal;overflow-wrap:break-word}
-.clfm th{font-weight:600;white-space:nowrap}.clfm td.number{text-align:end;font-variant-numeric:tabular-nums}.clfm .bar{position:relative;display:inline-block;vertical-align:middle;width:10em;background:rgba(128,128,128,.18);line-height:0}
-.clfm pre{white-space:pre-wrap;overflow-wrap:anywhere;padding:.5em .7em;border:1px solid rgba(128,128,128,.35);margin:.4em 0}.clfm mark{color:inherit;padding:1px 2px}.clfm summary{cursor:pointer}
-.clfm .side{display:flex;flex-wrap:wrap;gap:0 2.5rem}.clfm .side>div{max-width:34rem}.clfm .note{opacity:.8}.clfm sub{font-size:.75em;opacity:.8}</style>"""
+# %% ../nbs/40_widgets.ipynb #4002069f53
+STYLE = """<style>.clfm{font:14px/1.45 system-ui,sans-serif;overflow-x:auto}.clfm.clfm p{margin:.4em 0;max-width:50rem}.clfm.clfm table{border-collapse:collapse;margin:.5em 0;font-size:inherit;table-layout:auto}
+.clfm.clfm caption{text-align:start;font-weight:600;padding:.2em 0}.clfm.clfm th,.clfm.clfm td{padding:.2em .7em;text-align:start;vertical-align:top;border:0;border-bottom:1px solid rgba(128,128,128,.35);max-width:36rem;white-space:normal;overflow-wrap:break-word}
+.clfm.clfm tr{background:none}.clfm.clfm th{font-weight:600;white-space:nowrap}.clfm.clfm td.number{text-align:end;font-variant-numeric:tabular-nums}.clfm.clfm .bar{position:relative;display:inline-block;vertical-align:middle;width:10em;text-align:start;background:rgba(128,128,128,.18);line-height:0}
+.clfm.clfm pre{white-space:pre-wrap;overflow-wrap:anywhere;padding:.5em .7em;border:1px solid rgba(128,128,128,.35);margin:.4em 0}.clfm.clfm mark{color:inherit;padding:1px 2px}.clfm.clfm summary{cursor:pointer}
+.clfm.clfm .side{display:flex;flex-wrap:wrap;gap:0 2.5rem}.clfm.clfm .side>div{max-width:34rem}.clfm.clfm .note{opacity:.8}.clfm.clfm sub{font-size:.75em;opacity:.8}</style>"""
 
 WITHOUT = "Controls need a live kernel: run this cell again."
 
