@@ -39,7 +39,7 @@ def folder() -> Path:
 
 def attempt(*command, **kwargs):
     "Run a command; raises `Missing` with the end of what it said."
-    try: done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=1800, **kwargs)
+    try: done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=400, **kwargs)
     except (OSError, subprocess.TimeoutExpired) as error: raise Missing(f"{Path(command[0]).name}: {error}") from error
     if done.returncode: raise Missing(f"{' '.join(map(str, command[1:4]))}: {(done.stdout + done.stderr).strip()[-300:]}")
     return done.stdout
