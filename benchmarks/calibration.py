@@ -14,8 +14,7 @@ from clfm_kit.calibration import Calibration
 from clfm_kit.metrics import evaluate, plain
 from clfm_kit.schemas import plain_labels
 
-FIVE = ["probe", {"name": "layer 3", "pooler": {"name": "mean", "layer": 3}}, {"name": "maximum", "pooler": "max"},
-        {"name": "small network", "head": "mlp"}, {"name": "balanced", "class_weight": "balanced"}]
+FIVE = ["probe", "stc", "few-shot", {"name": "small network", "head": "mlp"}, {"name": "balanced", "class_weight": "balanced"}]
 
 
 def calibration(folder, recipe, model):
