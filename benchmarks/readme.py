@@ -32,6 +32,7 @@ def quality():
         cells = [percent(row[f"{name}: {main}"]) for name in ("TF-IDF floor", "last-layer probe", "best-mid-layer probe", "STC")]
         lines.append(f"| {row['data']} | " + " | ".join(cells) + f" | {100 * versus['difference']:+.1f} ({100 * versus['low']:+.1f} … {100 * versus['high']:+.1f}) | {row['exit layer']} | {percent(row[f'STC, early exit: {main}'])} |")
     f = found["figures"]
+    lines += [f"\n`{row['data']}`: settings `{' '.join(row['settings'])}`, chosen by cross-validation of training rows." for row in found["rows"] if row["settings"]]
     lines += ["", f"STC is clearly better than the last-layer probe on {f['clearly better than the last-layer probe']} of {f['data sets']} sets and clearly worse on {f['clearly worse than the last-layer probe']}; "
               f"against the best middle layer: {f['clearly better than the best-mid-layer probe']} and {f['clearly worse than the best-mid-layer probe']}.", "", "![differences](benchmarks/results/stc.png)"]
     return "\n".join(lines)

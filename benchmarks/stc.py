@@ -93,7 +93,7 @@ def run(folder, name, settings):
 def collect():
     """The summary, a forest plot of differences and a plot of validation skill by prefix."""
     found = {path.stem: json.loads(path.read_text()) for path in sorted((RESULTS / "stc").glob("*.json"))}
-    rows = [dict(data=name, main=f["main"], test_rows=f["test_rows"], **f["figures"], versus=f["versus"]) for name, f in found.items()]
+    rows = [dict(data=name, settings=f.get("settings", []), main=f["main"], test_rows=f["test_rows"], **f["figures"], versus=f["versus"]) for name, f in found.items()]
     clear = {other: [sum(sign * f["versus"][other][side] > 0 for f in found.values()) for sign, side in ((1, "low"), (-1, "high"))] for other in ("last-layer probe", "best-mid-layer probe")}
     figures = {"data sets": len(found), "mean over last layer": statistics.mean(r["STC over last layer"] for r in rows), "mean over best mid layer": statistics.mean(r["STC over best mid layer"] for r in rows)}
     for other, (better, worse) in clear.items(): figures |= {f"clearly better than the {other}": better, f"clearly worse than the {other}": worse}
