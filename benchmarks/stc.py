@@ -94,8 +94,10 @@ def collect():
     """The summary, a forest plot of differences and a plot of validation skill by prefix."""
     found = {path.stem: json.loads(path.read_text()) for path in sorted((RESULTS / "stc").glob("*.json"))}
     rows = [dict(data=name, settings=f.get("settings", []), main=f["main"], test_rows=f["test_rows"], **f["figures"], versus=f["versus"]) for name, f in found.items()]
-    clear = {other: [sum(sign * f["versus"][other][side] > 0 for f in found.values()) for sign, side in ((1, "low"), (-1, "high"))] for other in ("last-layer probe", "best-mid-layer probe")}
-    figures = {"data sets": len(found), "mean over last layer": statistics.mean(r["STC over last layer"] for r in rows), "mean over best mid layer": statistics.mean(r["STC over best mid layer"] for r in rows)}
+    usual = [f for f in found.values() if not f.get("settings")]
+    clear = {other: [sum(sign * f["versus"][other][side] > 0 for f in usual) for sign, side in ((1, "low"), (-1, "high"))] for other in ("last-layer probe", "best-mid-layer probe")}
+    mean = lambda name: statistics.mean(f["figures"][name] for f in usual)
+    figures = {"data sets": len(usual), "mean over last layer": mean("STC over last layer"), "mean over best mid layer": mean("STC over best mid layer")}
     for other, (better, worse) in clear.items(): figures |= {f"clearly better than the {other}": better, f"clearly worse than the {other}": worse}
     write("stc", figures, rows)
     forest(found)
