@@ -43,8 +43,10 @@ def split_known(rows, name, schema):
     numbers = rows.known(name)
     return [row for row in numbers if seen(rows.labels[name][row])], [row for row in numbers if not seen(rows.labels[name][row])]
 
-# %% ../nbs/35d_task_reports.ipynb #350119b793
-def by_text(values, examples, task): return np.split(values, examples.start[1:-1]) if task.tokens and len(examples.texts) else values
+# %% ../nbs/35d_task_reports.ipynb #35011e4809
+def by_text(values, examples, task):
+    "Values of words, in pieces by text; values of texts as they are."
+    return np.split(values, examples.start[1:-1]) if task.tokens and len(examples.texts) else values
 
 def tags_of(clf, name, examples, row, probabilities):
     "Tags of one text, `O` for words that were not read, and how many were repaired."

@@ -146,7 +146,7 @@ def test_two_processes_may_fill_the_same_cache(tiny, tmp_path):
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(tiny, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True).returncode: pytest.skip("this machine lets nobody mount a file system")
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", disk], capture_output=True).returncode: pytest.skip("this machine lets nobody mount a file system")
     try:
         refused(clfm("fit", "--recipe", "probe", "--model", tiny, "--data", "helpdesk", "--out", tmp_path / "out", env=os.environ | {"CLFM_KIT_CACHE": str(disk)}), "the cached states need", "CLFM_KIT_CACHE")
         assert not list(disk.rglob("*.npy")) and not (tmp_path / "out").exists()

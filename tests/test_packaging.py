@@ -15,7 +15,7 @@ from tree import PACKAGES, PLUGINS, PROJECTS, ROOT, run
 
 SETTINGS = ConfigParser(delimiters=["="])
 SETTINGS.read(ROOT / "settings.ini", encoding="utf-8")
-EXTRAS_OF_OURS = {"demo", "notebook", "tune", "all", "dev"}
+EXTRAS_OF_OURS = {"demo", "notebook", "tune", "export", "all", "dev"}
 
 
 def requirements(project, extra=""):
@@ -42,7 +42,7 @@ def test_every_plugin_folder_is_an_extra():
 
 
 def test_all_is_everything_for_users():
-    wanted = set().union(*(requirements("clfm-kit", extra) for extra in (*PLUGINS, "demo", "notebook", "tune")))
+    wanted = set().union(*(requirements("clfm-kit", extra) for extra in (*PLUGINS, "demo", "notebook", "tune", "export")))
     assert requirements("clfm-kit", "all") == wanted
 
 

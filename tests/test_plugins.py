@@ -56,14 +56,14 @@ def test_broken_plugins_are_listed_and_stop_nothing(strangers):
 
 
 def test_the_table_says_which_state_a_plugin_is_in(strangers):
-    shown = python({**strangers, "COLUMNS": "400"}, "-m", "clfm_kit.cli", "plugins").stdout
+    shown = python({**strangers, "COLUMNS": "1500"}, "-m", "clfm_kit.cli", "plugins").stdout
     rows = {cells[1].strip(): [cell.strip() for cell in cells] for line in shown.splitlines() if len(cells := line.split("│")) == 7}
     assert rows["works"][2:6] == ["1.2", "head works", "", "loaded"]
     for name, (_, why) in BROKEN.items(): assert rows[name][5].startswith("could not be used: ") and why in rows[name][5]
 
 
 def test_plugins_that_are_not_installed_show_what_brings_them(strangers):
-    shown = python({**strangers, "CLFM_KIT_PLUGINS": "", "COLUMNS": "400"}, "-m", "clfm_kit.cli", "plugins").stdout
+    shown = python({**strangers, "CLFM_KIT_PLUGINS": "", "COLUMNS": "1500"}, "-m", "clfm_kit.cli", "plugins").stdout
     assert 'not installed: pip install "clfm-kit[stc]"' in shown
 
 

@@ -42,7 +42,7 @@ def test_tutorials_have_a_picture_and_no_errors():
     for path in sorted((ROOT / "nbs" / "tutorials").glob("*.ipynb")):
         outputs = [output for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code" for output in cell.outputs]
         assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"], f"{path.name} stores an error or a warning"
-        assert any("image/png" in output.get("data", {}) or "<svg" in output.get("data", {}).get("text/html", "") for output in outputs), f"{path.name} has no picture"
+        assert any("image/png" in output.get("data", {}) or any(sign in output.get("data", {}).get("text/html", "") for sign in ("<svg", "<mark")) for output in outputs), f"{path.name} has no picture"
 
 
 def test_links_between_notebooks_and_pages_lead_somewhere():
