@@ -44,7 +44,7 @@ def peers():
     cells = [json.loads(path.read_text()) for path in sorted((RESULTS / "peers").glob("*.json"))]
     if not cells: return ""
     columns = sorted({(cell["data"], cell["shots"]) for cell in cells})
-    lines = ["Against the peers, on the same rows: accuracy (micro-F1 for several labels) in percent, mean over seeds, and seconds of the whole process. Intervals and plots are on the site's benchmarks page.", "",
+    lines = ["Against the peers, on the same rows: accuracy (micro-F1 for several labels) in percent, mean over seeds, and seconds of the whole process, other work running beside it. Intervals and plots are on the site's benchmarks page.", "",
              "| technique | " + " | ".join(f"{data}, {f'{shots} a class' if shots else 'all rows'}" for data, shots in columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for technique in sorted({cell["technique"] for cell in cells}):
         row = [[cell for cell in cells if (cell["technique"], cell["data"], cell["shots"]) == (technique, *column)] for column in columns]
