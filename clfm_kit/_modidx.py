@@ -335,6 +335,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'clfm_kit.exporting': { 'clfm_kit.exporting.Answer': ('exporting.html#answer', 'clfm_kit/exporting.py'),
                                     'clfm_kit.exporting.Answer.__init__': ('exporting.html#answer.__init__', 'clfm_kit/exporting.py'),
                                     'clfm_kit.exporting.Answer.forward': ('exporting.html#answer.forward', 'clfm_kit/exporting.py'),
+                                    'clfm_kit.exporting._limit': ('exporting.html#_limit', 'clfm_kit/exporting.py'),
                                     'clfm_kit.exporting._small': ('exporting.html#_small', 'clfm_kit/exporting.py'),
                                     'clfm_kit.exporting._whole': ('exporting.html#_whole', 'clfm_kit/exporting.py'),
                                     'clfm_kit.exporting.cut_backbone': ('exporting.html#cut_backbone', 'clfm_kit/exporting.py'),

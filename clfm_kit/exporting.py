@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMS', 'cut_backbone', 'Answer', 'write_graph', 'run_graph', 'parity', 'export']
 
-# %% ../nbs/22b_exporting.ipynb #22002ea50b
+# %% ../nbs/22b_exporting.ipynb #22002ad5cd
 import json
 from pathlib import Path
 
@@ -18,14 +18,15 @@ from .backbones import Backbone
 from .data import load_data
 from .errors import UserError, unknown
 from .metrics import decide
+from .parts import name_and_params
 from .states import pad
 
-# %% ../nbs/22b_exporting.ipynb #220053d327
+# %% ../nbs/22b_exporting.ipynb #22005d1e52
 def cut_backbone(clf):
     "The base with only the blocks that the head reads; training's changes are in it."
     backbone = clf._open(clf.depth_)
     if backbone.loaded_depth == max(clf.depth_, 1): return backbone
-    cut = Backbone.load(clf.model, clf.depth_, clf.parts_["quantizer"])
+    cut = Backbone.load(clf.model, clf.depth_, clf.parts_["quantizer"], attention=clf.recipe_.attention)
     if hasattr(clf, "delta_"): clf.delta_.apply(cut)
     return cut
 
@@ -100,16 +101,26 @@ def parity(clf, folder, texts) -> dict:
     changed = (labels[0] != labels[1]).reshape(len(texts), -1).any(1)
     return dict(texts=len(texts), largest_difference=float(np.abs(ours - theirs).max()), share_changed=float(changed.mean()), changed=[str(texts[row]) for row in np.flatnonzero(changed)[:5]])
 
-# %% ../nbs/22b_exporting.ipynb #220159a175
+# %% ../nbs/22b_exporting.ipynb #22015fb115
+def _limit(clf) -> int:
+    "Tokens of the longest text. Raises `UserError` for a classifier that does more than a graph can say."
+    if hasattr(clf, "tasks_"): raise UserError(f"this model answers {len(clf.tasks_)} tasks; only a classifier with one answer for each text can be exported")
+    if clf.reject_: raise UserError("this model has a reject option, which the graph would leave out; fit it without reject to export it")
+    name, format = name_and_params(clf.recipe_.format)[0], clf.parts_["format"]
+    if name != "plain" or format.keep != "head": raise UserError(f"format {clf.recipe_.format!r} does more than cut the end of a text; only format 'plain' with keep='head' can be exported")
+    limit = clf._open(clf.depth_).shape.limit
+    return min(limit, format.max_length or limit)
+
+# %% ../nbs/22b_exporting.ipynb #22016d21bb
 def export(clf, folder, form: str = "onnx", texts=None, tolerance: float | None = None) -> dict:
     "Write `folder` with the graph, the tokenizer and the labels; returns how far it is from the classifier. Raises `UserError` when more labels change than `tolerance`."
     if form not in FORMS: raise unknown("form", form, FORMS)
-    if clf.recipe_.format != "plain": raise UserError(f"format {clf.recipe_.format!r} does more than cut a text; only format 'plain' can be exported")
+    limit = _limit(clf)
     allowed = {"onnx": 0.0, "onnx-int8": 0.05}[form] if tolerance is None else tolerance
     texts = load_data("helpdesk").validation.texts[:64] if texts is None else list(texts)
     with fresh_folder(folder) as part:
         backbone = clf._open(clf.depth_)
-        facts = dict(kind=clf.schema_.kind, labels=list(clf.schema_.labels), thresholds=clf.calibration_.thresholds, limit=backbone.shape.limit, form=form, blocks=clf.depth_)
+        facts = dict(kind=clf.schema_.kind, labels=list(clf.schema_.labels), thresholds=clf.calibration_.thresholds, limit=limit, form=form, blocks=clf.depth_)
         Path(part, "classifier.json").write_text(json.dumps(facts, ensure_ascii=False, indent=1), encoding="utf-8")
         backbone.tokenizer.save_pretrained(Path(part, "tokenizer"))
         FORMS[form](clf, Path(part, "model.onnx"))

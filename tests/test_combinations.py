@@ -1,4 +1,4 @@
-"""Every pair of parts that the catalogue offers either works together, or is refused in one sentence before a weight is loaded."""
+"""Every pair of parts of the core and `stc` (other plugins have tests of their own) either works together, or is refused in one sentence before a weight is loaded."""
 from itertools import combinations
 
 import numpy as np
