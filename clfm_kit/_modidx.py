@@ -134,6 +134,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'clfm_kit.classifier.Classifier.classes_': ( 'classifier.html#classifier.classes_',
                                                                                   'clfm_kit/classifier.py'),
                                      'clfm_kit.classifier._answers': ('classifier.html#_answers', 'clfm_kit/classifier.py'),
+                                     'clfm_kit.classifier._decide': ('classifier.html#_decide', 'clfm_kit/classifier.py'),
                                      'clfm_kit.classifier._evaluate': ('classifier.html#_evaluate', 'clfm_kit/classifier.py'),
                                      'clfm_kit.classifier._fit_closed_form': ('classifier.html#_fit_closed_form', 'clfm_kit/classifier.py'),
                                      'clfm_kit.classifier._fit_head': ('classifier.html#_fit_head', 'clfm_kit/classifier.py'),

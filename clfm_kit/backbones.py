@@ -165,7 +165,7 @@ def find_ffn(model, blocks) -> dict:  # block number -> the linear map whose inp
         for handle in handles: handle.remove()
     return last
 
-# %% ../nbs/09_backbones.ipynb #0902366d57
+# %% ../nbs/09_backbones.ipynb #0902310c92
 class _Reached(Exception): "Ends a forward pass at the deepest site that is wanted."
 
 class Backbone:
@@ -174,8 +174,8 @@ class Backbone:
     def __init__(self, model, tokenizer, source="", full_depth=None, language_model=None):
         self.model, self.tokenizer, self.source = model, tokenizer, source
         self.language_model = language_model  # `model` with its language-model head, where a part asked for it
-        self.inputs, self.binding = self.plain_inputs, []  # how a batch enters the model, and what parts made that depend on
-        self.passes, self.held = 0, ""  # batches read so far; how the weights are held where that differs from the files: states of the two are kept apart
+        self.inputs = self.plain_inputs  # how a batch enters the model
+        self.passes, self.binding = 0, []  # batches read so far; what states depend on beside files and format: how weights are held, what parts made of the inputs
         set_pad_token(model, tokenizer)
         config = text_config(model.config)
         self.loaded_depth = config.num_hidden_layers
@@ -197,7 +197,7 @@ class Backbone:
         "What identifies the base weights; taken from the files where there are any, so a shortened model has the hash of the whole."
         return base_hash(model_source(self.source) if self.source else "", self.model)
 
-# %% ../nbs/09_backbones.ipynb #090239deaa
+# %% ../nbs/09_backbones.ipynb #09025d8e8a
 def lift_mask(backbone):
     "Let every token of a decoder see the whole text. Raises `UserError` where that cannot be done."
     if not backbone.blocks: raise UserError(f"{type(backbone.model).__name__} has no blocks whose mask could be lifted")
@@ -208,9 +208,9 @@ def lift_mask(backbone):
     with torch.no_grad():
         for ids in tail: backbone.read(ids, torch.ones_like(ids), {"hidden.1": lambda states: first.append(states[:, 0].clone())})
     if torch.equal(*first): raise UserError(f"the causal mask of {type(backbone.model).__name__} cannot be lifted; use attention: own")
-    backbone.held += " bidirectional"
+    backbone.binding.append(["attention", "bidirectional"])
 
-# %% ../nbs/09_backbones.ipynb #090267f8cc
+# %% ../nbs/09_backbones.ipynb #0902612472
 def _load(cls, name: str, depth: int | None = None, quantizer=None, language_head: bool = False, attention: str = "own"):
     "The backbone called `name`; with `depth`, only its first blocks; with `language_head`, its `language_model` too; `attention` may be \"bidirectional\". Raises `UserError`."
     source = model_source(name)
@@ -222,7 +222,7 @@ def _load(cls, name: str, depth: int | None = None, quantizer=None, language_hea
     if torch.cuda.is_available() and model.device.type == "cpu": model = model.cuda()
     pack_linears(model)
     self = cls(model.base_model, tokenizer, name, full, model) if language_head else cls(model, tokenizer, name, full)
-    if kwargs: self.held = f"{type(quantizer).__name__} {sorted((key, str(value)) for key, value in kwargs.items())}"
+    if kwargs: self.binding.append([type(quantizer).__name__, sorted((key, str(value)) for key, value in kwargs.items())])
     if attention == "bidirectional": lift_mask(self)
     return self
 

@@ -55,11 +55,11 @@ def tokenizer_hash(tokenizer) -> str:
     found.pop("truncation"), found.pop("padding")  # the last call's settings, not the tokenizer's
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
-# %% ../nbs/12_cache.ipynb #12009b20f5
+# %% ../nbs/12_cache.ipynb #12009c02d3
 def group_key(backbone, format, dtype) -> str:
     "The address that all columns of one backbone as it is held, tokenizer, format and number type share."
     parts = [backbone.hash, tokenizer_hash(backbone.tokenizer), f"{type(format).__module__}.{type(format).__name__}", format.get_params(), backbone.shape.limit,
-             np.dtype(dtype).name, *filter(None, [getattr(backbone, "held", "")]), *backbone.binding]
+             np.dtype(dtype).name, *backbone.binding]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 def text_key(text: str) -> bytes:

@@ -203,22 +203,24 @@ def predict_proba(self, texts):
 
 Classifier.scores, Classifier.ratings, Classifier.predict_proba = scores, ratings, predict_proba
 
-# %% ../nbs/22_classifier.ipynb #2201793668
+# %% ../nbs/22_classifier.ipynb #22017c1b01
 def answer(self, texts, thresholds=None) -> tuple:  # (labels, probabilities [N, C])
     "Labels as from `predict` and probabilities as from `predict_proba`, in one reading."
     scores, familiar = self._answers(texts)
     probabilities = self.calibration_.probabilities(scores, self.schema_)
-    decisions = decide(probabilities, self.schema_, self.calibration_.thresholds if thresholds is None else thresholds)
-    labels = self.schema_.names(decisions)
+    return self._decide(probabilities, familiar, thresholds), probabilities
+
+def _decide(self, probabilities, familiar=None, thresholds=None):
+    "Labels of probabilities [N, C]; None where `familiar` [N] is below the cut of the reject option."
+    labels = self.schema_.names(decide(probabilities, self.schema_, self.calibration_.thresholds if thresholds is None else thresholds))
     if familiar is not None: labels = [None if out else label for label, out in zip(labels, self.reject_.rejection.rejected(familiar))]
-    if self.schema_.kind == "single": labels = np.array(labels, dtype=self.classes_.dtype if familiar is None else object)
-    return labels, probabilities
+    return labels if self.schema_.kind == "multi" else np.array(labels, dtype=self.classes_.dtype if familiar is None else object)
 
 def predict(self, texts, thresholds=None):
     "Labels: an array of names, or a list of lists of names; None where the reject option leaves a text unanswered. `thresholds` overrides the tuned ones."
     return self.answer(texts, thresholds)[0]
 
-Classifier.answer, Classifier.predict = answer, predict
+Classifier.answer, Classifier._decide, Classifier.predict = answer, _decide, predict
 
 # %% ../nbs/22_classifier.ipynb #2201925b16
 def _evaluate(self, data, labels=None, out_of_scope=None) -> Report:

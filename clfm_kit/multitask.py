@@ -6,7 +6,7 @@
 __all__ = ['MultitaskClassifier', 'fit', 'scores', 'answer', 'labels_of', 'predict', 'predict_proba', 'ratings', 'evaluate',
            'score']
 
-# %% ../nbs/35e_multitask.ipynb #35002a9ed2
+# %% ../nbs/35e_multitask.ipynb #35002c45f4
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,6 @@ from .classifier import Classifier
 from .errors import UserError
 from .formats import check_texts
 from .joint import TaskExamples, TaskReader, read_all
-from .metrics import decide
 from .parts import make
 from .plugins import emit
 from .recipes import Recipe
@@ -177,13 +176,10 @@ def _decided(self, examples, states, thresholds=None):
 
 MultitaskClassifier._decided = _decided
 
-# %% ../nbs/35e_multitask.ipynb #3501371e9f
+# %% ../nbs/35e_multitask.ipynb #35014f2121
 def labels_of(member, scores, states, probabilities, thresholds=None):
     "The labels of one task with an answer for each text, None where its reject option leaves it open."
-    decisions = decide(probabilities, member.schema_, member.calibration_.thresholds if thresholds is None else thresholds)
-    found = member.schema_.names(decisions)
-    if member.reject_ is not None: found = [None if out else label for label, out in zip(found, member.reject_.rejection.rejected(member.reject_.rate(member, scores, states)))]
-    return found if member.schema_.kind == "multi" else np.array(found, dtype=object if member.reject_ is not None else member.classes_.dtype)
+    return member._decide(probabilities, member.reject_.rate(member, scores, states) if member.reject_ else None, thresholds)
 
 # %% ../nbs/35e_multitask.ipynb #35013b149c
 def predict(self, texts, thresholds=None, tokens=None) -> dict:
