@@ -46,9 +46,10 @@ def main():
     parser.add_argument("--recipe", action="append")
     parser.add_argument("--model", default="minilm")
     options = parser.parse_args()
+    seconds = comparison(options.model)
     rows = [calibration(folder, recipe, options.model) for folder in options.data for recipe in options.recipe or ["probe"]]
     figures = {f"ece {row['data']} {row['recipe']} {side}": row[side]["ece"] for row in rows for side in ("raw", "calibrated")}
-    write("calibration", figures | {"compare five recipes on helpdesk, seconds": comparison(options.model)}, rows)
+    write("calibration", figures | {"compare five recipes on helpdesk, seconds": seconds}, rows)
 
 
 if __name__ == "__main__": main()
