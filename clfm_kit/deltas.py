@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['levels', 'refuse_quantised', 'SliceLinear', 'Change', 'locate', 'forward_of', 'Delta', 'refuse_shared']
 
-# %% ../nbs/30_deltas.ipynb #3000266d17
+# %% ../nbs/30_deltas.ipynb #300029e49f
 import hashlib
 from dataclasses import dataclass, field
 
@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from .errors import UserError
+from .kernels import Linear, product, served
 
 # %% ../nbs/30_deltas.ipynb #30005f8979
 def levels(backbone, sites) -> dict:  # {parameter name: level}
@@ -43,7 +44,7 @@ def refuse_quantised(model):
         if not parameter.is_floating_point():
             raise UserError(f"tensor {name!r} is quantised ({parameter.dtype}) and cannot move; use quantizer 'none', or a selector that adds weights, such as 'lora'")
 
-# %% ../nbs/30_deltas.ipynb #3001056414
+# %% ../nbs/30_deltas.ipynb #300102ce82
 class SliceLinear(torch.autograd.Function):
     "x @ weight.T + bias, with a gradient for `values`, the moving slice of weight [out, in] along `axis`."
 
@@ -52,15 +53,15 @@ class SliceLinear(torch.autograd.Function):
         kept = x.index_select(-1, index) if axis == 1 else x
         ctx.save_for_backward(kept if ctx.needs_input_grad[1] else None, index)
         ctx.weight, ctx.axis, ctx.dtypes = weight, axis, (x.dtype, values.dtype)  # frozen, and written only between steps
-        return nn.functional.linear(x, weight, bias)
+        return Linear.apply(x, weight, bias) if served(x) else nn.functional.linear(x, weight, bias)
 
     @staticmethod
     def backward(ctx, gradient):
         kept, index = ctx.saved_tensors
-        into = (gradient @ ctx.weight.to(gradient.dtype)).to(ctx.dtypes[0]) if ctx.needs_input_grad[0] else None
         flat = gradient.flatten(0, -2)
+        into = product(flat, ctx.weight.to(gradient.dtype)).to(ctx.dtypes[0]).view(*gradient.shape[:-1], -1) if ctx.needs_input_grad[0] else None
         rows = flat.index_select(1, index) if ctx.axis == 0 else flat
-        found = rows.T @ kept.flatten(0, -2).to(rows.dtype)
+        found = product(rows.T, kept.flatten(0, -2).to(rows.dtype))
         if ctx.axis == -1: found = found.flatten()[index]
         return into, found.to(ctx.dtypes[1]), None, flat.sum(0) if ctx.needs_input_grad[3] else None, None, None
 

@@ -47,7 +47,7 @@ class Answer(nn.Module):
         scores = self.head.scores(found) / self.temperature
         return scores.softmax(1) if self.schema.kind == "single" else scores.sigmoid()
 
-# %% ../nbs/22b_exporting.ipynb #22008a53b8
+# %% ../nbs/22b_exporting.ipynb #22008a871e
 def write_graph(clf, path):
     "Write the ONNX graph of a classifier. Raises `UserError` when the packages are missing or the model cannot be followed."
     try: import onnxscript  # noqa: F401, what PyTorch's exporter needs
@@ -59,9 +59,8 @@ def write_graph(clf, path):
     attention = backbone.model.config._attn_implementation
     backbone.model.set_attn_implementation("eager")
     try:
-        with torch.enable_grad():  # the packed kernels of prediction are PyTorch's own and step aside
-            torch.onnx.export(module, example, str(path), input_names=["input_ids", "attention_mask"], output_names=["probabilities"], dynamo=True, verbose=False,
-                              dynamic_shapes={"input_ids": sizes, "attention_mask": sizes}, external_data=False)
+        torch.onnx.export(module, example, str(path), input_names=["input_ids", "attention_mask"], output_names=["probabilities"], dynamo=True, verbose=False,
+                          dynamic_shapes={"input_ids": sizes, "attention_mask": sizes}, external_data=False)
     except torch.onnx.errors.OnnxExporterError as error: raise UserError(f"{type(backbone.model).__name__} cannot be followed by PyTorch's ONNX exporter: {str(error).strip().splitlines()[0]}") from error
     finally: backbone.model.set_attn_implementation(attention)
 
