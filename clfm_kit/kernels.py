@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-# %% ../nbs/08a_kernels.ipynb #08005c3a52
+# %% ../nbs/08a_kernels.ipynb #08005a40f7
 class Packed:
     "The forward of a linear map: oneDNN with packed weights without gradients, the usual one with them."
 
@@ -18,6 +18,7 @@ class Packed:
 
     def __call__(self, x):
         linear = self.linear
+        if torch.is_grad_enabled(): self.version = None  # the weight may move after this pass, and fused optimizers do not count versions
         if torch.is_grad_enabled() or x.dtype != torch.float32 or linear.weight.device.type != "cpu": return F.linear(x, linear.weight, linear.bias)
         version = linear.weight.data_ptr(), linear.weight._version
         if version != self.version: self.version, self.weight = version, torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), None)
