@@ -3,7 +3,7 @@
     python benchmarks/multitask.py --data FOLDER [--data FOLDER] [--rows N] [--epochs E] [--selector full] [--mixed NEWS HOME] [--work FOLDER]
 
 Rows carry `label` and `slots` with `tokens`. All sides get the same rows, epochs, rates and seed; latency is measured on the same texts, sides alternating, threads as given; the load of the machine is written down. With
-`--skip merging`, `--skip memory` or `--skip latency` a part is left out. Test labels that the training rows never show count as errors. Trained models and merged cells stay in `--work`; a run that was interrupted goes on there, in
+`--skip merging`, `--skip memory` or `--skip latency` a part is left out. Training rows are cut to 500 unless `--rows` says more (0: all). Test labels that the training rows never show count as errors. Trained models and merged cells stay in `--work`; a run that was interrupted goes on there, in
 the middle of a training if need be.
 """
 import argparse
@@ -21,7 +21,7 @@ LOAD = "import sys, torch; torch.set_num_threads(1)\nfrom clfm_kit import Classi
 
 
 def parts_of(folder, tasks, limit):
-    """Rows by part, the training rows cut to `limit`, taken evenly."""
+    """Rows by part, the training rows cut to `limit` (0: all), taken evenly."""
     from clfm_kit.tasks import load_tasks, read_tasks
     parts = load_tasks(folder, read_tasks(tasks))
     if limit and len(parts["train"]) > limit:
@@ -161,7 +161,7 @@ def main():
     parser.add_argument("--merge", nargs="*", default=["full", "token-sparse", "lora"])
     parser.add_argument("--skip", nargs="*", default=[])
     parser.add_argument("--set", nargs="*", default=[])
-    for name, value in (("rows", 0), ("epochs", 10), ("batch", 32), ("texts", 64), ("repeats", 5), ("threads", 1), ("seed", 0), ("test", 0), ("length", 128)): parser.add_argument(f"--{name}", type=int, default=value)
+    for name, value in (("rows", 500), ("epochs", 10), ("batch", 32), ("texts", 64), ("repeats", 5), ("threads", 1), ("seed", 0), ("test", 0), ("length", 128)): parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--rate", type=float, default=2e-4)
     parser.add_argument("--work", default=os.path.join(tempfile.gettempdir(), "clfm-kit-multitask"))
     parser.add_argument("--out", default="multitask")
