@@ -1,5 +1,6 @@
 """Several tasks in one model: bad input, partial labels, other processes, merging and serving."""
 import json
+import os
 import subprocess
 import sys
 import warnings
