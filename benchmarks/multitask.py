@@ -75,6 +75,7 @@ def latency(joint, singles, texts, repeats):
 
 
 def data_set(folder, arguments):
+    """Joint model against two, then merging; each part as soon as it is done."""
     name = Path(folder).name
     parts = parts_of(folder, TASKS, arguments.rows)
     sides = {"joint": TASKS, **{task: {task: column} for task, column in TASKS.items()}}
@@ -92,10 +93,8 @@ def data_set(folder, arguments):
             memory = {side: peak_of(LOAD, *(Path(place, one) for one in names))["peak_mb"] for side, names in (("joint", ["joint"]), ("two", list(TASKS)), ("none", []))}
             figures[f"{name}.memory_ratio"] = (memory["joint"] - memory["none"]) / (memory["two"] - memory["none"])
             found[0]["memory_mb"] = memory
-    if "merging" not in arguments.skip:
-        more, rows = merging(name, parts, arguments)
-        figures, found = figures | more, found + rows
-    return figures, found
+    yield figures, found
+    if "merging" not in arguments.skip: yield merging(name, parts, arguments)
 
 
 def merging(name, parts, arguments):
@@ -131,7 +130,7 @@ def mixed(news, home, arguments):
     together = fit(name, "mixed", tasks, both, arguments, arguments.selector, [*short, "merger=mixed"])
     scores["mixed"] = quality(together, both["test"])
     figures = {f"mixed.{k}": v for k, v in scores["mixed"].items()} | {f"mixed.single.{k}": v for task in tasks for k, v in scores[task].items()}
-    return figures, [dict(data=[Path(news).name, Path(home).name], train={task: len(parts[task]["train"]) for task in tasks}, test={task: len(parts[task]["test"]) for task in tasks}, quality=scores, training=together.facts_["training"])]
+    yield figures, [dict(data=[Path(news).name, Path(home).name], train={task: len(parts[task]["train"]) for task in tasks}, test={task: len(parts[task]["test"]) for task in tasks}, quality=scores, training=together.facts_["training"])]
 
 
 def plot(figures, path):
@@ -170,10 +169,10 @@ def main():
     torch.set_num_threads(arguments.threads)
     Path(arguments.work).mkdir(parents=True, exist_ok=True)
     figures, rows, before = {}, [], os.getloadavg()[0]
-    for run in [lambda folder=folder: data_set(folder, arguments) for folder in arguments.data] + ([lambda: mixed(*arguments.mixed, arguments)] if arguments.mixed else []):
-        more, found = run()
-        figures, rows = figures | more, rows + found
-        write(arguments.out, figures, rows, load=dict(before=before, after=os.getloadavg()[0]))
+    for steps in [data_set(folder, arguments) for folder in arguments.data] + ([mixed(*arguments.mixed, arguments)] if arguments.mixed else []):
+        for more, found in steps:
+            figures, rows = figures | more, rows + found
+            write(arguments.out, figures, rows, load=dict(before=before, after=os.getloadavg()[0]))
     from common import RESULTS
     plot(figures, RESULTS / f"{arguments.out}.png")
 

@@ -443,6 +443,5 @@ def test_recipes_from_a_file_and_for_data_sets_apart(tiny, parts, tmp_path, caps
 def test_a_model_loaded_without_the_plugin_says_what_to_install(tiny, parts, tmp_path):
     fitted(tiny, parts, settings=["merger=joint"]).save_pretrained(tmp_path / "model")
     code = "import sys; from clfm_kit import Classifier, UserError\ntry: Classifier.from_pretrained(sys.argv[1])\nexcept UserError as error: print('said:', error)\nelse: print('loaded')"
-    import os
     found = subprocess.run([sys.executable, "-c", code, tmp_path / "model"], capture_output=True, text=True, env=os.environ | {"CLFM_KIT_PLUGINS": "stc"}, check=True).stdout
     assert 'pip install "clfm-kit[multitask]"' in found
