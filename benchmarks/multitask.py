@@ -1,12 +1,15 @@
 """One model for intent and slots against one model for each, and merging of the two against training on both.
 
-    python benchmarks/multitask.py --data FOLDER [--data FOLDER] [--rows N] [--epochs E] [--selector full] [--mixed NEWS HOME]
+    python benchmarks/multitask.py --data FOLDER [--data FOLDER] [--rows N] [--epochs E] [--selector full] [--mixed NEWS HOME] [--work FOLDER]
 
 Rows carry `label` and `slots` with `tokens`. All sides get the same rows, epochs, rates and seed; latency is measured on the same texts, sides alternating, threads as given; the load of the machine is written down. With
-`--skip merging` or `--skip memory` a part is left out. Test labels that the training rows never show count as errors.
+`--skip merging`, `--skip memory` or `--skip latency` a part is left out. Training rows are cut to 500 unless `--rows` says more (0: all). Test labels that the training rows never show count as errors. Trained models and merged cells stay in `--work`; a run that was interrupted goes on there, in
+the middle of a training if need be.
 """
 import argparse
+import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -18,7 +21,7 @@ LOAD = "import sys, torch; torch.set_num_threads(1)\nfrom clfm_kit import Classi
 
 
 def parts_of(folder, tasks, limit):
-    """Rows by part, the training rows cut to `limit`, taken evenly."""
+    """Rows by part, the training rows cut to `limit` (0: all), taken evenly."""
     from clfm_kit.tasks import load_tasks, read_tasks
     parts = load_tasks(folder, read_tasks(tasks))
     if limit and len(parts["train"]) > limit:
@@ -27,12 +30,21 @@ def parts_of(folder, tasks, limit):
     return parts
 
 
-def fit(tasks, parts, arguments, selector, **more):
+RECIPES = {"token-sparse": ["training.learning_rate=1e-3"], "lora": ["training.learning_rate=1e-3", "selector.rank=8"]}  # rates for changes that move few numbers
+
+
+def fit(name, side, tasks, parts, arguments, selector, more=()):
+    """A model trained on these tasks, or the one that a former run left in the working folder."""
     from clfm_kit import Classifier
-    settings = [f"selector={selector}", f"training.epochs={arguments.epochs}", f"training.learning_rate={arguments.rate}", f"training.batch_size={arguments.batch}", *arguments.set]
-    recipe = "token-sparse" if selector == "token-sparse" else "finetune"
-    if selector == "token-sparse": settings[2] = "training.learning_rate=1e-3"
-    return Classifier(recipe, arguments.model, tasks=tasks, settings=settings, cache=None, **more).fit(parts)
+    folder = Path(arguments.work, f"{name}-{side}-{selector}-{arguments.rows}-{arguments.epochs}-{arguments.rate:g}-{arguments.batch}-{arguments.seed}")
+    if (folder / "clfm.json").exists(): return Classifier.from_pretrained(folder)
+    settings = [f"selector={selector}", f"training.epochs={arguments.epochs}", f"training.learning_rate={arguments.rate}", f"training.batch_size={arguments.batch}", f"seed={arguments.seed}"]
+    settings += [*RECIPES.get(selector, ()), *arguments.set, *more]
+    clf = Classifier("token-sparse" if selector == "token-sparse" else "finetune", arguments.model, tasks=tasks, settings=settings, cache=None)
+    clf.fit(parts, checkpoints=f"{folder}-steps").save_pretrained(folder)
+    shutil.rmtree(f"{folder}-steps")
+    print(f"  {folder.name}: {clf.facts_['seconds']} s, {clf.facts_['training'].get('validation_quality')}", flush=True)
+    return clf
 
 
 def quality(clf, rows):
@@ -63,40 +75,45 @@ def latency(joint, singles, texts, repeats):
 
 
 def data_set(folder, arguments):
+    """Joint model against two, then merging; each part as soon as it is done."""
     name = Path(folder).name
     parts = parts_of(folder, TASKS, arguments.rows)
-    sides = {"joint": fit(TASKS, parts, arguments, arguments.selector), **{task: fit({task: column}, parts, arguments, arguments.selector) for task, column in TASKS.items()}}
+    sides = {"joint": TASKS, **{task: {task: column} for task, column in TASKS.items()}}
+    sides = {side: fit(name, side, tasks, parts, arguments, arguments.selector) for side, tasks in sides.items()}
     scores = {side: quality(clf, parts["test"]) for side, clf in sides.items()}
-    singles = [sides[task] for task in TASKS]
     figures = {f"{name}.joint.{k}": v for k, v in scores["joint"].items()} | {f"{name}.single.{k}": v for task in TASKS for k, v in scores[task].items()}
-    speed, rows = latency(sides["joint"], singles, parts["test"].texts[:arguments.texts], arguments.repeats)
-    figures |= {f"{name}.{k}": v for k, v in speed.items()}
-    found = [dict(data=name, train=len(parts["train"]), test=len(parts["test"]), quality=scores, latency=rows, seconds={side: clf.facts_["seconds"] for side, clf in sides.items()})]
+    found = [dict(data=name, train=len(parts["train"]), test=len(parts["test"]), quality=scores, training={side: clf.facts_.get("training") for side, clf in sides.items()}, seconds={side: clf.facts_["seconds"] for side, clf in sides.items()})]
+    print({key: round(value, 4) for key, value in figures.items()}, flush=True)
+    if "latency" not in arguments.skip:
+        speed, found[0]["latency"] = latency(sides["joint"], [sides[task] for task in TASKS], parts["test"].texts[:arguments.texts], arguments.repeats)
+        figures |= {f"{name}.{k}": v for k, v in speed.items()}
     with tempfile.TemporaryDirectory() as place:
         if "memory" not in arguments.skip:
             for side, clf in sides.items(): clf.save_pretrained(Path(place, side))
             memory = {side: peak_of(LOAD, *(Path(place, one) for one in names))["peak_mb"] for side, names in (("joint", ["joint"]), ("two", list(TASKS)), ("none", []))}
             figures[f"{name}.memory_ratio"] = (memory["joint"] - memory["none"]) / (memory["two"] - memory["none"])
             found[0]["memory_mb"] = memory
-        if "merging" not in arguments.skip:
-            more, rows = merging(name, sides, parts, arguments, place)
-            figures, found = figures | more, found + rows
-    return figures, found
+    yield figures, found
+    if "merging" not in arguments.skip: yield merging(name, parts, arguments)
 
 
-def merging(name, sides, parts, arguments, place):
-    """Each method's share of single-task quality kept, for each selector."""
+def merging(name, parts, arguments):
+    """Each method's share of single-task quality kept, for each selector; finished cells are read from the working folder."""
     from clfm_kit.merging import merge_models
     figures, rows = {}, []
     for selector in arguments.merge:
-        for task, column in TASKS.items():
-            clf = sides[task] if selector == arguments.selector else fit({task: column}, parts, arguments, selector)
-            clf.save_pretrained(Path(place, f"{selector}-{task}"))
         for method in METHODS:
-            found = merge_models([Path(place, f"{selector}-{task}") for task in TASKS], method, parts)
-            figures[f"{name}.merge.{selector}.{method}.kept"] = found.kept
-            rows.append(dict(data=name, selector=selector, **found.to_dict()))
-            print(f"  {selector} {method}: {found.kept:.3f}", flush=True)
+            cell = Path(arguments.work, f"{name}-{selector}-{method}-{arguments.rows}-{arguments.epochs}-{arguments.rate:g}-{arguments.seed}.json")
+            if not cell.exists():
+                place = Path(tempfile.mkdtemp())
+                for task, column in TASKS.items(): fit(name, task, {task: column}, parts, arguments, selector).save_pretrained(place / task)
+                cell.write_text(json.dumps(merge_models([place / task for task in TASKS], method, parts).to_dict(), default=float))
+                shutil.rmtree(place)
+            found = json.loads(cell.read_text())
+            figures[f"{name}.merge.{selector}.{method}.kept"] = found["kept"]
+            for pair in found["interference"]: figures |= {f"{name}.merge.{selector}.{figure}": pair[figure] for figure in ("moved_by_both", "sign_conflicts", "cosine", "rows_shared") if pair[figure] is not None}
+            rows.append(dict(data=name, selector=selector, **found))
+            print(f"  {selector} {method}: {found['kept']:.3f}", flush=True)
     return figures, rows
 
 
@@ -104,13 +121,16 @@ def mixed(news, home, arguments):
     """Two unrelated data sets in one model against one model each."""
     tasks = {"topic": "label", "slots": "slots"}
     parts = {"topic": parts_of(news, {"topic": "label"}, arguments.rows), "slots": parts_of(home, {"slots": "slots"}, arguments.rows)}
+    for part in parts["topic"], parts["slots"]: part["test"] = part["test"].take(range(min(len(part["test"]), arguments.test or len(part["test"]))))
     from clfm_kit.tasks import read_tasks, united
     both = {part: united([parts[task][part] for task in tasks], read_tasks(tasks)) for part in ("train", "validation", "test")}
-    scores = {task: quality(fit({task: tasks[task]}, parts[task], arguments, arguments.selector), parts[task]["test"]) for task in tasks}
-    together = fit(tasks, both, argparse.Namespace(**vars(arguments) | dict(set=[*arguments.set, "merger=mixed"])), arguments.selector)
+    name = f"{Path(news).name}+{Path(home).name}"
+    short = [f"format.max_length={arguments.length}"]
+    scores = {task: quality(fit(name, task, {task: tasks[task]}, parts[task], arguments, arguments.selector, short), parts[task]["test"]) for task in tasks}
+    together = fit(name, "mixed", tasks, both, arguments, arguments.selector, [*short, "merger=mixed"])
     scores["mixed"] = quality(together, both["test"])
     figures = {f"mixed.{k}": v for k, v in scores["mixed"].items()} | {f"mixed.single.{k}": v for task in tasks for k, v in scores[task].items()}
-    return figures, [dict(data=[Path(news).name, Path(home).name], quality=scores, draws=together.facts_["training"].get("draws"))]
+    yield figures, [dict(data=[Path(news).name, Path(home).name], train={task: len(parts[task]["train"]) for task in tasks}, test={task: len(parts[task]["test"]) for task in tasks}, quality=scores, training=together.facts_["training"])]
 
 
 def plot(figures, path):
@@ -137,20 +157,22 @@ def main():
     parser.add_argument("--mixed", nargs=2)
     parser.add_argument("--model", default="minilm")
     parser.add_argument("--selector", default="full")
-    parser.add_argument("--merge", nargs="*", default=["full", "token-sparse"])
+    parser.add_argument("--merge", nargs="*", default=["full", "token-sparse", "lora"])
     parser.add_argument("--skip", nargs="*", default=[])
     parser.add_argument("--set", nargs="*", default=[])
-    for name, value in (("rows", 0), ("epochs", 10), ("batch", 32), ("texts", 64), ("repeats", 5), ("threads", 1)): parser.add_argument(f"--{name}", type=int, default=value)
+    for name, value in (("rows", 500), ("epochs", 10), ("batch", 32), ("texts", 64), ("repeats", 5), ("threads", 1), ("seed", 0), ("test", 0), ("length", 128)): parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--rate", type=float, default=2e-4)
+    parser.add_argument("--work", default=os.path.join(tempfile.gettempdir(), "clfm-kit-multitask"))
     parser.add_argument("--out", default="multitask")
     arguments = parser.parse_args()
     import torch
     torch.set_num_threads(arguments.threads)
+    Path(arguments.work).mkdir(parents=True, exist_ok=True)
     figures, rows, before = {}, [], os.getloadavg()[0]
-    for run in [lambda folder=folder: data_set(folder, arguments) for folder in arguments.data] + ([lambda: mixed(*arguments.mixed, arguments)] if arguments.mixed else []):
-        more, found = run()
-        figures, rows = figures | more, rows + found
-        write(arguments.out, figures, rows, load=dict(before=before, after=os.getloadavg()[0]))
+    for steps in [data_set(folder, arguments) for folder in arguments.data] + ([mixed(*arguments.mixed, arguments)] if arguments.mixed else []):
+        for more, found in steps:
+            figures, rows = figures | more, rows + found
+            write(arguments.out, figures, rows, load=dict(before=before, after=os.getloadavg()[0]))
     from common import RESULTS
     plot(figures, RESULTS / f"{arguments.out}.png")
 

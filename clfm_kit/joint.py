@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Tags', 'TaskExamples', 'guide', 'TaskReader', 'read_all', 'Heads', 'known', 'TaskNet', 'TaskBatches', 'MixedBatches',
-           'TaskTrainer']
+           'TaskTrainer', 'counts']
 
-# %% ../nbs/35b_joint.ipynb #35002ddd6f
+# %% ../nbs/35b_joint.ipynb #35002efd36
 import numpy as np
 import torch
 from torch import nn
@@ -14,6 +14,7 @@ from torch import nn
 from . import formats
 from .errors import UserError
 from .heads import Linear
+from .metrics import correct_rows
 from .network import Batches, Examples, LengthBatches, Net
 from .schemas import Schema
 from .states import TOKEN_BUDGET, _as, batches, combine
@@ -141,7 +142,7 @@ def known(targets):
     "Which rows of targets have a label."
     return (targets if targets.ndim == 1 else targets[:, 0]) >= 0
 
-# %% ../nbs/35b_joint.ipynb #35018180ee
+# %% ../nbs/35b_joint.ipynb #35018f3d09
 class TaskNet(Net):
     "Scores of every task from one pass; `columns` says what each head reads."
     takes = ("ids", "mask", "owner", "sequences", "words")
@@ -157,14 +158,18 @@ class TaskNet(Net):
         with torch.autocast(self.backbone.device.type, enabled=False):
             return {name: head.scores({column: found[column] for column in self.columns[name]}) for name, head in self.head.tasks.items()}
 
-    def losses(self, batch, smoothing: float = 0.0, model=None) -> dict:
-        "The mean loss of each task that has a label in the batch; `model` is this network as a trainer has wrapped it."
+    def answered(self, batch, model=None) -> dict:
+        "{task: (scores, targets)} of the rows that have a label, for tasks that have any; `model` is this network as a trainer has wrapped it."
         scores, found = (model or self)(*(batch[name] for name in self.takes)), {}
         for name, values in scores.items():
             targets = batch["answers"][name].to(values.device)
             keep = known(targets)
-            if keep.any(): found[name] = smoothed(self.head.tasks[name], values[keep], targets[keep], self.imbalance[name], smoothing)
+            if keep.any(): found[name] = values[keep], targets[keep]
         return found
+
+    def losses(self, batch, smoothing: float = 0.0, model=None) -> dict:
+        "The mean loss of each task that has a label in the batch."
+        return {name: smoothed(self.head.tasks[name], *found, self.imbalance[name], smoothing) for name, found in self.answered(batch, model).items()}
 
 # %% ../nbs/35b_joint.ipynb #3501960a61
 class TaskBatches(Batches):
@@ -208,7 +213,7 @@ class TaskTrainer(TextTrainer):
         for piece in pieces: piece["share"] = {name: value / max(total[name], 1e-9) * world * bool(mine) for name, value in self._mass(piece["answers"]).items()}
         return {"pieces": pieces}
 
-# %% ../nbs/35b_joint.ipynb #35022138df
+# %% ../nbs/35b_joint.ipynb #35022507e9
 def _compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
     net = self.net
     losses = net.losses(inputs, self.settings.label_smoothing, model)
@@ -217,17 +222,29 @@ def _compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=
     elif not torch.isfinite(found): raise UserError(f"the loss of task {next((n for n, v in losses.items() if not torch.isfinite(v)), '')!r} is not finite at step {self.state.global_step + 1}; lower training.learning_rate")
     return found
 
+TaskTrainer.compute_loss = _compute_loss
+
+# %% ../nbs/35b_joint.ipynb #350246de05
+def counts(scores, targets, schema, words: bool) -> np.ndarray:
+    "How many decisions are right, how many were made and how many there are to make; F1 is 2 · right / (made + there)."
+    if not words: return np.array([correct_rows((scores > 0 if schema.kind == "multi" else scores.argmax(-1)).cpu(), targets.cpu(), schema).sum(), len(targets), len(targets)])
+    found = scores.argmax(-1)  # class 0 is O
+    return np.array([int(some.sum()) for some in ((found == targets) & (targets > 0), found > 0, targets > 0)])
+
 def _evaluate(self, *args, **kwargs):
-    "The log-loss on validation rows, tasks weighted as they were given."
+    "The log-loss on validation rows, tasks weighted as they were given, and the mean quality over tasks."
     self.net.eval()
-    total, count = {}, {}
+    loss, found, net = {}, {}, self.net
     with torch.no_grad(), self.compute_loss_context_manager():
         for piece in self.held.pieces(np.arange(len(self.held)), self.settings.token_budget):
-            rows = {name: int(known(found).sum()) for name, found in piece["answers"].items()}
-            for name, value in self.net.losses(piece).items(): total[name], count[name] = total.get(name, 0) + value.item() * rows[name], count.get(name, 0) + rows[name]
-    metrics = {"eval_loss": sum(self.net.weights[name] * total[name] / count[name] for name in total)}
+            for name, (scores, targets) in net.answered(piece).items():
+                loss.setdefault(name, []).append((net.head.tasks[name].loss(scores, targets).item() * len(targets), len(targets)))
+                found[name] = found.get(name, 0) + counts(scores, targets, net.imbalance[name].schema, net.columns[name][0].endswith("/words"))
+    quality = {name: float(2 * right / max(made + there, 1)) for name, (right, made, there) in found.items()}
+    losses = {name: sum(value for value, _ in parts) / sum(rows for _, rows in parts) for name, parts in loss.items()}
+    metrics = {"eval_loss": sum(net.weights[name] * value for name, value in losses.items()), "eval_quality": float(np.mean(list(quality.values()))), "eval_tasks": quality}
     self.log(metrics)
     self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
     return metrics
 
-TaskTrainer.compute_loss, TaskTrainer.evaluate = _compute_loss, _evaluate
+TaskTrainer.evaluate = _evaluate

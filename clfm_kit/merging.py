@@ -144,7 +144,7 @@ def merge_models(models, method="task-arithmetic", data=None, model=None, text: 
         emit(None, "merge", model=name)
     return _merge(merger, method, sources)
 
-# %% ../nbs/35h_merging.ipynb #35016673fa
+# %% ../nbs/35h_merging.ipynb #3501602f8e
 def _merge(merger, method, sources):
     base = max((source.clf.backbone_ for source in sources), key=lambda backbone: backbone.loaded_depth)
     clf = _assembled(sources, method, base)
@@ -154,6 +154,7 @@ def _merge(merger, method, sources):
     for name, schema in clf.schemas_.items():
         if schema.kind != "tags": set_aside(rows["validation"], name, schema)
     held = TaskExamples(base, clf.parts_["format"], rows["validation"], clf.schemas_, clf._tagged)
+    if hasattr(whole, "dense"): clf.recipe_.selector = sources[0].clf.recipe_.selector  # still of the selector's own form
     given, trials = getattr(merger, "coefficient", 1.0), []
     for coefficient in COEFFICIENTS if given is None else (given,):
         with_delta = whole.scale(coefficient)

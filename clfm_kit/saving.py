@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['save_pretrained', 'from_pretrained', 'push_to_hub']
 
-# %% ../nbs/22a_saving.ipynb #2200233189
+# %% ../nbs/22a_saving.ipynb #22002d50ed
 import tempfile
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from .artifacts import fresh_folder, head_state, read_artifact, set_head_state, 
 from .calibration import Calibration
 from .errors import UserError
 from .metrics import Report, Undefined
-from .parts import name_and_params
+from .parts import make, name_and_params
 from .plugins import catalogue
 from .recipes import PART_KINDS, Recipe, several_tasks
 from .rejecting import RejectOption, reject_tensors
@@ -47,7 +47,7 @@ def _plugins(recipe):
     used = {catalogue.find(kind, name_and_params(getattr(recipe, kind))[0]).plugin for kind in (*PART_KINDS, *["merger"] * bool(recipe.merger))}
     return {name: version for name, version in catalogue.plugins.items() if name in used and version}
 
-# %% ../nbs/22a_saving.ipynb #22006bb2bc
+# %% ../nbs/22a_saving.ipynb #2200627429
 def from_pretrained(cls, source, model: str | None = None, cache=None, accept_other_base: bool = False):
     "The classifier saved in a folder or on the Hub; `model` says where its base is now. Raises `UserError` if anything is missing, damaged or different."
     facts, files = read_artifact(_local(source))
@@ -55,6 +55,7 @@ def from_pretrained(cls, source, model: str | None = None, cache=None, accept_ot
     self = cls(facts["recipe"], model or base["source"], cache=cache, state_dtype=facts["state_dtype"])
     self.recipe_ = Recipe.of(facts["recipe"])
     self.parts_, self.depth_, self.facts_ = self.recipe_.parts(), base["depth"], facts["facts"]
+    if self.recipe_.merger: make("merger", self.recipe_.merger)  # a plugin that is missing says so here, not at the next fit
     for kind, values in facts.get("parts", {}).items(): set_head_state(self.parts_[kind], {}, values, {}, None)
     if not several_tasks(self.recipe_): self.schema_ = Schema.from_dict(facts["tasks"]["label"]["schema"])  # parts are bound to it when the base is opened
     self.trained_on_ = files["head.safetensors"]["trained_on"].numpy().view(np.uint64)

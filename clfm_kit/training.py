@@ -136,9 +136,9 @@ class Turn:
         if self.held: Turn.lock.release()
         self.held = False
 
-# %% ../nbs/32_training.ipynb #32014f87ec
+# %% ../nbs/32_training.ipynb #32014e461c
 class Watch(TrainerCallback):
-    "Guards the first step, keeps the weights of the lowest validation loss, stops when it no longer falls, and reports."
+    "Guards the first step, keeps the weights of the best validation (highest `eval_quality` where the trainer gives one, then lowest loss), stops when it no longer improves, and reports."
 
     def __init__(self, trainer):
         self.trainer, self.best, self.before, self.idle, self.turn = trainer, None, None, set(), Turn()
@@ -166,12 +166,14 @@ def _on_step_end(self, args, state, control, **kwargs):
     emit(self.trainer.run, "train", done=state.global_step, total=state.max_steps, loss=float(self.trainer.last_loss), epoch=state.epoch,
          texts=state.global_step * self.trainer.settings.batch_size, stop=stop)
 
-# %% ../nbs/32_training.ipynb #320151c4ba
+# %% ../nbs/32_training.ipynb #320162c2df
 def _on_evaluate(self, args, state, control, metrics, **kwargs):
-    losses = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
-    if np.argmin(losses) == len(losses) - 1: self.best = {name: tensor.clone() for name, tensor in self.trainer.net.state_dict().items()}
+    entries = [entry for entry in state.log_history if "eval_loss" in entry]
+    losses, ranks = [entry["eval_loss"] for entry in entries], [(entry.get("eval_quality", 0.0), -entry["eval_loss"]) for entry in entries]
+    best = ranks.index(max(ranks))
+    if best == len(ranks) - 1: self.best = {name: tensor.clone() for name, tensor in self.trainer.net.state_dict().items()}
     emit(self.trainer.run, "validate", loss=losses[-1], best=min(losses), correct=metrics.get("eval_correct"), epoch=state.epoch)
-    if len(losses) - 1 - int(np.argmin(losses)) >= self.trainer.settings.patience: control.should_training_stop = True
+    if len(ranks) - 1 - best >= self.trainer.settings.patience: control.should_training_stop = True
 
 Watch.on_step_end, Watch.on_evaluate = _on_step_end, _on_evaluate
 
@@ -196,7 +198,7 @@ def start_head(head, features, targets, schema, validation, imbalance, seed):
     with torch.no_grad(): head.map.weight.copy_(torch.from_numpy(probe.weights_)), head.map.bias.copy_(torch.from_numpy(probe.bias_))
     return head
 
-# %% ../nbs/32_training.ipynb #320224edab
+# %% ../nbs/32_training.ipynb #320221a4ac
 def train_delta(net, delta, train, held, *, imbalance, settings, seed=0, run=None, checkpoints=None, identity="", cache=None, trainer=TextTrainer) -> dict:
     "Train a delta and the head of a net; both end with the weights of the best epoch. Returns what happened."
     place = tempfile.TemporaryDirectory() if checkpoints is None else nullcontext(str(checkpoints))
@@ -219,7 +221,8 @@ def train_delta(net, delta, train, held, *, imbalance, settings, seed=0, run=Non
     delta.finish(net.backbone), net.eval()
     if net.widened: net.base.to(net.dtype)
     losses = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
-    return dict(validation_loss=losses, steps=trainer.state.global_step, moving=delta.size, lowest=delta.lowest, prefix="replayed" if prefix else "computed")
+    quality = [entry["eval_tasks"] for entry in trainer.state.log_history if "eval_tasks" in entry]
+    return (dict(validation_quality=quality) if quality else {}) | dict(validation_loss=losses, steps=trainer.state.global_step, moving=delta.size, lowest=delta.lowest, prefix="replayed" if prefix else "computed")
 
 # %% ../nbs/32_training.ipynb #320187b5f6
 def _prefix(net, train, held, settings, run, cache):

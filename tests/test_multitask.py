@@ -1,5 +1,6 @@
 """Several tasks in one model: bad input, partial labels, other processes, merging and serving."""
 import json
+import os
 import subprocess
 import sys
 import warnings
@@ -286,3 +287,161 @@ def test_one_base_serves_many_changes_row_by_row(apart, parts):
             else: assert [(s["slot"], s["start"], s["end"]) for s in found] == [(s["slot"], s["start"], s["end"]) for s in alone[name][task][number]]
     assert len({id(clf.backbone_) for clf in serving.models.values()}) == 1
     with pytest.raises(UserError, match="unknown model"): serving.answer(texts[:1], "nobody")
+
+
+def test_a_model_is_served_with_its_changes_and_no_second_base(apart, adapters):
+    from clfm_kit_multitask.serving import Product, Serving
+    serving = Serving({"a": apart / "whole-intent", "b": adapters / "intent", "c": adapters / "slots"})
+    held = {parameter.data_ptr() for clf in serving.models.values() for member in (clf, *clf._by_task().values()) for parameter in member.backbone_.model.parameters()}
+    assert len(held) == len(list(serving.backbone.model.parameters()))
+    kept = [change for switched in serving.switched.values() for name in "bc" for change in switched.changes.get(name, {}).values()]
+    assert kept and all(isinstance(change, Product) for change in kept)  # adapters stay as thin as they are
+    assert all(change.before is None for switched in serving.switched.values() for change in switched.changes.get("a", {}).values())
+
+
+def test_adapters_answer_row_by_row_as_they_do_alone(apart, adapters, parts):
+    from clfm_kit_multitask.serving import Serving
+    folders = {"whole": apart / "whole-intent", "adapter": adapters / "intent"}
+    texts, asked = parts["test"].texts[:8], ["whole", "adapter"] * 4
+    served = Serving(folders).answer(texts, asked)
+    alone = {name: Classifier.from_pretrained(folder).predict(texts)["intent"] for name, folder in folders.items()}
+    assert [answer["intent"] for answer in served] == [alone[name][number] for number, name in enumerate(asked)]
+
+
+# ---- adapters
+
+@pytest.fixture(scope="module")
+def adapters(tiny, parts, tmp_path_factory):
+    """Folders of an intent model and a slots model, both LoRA on one base."""
+    pytest.importorskip("peft"), pytest.importorskip("clfm_kit_lora_4bit")
+    place = tmp_path_factory.mktemp("adapters")
+    for task, column in TASKS.items():
+        recipe = dict(name="lora", selector={"name": "lora", "rank": 2}, head="linear", training=dict(epochs=1, learning_rate=1e-2, head_start="random"))
+        Classifier(recipe, tiny, tasks={task: column}, cache=None).fit(parts).save_pretrained(place / task)
+    return place
+
+
+@pytest.mark.parametrize("method", ["task-arithmetic", "ties", "dare", "breadcrumbs", "regmean"])
+def test_merged_adapters_keep_their_tasks_and_come_back(adapters, parts, tmp_path, method):
+    found = merge_models([adapters / "intent", adapters / "slots"], method, parts)
+    assert hasattr(found.classifier.delta_, "factors") == (method == "task-arithmetic")  # a sum of adapters is an adapter
+    assert found.interference[0]["moved_by_both"] > 0.9
+    found.classifier.save_pretrained(tmp_path / "model")
+    texts, again = parts["test"].texts[:4], Classifier.from_pretrained(tmp_path / "model")
+    np.testing.assert_allclose(again.scores(texts)["intent"], found.classifier.scores(texts)["intent"], rtol=0, atol=1e-6)
+
+
+def test_a_sum_of_adapters_is_what_peft_calls_cat(adapters):
+    from peft import LoraConfig, get_peft_model
+    one, two = (Classifier.from_pretrained(adapters / task) for task in TASKS)
+    for clf in (one, two): clf.delta_.unapply(clf.backbone_)
+    name = next(iter(one.delta_.factors))
+    expected = sum(clf.delta_.factors[name].up @ clf.delta_.factors[name].down for clf in (one, two))
+    summed = (one.delta_ + two.delta_).factors[name]
+    torch.testing.assert_close(summed.up @ summed.down, expected)
+    model = get_peft_model(one.backbone_.model, LoraConfig(r=2, lora_alpha=2, target_modules=[name]), "a")
+    model.add_adapter("b", LoraConfig(r=2, lora_alpha=2, target_modules=[name]))
+    layer = model.base_model.model.get_submodule(name)
+    with torch.no_grad():
+        for adapter, clf in (("a", one), ("b", two)): layer.lora_A[adapter].weight.copy_(clf.delta_.factors[name].down), layer.lora_B[adapter].weight.copy_(clf.delta_.factors[name].up)
+    model.add_weighted_adapter(["a", "b"], [1.0, 1.0], "cat", combination_type="cat")
+    torch.testing.assert_close(layer.get_delta_weight("cat"), expected, rtol=1e-4, atol=1e-6)
+    model.add_weighted_adapter(["a", "b"], [1.0, 1.0], "linear", combination_type="linear")
+    assert not torch.allclose(layer.get_delta_weight("linear"), expected, atol=1e-4)  # factors combined apart give another change
+
+
+# ---- RegMean and uncertainty
+
+def test_regmean_gives_the_least_squares_map(tiny):
+    from clfm_kit.backbones import Backbone
+    from clfm_kit.deltas import Change, Delta
+    from clfm_kit_multitask.weights import RegMean, _grams
+    base = Backbone.load(tiny)
+    name = next(n for n, p in base.model.named_parameters() if n.endswith(".weight") and p.ndim == 2 and "layer" in n)
+    weight = dict(base.model.named_parameters())[name].detach().clone()
+    torch.manual_seed(0)
+    deltas = [Delta([Change(name, None, 0, 0.1 * torch.randn_like(weight), level=0)]) for _ in range(2)]
+    texts = [["two smart bulbs", "where is my order"] * 8, ["cancel it", "a lamp please"] * 8]
+    merged = RegMean(shrink=1.0).merge(base, deltas, texts=texts).changes[0].difference
+    grams = [_grams(base, delta, some, [name])[name] for delta, some in zip(deltas, texts)]
+    def lost(difference): return sum(float(torch.trace((difference - d.changes[0].difference).double() @ g @ (difference - d.changes[0].difference).double().T)) for d, g in zip(deltas, grams))
+    torch.manual_seed(1)
+    assert lost(merged) < lost(sum(d.changes[0].difference for d in deltas) / 2)
+    for _ in range(5): assert lost(merged) <= lost(merged + 0.01 * torch.randn_like(merged)) + 1e-9
+    same = RegMean().merge(base, [deltas[0], deltas[0]], texts=texts).changes[0].difference  # two models of one mind
+    full = RegMean().merge(base, [deltas[0], deltas[0]], texts=[[" ".join(base.tokenizer.get_vocab())[:400]] * 64] * 2).changes[0].difference
+    assert torch.isfinite(same).all() and torch.isfinite(full).all()
+    assert lost(same) <= lost(torch.zeros_like(same)) and torch.equal(dict(base.model.named_parameters())[name], weight)
+
+
+def test_regmean_without_texts_is_refused(tiny):
+    from clfm_kit_multitask.weights import RegMean
+    with pytest.raises(UserError, match="needs texts"): RegMean().merge(None, [], texts=[[]])
+
+
+def test_uncertainty_finds_the_weight_that_each_loss_deserves():
+    from clfm_kit.joint import Heads
+    heads = Heads({"sure": torch.nn.Linear(1, 1), "unsure": torch.nn.Linear(1, 1)}, "uncertainty")
+    losses, optimizer = {"sure": torch.tensor(0.1), "unsure": torch.tensor(2.0)}, torch.optim.Adam([heads.log_variance], lr=0.05)
+    for _ in range(600):
+        optimizer.zero_grad()
+        sum(heads.weighted(name, value, 1.0) for name, value in losses.items()).backward()
+        optimizer.step()
+    torch.testing.assert_close(heads.log_variance.detach(), torch.log(2 * torch.stack([*losses.values()])), atol=1e-2, rtol=0)  # where the derivative is zero
+
+
+def test_uncertainty_weights_learn_with_the_model(tiny, parts):
+    from clfm_kit.joint import TaskTrainer
+    seen, evaluate = [], TaskTrainer.evaluate
+    def watch(self, *args, **kwargs):
+        seen.append(self.net.head.log_variance.detach().tolist())
+        return evaluate(self, *args, **kwargs)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TaskTrainer, "evaluate", watch)
+        fitted(tiny, parts, settings=["merger=joint", "merger.weighting=uncertainty"])
+    assert all(value != 0 for value in seen[-1])
+
+
+# ---- training
+
+def test_the_best_epoch_is_that_of_the_best_mean_quality(tiny, parts):
+    from types import SimpleNamespace
+    from clfm_kit.training import Watch
+    trainer = SimpleNamespace(net=SimpleNamespace(state_dict=lambda: {"number": torch.tensor(float(len(log)))}), settings=SimpleNamespace(patience=2), run=None)
+    watch, log, control = Watch(trainer), [], SimpleNamespace(should_training_stop=False)
+    for loss, quality in ((1.0, 0.5), (1.2, 0.7), (1.1, 0.7), (0.9, 0.6)):
+        log.append(dict(eval_loss=loss, eval_quality=quality))
+        watch.on_evaluate(None, SimpleNamespace(log_history=log, epoch=1.0), control, log[-1])
+    assert float(watch.best["number"]) == 3 and not control.should_training_stop  # the loss decides between equals
+    log.append(dict(eval_loss=0.8, eval_quality=0.65))
+    watch.on_evaluate(None, SimpleNamespace(log_history=log, epoch=1.0), control, log[-1])
+    assert control.should_training_stop
+
+
+def test_validation_during_training_reads_the_weights_as_they_are(tiny, parts):
+    clf = fitted(tiny, parts, settings=["selector=full", "training.epochs=2"])
+    best = max(clf.facts_["training"]["validation_quality"], key=lambda found: np.mean(list(found.values())))
+    assert best["intent"] == pytest.approx(clf.reports_["validation"].tasks["intent"]["accuracy"], abs=0.03)
+
+
+# ---- recipes in all three forms
+
+def test_recipes_from_a_file_and_for_data_sets_apart(tiny, parts, tmp_path, capsys):
+    import yaml
+    from clfm_kit.recipes import Recipe
+    lines = [dict(text=t, tokens=[t[a:b] for a, b in p], slots=s) for t, p, s in zip(parts["train"].texts, parts["train"].places, parts["train"].labels["slots"])]
+    topics = [dict(text=t, topic="a" if number % 2 else "b") for number, t in enumerate(parts["train"].texts)]
+    for name, table in (("home", lines), ("news", topics)): (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, table)))
+    recipe = Recipe.of("multitask-mixed").to_dict() | dict(tasks={"topic": "topic", "slots": "slots"}, training=dict(epochs=1, learning_rate=1e-3, head_start="random"))
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    main(["fit", "--recipe", str(tmp_path / "recipe.yaml"), "--data", f"topic={tmp_path / 'news.jsonl'},slots={tmp_path / 'home.jsonl'}", "--model", tiny, "--out", str(tmp_path / "model"), "--json"])
+    facts = json.loads(capsys.readouterr().out)["facts"]
+    assert set(facts["training"]["draws"]) == {"news.jsonl", "home.jsonl"}
+    assert set(Classifier.from_pretrained(tmp_path / "model").predict(["two smart bulbs"])) == {"topic", "slots"}
+
+
+def test_a_model_loaded_without_the_plugin_says_what_to_install(tiny, parts, tmp_path):
+    fitted(tiny, parts, settings=["merger=joint"]).save_pretrained(tmp_path / "model")
+    code = "import sys; from clfm_kit import Classifier, UserError\ntry: Classifier.from_pretrained(sys.argv[1])\nexcept UserError as error: print('said:', error)\nelse: print('loaded')"
+    found = subprocess.run([sys.executable, "-c", code, tmp_path / "model"], capture_output=True, text=True, env=os.environ | {"CLFM_KIT_PLUGINS": "stc"}, check=True).stdout
+    assert 'pip install "clfm-kit[multitask]"' in found

@@ -19,8 +19,11 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'clfm_kit_multitask/plugin.py'),
                                            'clfm_kit_multitask.plugin.register_recipes': ( 'plugin.html#register_recipes',
                                                                                            'clfm_kit_multitask/plugin.py')},
-            'clfm_kit_multitask.serving': { 'clfm_kit_multitask.serving.Serving': ('serving.html#serving', 'clfm_kit_multitask/serving.py'),
+            'clfm_kit_multitask.serving': { 'clfm_kit_multitask.serving.Product': ('serving.html#product', 'clfm_kit_multitask/serving.py'),
+                                            'clfm_kit_multitask.serving.Serving': ('serving.html#serving', 'clfm_kit_multitask/serving.py'),
                                             'clfm_kit_multitask.serving.Serving.__init__': ( 'serving.html#serving.__init__',
+                                                                                             'clfm_kit_multitask/serving.py'),
+                                            'clfm_kit_multitask.serving.Serving._changes': ( 'serving.html#serving._changes',
                                                                                              'clfm_kit_multitask/serving.py'),
                                             'clfm_kit_multitask.serving.Serving._switch': ( 'serving.html#serving._switch',
                                                                                             'clfm_kit_multitask/serving.py'),
@@ -94,4 +97,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                             'clfm_kit_multitask.weights._grams': ('weights.html#_grams', 'clfm_kit_multitask/weights.py'),
                                             'clfm_kit_multitask.weights._quantile': ( 'weights.html#_quantile',
                                                                                       'clfm_kit_multitask/weights.py'),
-                                            'clfm_kit_multitask.weights._share': ('weights.html#_share', 'clfm_kit_multitask/weights.py')}}}
+                                            'clfm_kit_multitask.weights._share': ('weights.html#_share', 'clfm_kit_multitask/weights.py'),
+                                            'clfm_kit_multitask.weights.low_rank': ( 'weights.html#low_rank',
+                                                                                     'clfm_kit_multitask/weights.py')}}}
