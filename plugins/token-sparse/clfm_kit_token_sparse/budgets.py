@@ -19,13 +19,14 @@ def price(lowest: int, blocks: dict, epochs: int, share: float) -> float:
     above = sum(weights for level, weights in blocks.items() if level >= lowest)
     return ((total - above) / epochs + 2 * above + share * total) / (3 * total)
 
-# %% ../nbs/01b_budgets.ipynb #010096c1b8
+# %% ../nbs/01b_budgets.ipynb #010092841d
 def spend(units: list, room: float) -> list:  # of (Units, indices)
     "The units of highest score whose weights fit into `room`."
     scores = torch.cat([each.scores for each in units])
     widths = torch.cat([torch.full((len(each),), each.width, dtype=torch.float64) for each in units])
     order = scores.argsort(descending=True, stable=True)
     taken = torch.zeros(len(scores), dtype=torch.bool)
+    order = order[widths[order] <= room]  # what alone is too wide leaves room for others
     taken[order[widths[order].cumsum(0) <= room]] = True
     chosen = [(each, part.nonzero().flatten()) for each, part in zip(units, taken.split([len(each) for each in units]))]
     return [(each, index) for each, index in chosen if len(index)]
@@ -57,7 +58,7 @@ class Budget:
         paid = float("inf") if self.cost is None else 3 * (self.cost - self.price(lowest, 0.0))
         return min(weights, paid + 1e-9) * self.total
 
-# %% ../nbs/01b_budgets.ipynb #01013b4325
+# %% ../nbs/01b_budgets.ipynb #01013af309
 def _depths(self, least: int, weights: float, lowest: int | None = None, granularity: str = "row") -> list:
     "The blocks that may be the lowest, so that a unit of `least` weights can move. Raises `UserError` when there is none."
     if lowest is not None and lowest not in self.blocks: raise UserError(f"lowest={lowest!r} is not one of the blocks {min(self.blocks)} to {max(self.blocks)} that the scores depend on")
@@ -74,6 +75,7 @@ def _choose(self, units: list, weights: float, lowest: int | None = None, granul
     for level in self.depths(min(each.width for each in units), weights, lowest, granularity):
         chosen = spend([each for each in units if each.level >= level], self.room(level, weights))
         if chosen and (best is None or caught(chosen) >= caught(best)): best = chosen  # of equals, the cheaper
+    if best is None: raise UserError(f"the budget has no room for one {granularity} in the blocks that it can pay for; raise weights, cost or seconds")
     return best
 
 Budget.depths, Budget.choose = _depths, _choose
