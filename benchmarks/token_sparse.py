@@ -24,10 +24,14 @@ KIT = {
     "finetune": ("finetune", []),
     "top-layers": ("finetune", ["selector=top-layers", "selector.layers=2"]),
     "token-sparse": ("token-sparse", []),
+    "heads-channels": ("token-sparse", ["selector.granularity=head+channel"]),
+    "auto": ("token-sparse", ["selector.weights=auto", "selector.lowest=auto"]),
+    "merged": ("token-sparse", ["format=merged"]),  # adds rows to the table of embeddings: beside the others, not one of them
     "gradient-sparse": ("token-sparse", ["selector=gradient-sparse"]),
     "random-sparse": ("token-sparse", ["selector=random-sparse"]),
 }
 SIDES = (*KIT, "trainer", "lora")
+USUAL = [side for side in SIDES if side not in ("heads-channels", "auto", "merged")]  # the rest by name
 CELLS = RESULTS / "token_sparse"
 
 
@@ -126,7 +130,7 @@ def summary(rows):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", action="append", required=True, help="folder of a data set; may be given several times")
-    parser.add_argument("--sides", nargs="+", default=SIDES, choices=SIDES)
+    parser.add_argument("--sides", nargs="+", default=USUAL, choices=SIDES)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", type=int, help="at most so many training rows")
     parser.add_argument("--epochs", type=int, default=3)

@@ -149,7 +149,7 @@ def _moved_rows(owner, change, ids):
     moved = change.values[here.clamp(min=0)].to(found.dtype)
     return torch.where((here >= 0).unsqueeze(-1), moved, found)
 
-# %% ../nbs/30_deltas.ipynb #3002060f08
+# %% ../nbs/30_deltas.ipynb #300206b42b
 @dataclass(eq=False)
 class Delta:
     "Changes of a base model, in the order of its parameters."
@@ -165,7 +165,7 @@ class Delta:
 
     def start(self, backbone):
         "Make the changes trainable. Raises `UserError` when there is nothing to train or a weight is shared."
-        if not self.changes: raise UserError("the selector chose no weight to train; raise its budget, or use selector 'frozen'")
+        if not any(change.index is None or len(change.index) for change in self.changes): raise UserError("the selector chose no weight to train; raise its budget, or use selector 'frozen'")
         for change in self.changes: refuse_shared(backbone.model, change)
         for change in self.changes: change.start(backbone.model)
 

@@ -13,7 +13,7 @@ import time
 
 from .errors import UserError
 
-# %% ../nbs/36_demo.ipynb #36004c24df
+# %% ../nbs/36_demo.ipynb #36004a7f08
 MESSAGES = ("says delivered, but there is nothing on my porch and the neighbours have not seen it either",
             "before I cancel: is there a smaller plan, or can I skip a month?",
             "my card got hit twice for the same kettle")
@@ -25,11 +25,12 @@ def run(out, as_json: bool = False) -> dict:
     from clfm_kit.classifier import Classifier
     from clfm_kit.cli import progress
     from clfm_kit.comparison import compare
+    from clfm_kit.recipes import Recipe
     say, started = Console(stderr=as_json).print, time.perf_counter()
     say("helpdesk: customer messages, 20 intents, read by a frozen MiniLM. Fitting Sparsify-then-Classify …")
     with progress(): folder = Classifier("stc").fit("helpdesk").save_pretrained(out)
-    say(f"Saved to {folder}. Holding it against the last-layer probe and the TF-IDF floor …")
-    with progress(): found = compare(["probe", folder], "helpdesk")
+    say(f"Saved to {folder}. Holding it against the last-layer probe, token-sparse finetuning and the TF-IDF floor …")
+    with progress(): found = compare(["probe", folder, Recipe.of("token-sparse").with_params(["training.epochs=2"])], "helpdesk")
     say(found)
     say(f"\nA fresh process loads {folder} and predicts:")
     predictions, explanation = _fresh("predict", str(folder), *MESSAGES), _fresh("explain", str(folder), MESSAGES[0])

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Training', 'Examples', 'LengthBatches', 'Loader', 'Net', 'Batches']
 
-# %% ../nbs/31a_network.ipynb #310021c98b
+# %% ../nbs/31a_network.ipynb #31002d4604
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,9 +13,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from .errors import unknown
+from .errors import UserError, unknown
 from .imbalance import epoch_rows
-from .parts import settings_of
 from .parts import settings_of
 from .states import batches, combine, pad
 
@@ -105,7 +104,7 @@ class Loader(DataLoader):
     "A data loader that tells its batch sampler which epoch it is; batches of any size."
     def set_epoch(self, epoch): self.batch_sampler.set_epoch(epoch)
 
-# %% ../nbs/31a_network.ipynb #310141a39a
+# %% ../nbs/31a_network.ipynb #31014fe685
 class Net(nn.Module):
     "Scores of a batch; `delta` is what moves below the head."
 
@@ -115,7 +114,8 @@ class Net(nn.Module):
         self.sites, self.delta, self.prefix, self.moving = pooler.sites(backbone.shape), None, None, nn.ParameterList()
 
     def start(self, delta):
-        "Begin to train a delta."
+        "Begin to train a delta. Raises `UserError` for what is none, or chooses nothing."
+        if not hasattr(delta, "start"): raise UserError(f"the selector returned {delta!r} instead of a delta, so there is nothing to train; its method select must return a clfm_kit.deltas.Delta, or an object with the methods of one")
         self.base.requires_grad_(False)
         self.dtype, self.widened = self.base.dtype, any(tensor.index is None for tensor in getattr(delta, "changes", ()))
         if self.widened: self.base.float()  # half precision is too coarse for small steps

@@ -40,10 +40,10 @@ class Entry:
             cure = f' Install it with: pip install "clfm-kit[{self.needs}]".' if self.needs else ""
             raise UserError(f"{self.kind} {self.name!r} of plugin {self.plugin!r} does not load: {error}.{cure}") from error
 
-# %% ../nbs/02_plugins.ipynb #020077a07f
+# %% ../nbs/02_plugins.ipynb #0200762dba
 EXTRAS = {
     "stc": ("stc", "few-shot", "all-layers", "sparsify"),
-    "token-sparse": ("token-sparse", "gradient-sparse", "random-sparse"),
+    "token-sparse": ("token-sparse", "gradient-sparse", "random-sparse", "merged"),
     "lora-4bit": ("lora-4bit", "lora", "nf4", "fp4", "int8"),
     "instruct": ("instruct", "instruct-zero-shot", "instruction", "answers", "verbalizer"),
     "multitask": ("joint", "mixed", "task-arithmetic", "ties", "dare", "breadcrumbs", "regmean", "multitask-joint", "multitask-mixed"),

@@ -101,10 +101,11 @@ def divergence(documents, reference, held: dict) -> dict:  # {tokens: nats}
     totals = [sum(map(len, texts)) for texts in (documents, reference)]
     return {gram: chance(here, gram, totals[0]) * float(np.log(chance(here, gram, totals[0]) / chance(there, gram, totals[1]))) for gram in held}
 
-# %% ../nbs/00_groups.ipynb #00015cfcf3
-def find_groups(documents, targets, special=frozenset(), longest=4, cap=1000, least=None, saliency=None, reference=None) -> list:
+# %% ../nbs/00_groups.ipynb #00016c4c29
+def find_groups(documents, targets, special=frozenset(), longest=4, cap=1000, least=None, saliency=None, reference=None, shortest=1) -> list:
     "The token groups of a task; `saliency` gives a number for {tokens: documents}, `reference` holds token ids of other texts."
     targets, holds = np.asarray(targets), candidates(documents, special, longest, least)
+    holds = {gram: rows for gram, rows in holds.items() if len(gram) >= shortest}
     other = divergence(documents, reference, holds) if reference else {}
     salient = saliency(holds) if saliency else {}
     found = []
