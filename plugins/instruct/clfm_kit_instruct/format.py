@@ -39,17 +39,17 @@ def same_tokens(words: dict, tokens) -> tuple:  # (label, label), or ()
         if other != label: return other, label
     return ()
 
-# %% ../nbs/03_format.ipynb #0300839027
+# %% ../nbs/03_format.ipynb #03008beaa0
 class Instruction(Part):
     """A template around the text, with the model's chat format where it has one.
 
     `template`: a name, a file or the words themselves (None: one for the kind of labels). `answers`: 'names', 'codes' or 'auto'. `words`: {label: words that answer}.
     `descriptions`: {label: words}. `examples`: [[text, label], …]; `shots`: as many training rows of each label as examples. `chat`: 'auto' or 'none'.
-    `prefix`: 'shared' (what all prompts begin with is read once) or 'repeated'. `end`: words that end an answer (None: the end-of-sequence token).
+    `prefix`: 'shared' (what all prompts begin with is read once) or 'repeated'. `end`: what ends an answer: 'token' (end of sequence), 'none', words, or 'auto': none for codes that cannot go on to be another, else the token.
     """
 
     def __init__(self, template: str | None = None, answers: str = "auto", words: dict | None = None, descriptions: dict | None = None, examples: list | None = None, shots: int = 0,
-                 max_length: int | None = None, keep: str = "head", chat: str = "auto", prefix: str = "shared", end: str | None = None):
+                 max_length: int | None = None, keep: str = "head", chat: str = "auto", prefix: str = "shared", end: str = "auto"):
         self.template, self.answers, self.words, self.descriptions, self.examples, self.shots = template, answers, words, descriptions, examples, shots
         self.max_length, self.keep, self.chat, self.prefix, self.end = max_length, keep, chat, prefix, end
 
@@ -126,15 +126,14 @@ def _answer_tokens(self, words: str) -> list:
 
 Instruction._ids, Instruction._answer_tokens = _ids, _answer_tokens
 
-# %% ../nbs/03_format.ipynb #03016019ab
+# %% ../nbs/03_format.ipynb #03017c1cba
 MARK = "\u2063text\u2063"  # invisible separators that no one types
 
 def _prompt(self) -> tuple:  # (ids before, ids after, space)
     "The ids around a text, special tokens and chat format included."
     by_label = dict(zip(self.labels_, self.answers_))
     describe = lambda label: (self.descriptions or {}).get(label, "")
-    coded = self.kind_ == "single" and self.answers_ != [str((self.words or {}).get(label, label)) for label in self.labels_]
-    named = [f"{by_label[label]}: {label}" if coded else by_label[label] for label in self.labels_]
+    named = [f"{by_label[label]}: {label}" if self._coded() else by_label[label] for label in self.labels_]
     lines = [f"- {name}" + (f" ({describe(label)})" if describe(label) else "") for label, name in zip(self.labels_, named)]
     values = dict(labels="\n".join(lines), descriptions="\n".join(f"{by_label[label]}: {describe(label)}" for label in self.labels_ if describe(label)),
                   examples="".join(shot(self.template_, text, self._shown(label, by_label)) for text, label in self.examples_))
@@ -162,22 +161,33 @@ def special_ids(tokenizer) -> list:
     whole, bare = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
     return whole[:next(i for i in range(len(whole) + 1) if whole[i:i + len(bare)] == bare)]
 
-# %% ../nbs/03_format.ipynb #030190ad4c
+# %% ../nbs/03_format.ipynb #03020b1a9c
 def _answers(self) -> list:
     "An `Answer` for each label; where labels are many, first all that say yes, then all that say no."
     if self.kind_ == "multi":
         asked = [self._ids(f"\n{words}:") for words in self.answers_]
         return [Answer(self._answer_tokens_in_line(word), given) for word in ("yes", "no") for given in asked]
-    end = self._ids(self.end) if self.end is not None else [self.tokenizer.eos_token_id]
-    if None in end: raise UserError("the tokenizer has no end-of-sequence token; say what ends an answer with format.end")
-    return [Answer([*self._answer_tokens(words), *end]) for words in self.answers_]
+    bare = [self._answer_tokens(words) for words in self.answers_]
+    end = self._end(bare)
+    return [Answer([*tokens, *end]) for tokens in bare]
+
+def _end(self, bare) -> list:
+    "Ids that end each answer. Raises `UserError` where answers need an end and there is none."
+    begun = {tuple(tokens[:place]) for tokens in bare for place in range(len(tokens))} & set(map(tuple, bare))
+    if self.end == "none" and begun: raise UserError("one answer begins another, so only its end can tell them apart; use format.end=token, or other words")
+    if self.end == "none" or self.end == "auto" and self._coded() and not begun: return []
+    if self.end not in ("auto", "token"): return self._ids(self.end)
+    if self.tokenizer.eos_token_id is None: raise UserError("the tokenizer has no end-of-sequence token; say what ends an answer with format.end")
+    return [self.tokenizer.eos_token_id]
+
+def _coded(self) -> bool: return self.kind_ == "single" and self.answers_ != [str((self.words or {}).get(label, label)) for label in self.labels_]
 
 def _answer_tokens_in_line(self, word):
     "Ids of a word after a colon in the middle of an answer."
     mark, whole = self._ids("\na:"), self._ids(f"\na: {word}")
     return whole[len(mark):] if whole[:len(mark)] == mark else self._ids(" " + word)
 
-Instruction.tokens_of_answers, Instruction._answer_tokens_in_line = _answers, _answer_tokens_in_line
+Instruction.tokens_of_answers, Instruction._end, Instruction._coded, Instruction._answer_tokens_in_line = _answers, _end, _coded, _answer_tokens_in_line
 
 # %% ../nbs/03_format.ipynb #0302297c78
 def _encode(self, texts, tokenizer, limit) -> Encoded:
