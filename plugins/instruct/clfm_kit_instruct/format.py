@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ANSWERS', 'MOST_NAMES', 'MARK', 'codes', 'same_tokens', 'Instruction', 'some_rows', 'special_ids']
 
-# %% ../nbs/03_format.ipynb #030020a1c1
+# %% ../nbs/03_format.ipynb #0300265715
 from contextlib import contextmanager
 from itertools import product
 
@@ -15,7 +15,7 @@ from clfm_kit.errors import UserError, unknown
 from clfm_kit.formats import KEEPS, Encoded, cut
 from clfm_kit.parts import Part
 from .reading import Reader
-from .template import fill, read_template, shot
+from .template import FIELDS, fill, parse, read_template, shot, values_of
 from .tree import Answer
 
 # %% ../nbs/03_format.ipynb #03005ff551
@@ -39,7 +39,7 @@ def same_tokens(words: dict, tokens) -> tuple:  # (label, label), or ()
         if other != label: return other, label
     return ()
 
-# %% ../nbs/03_format.ipynb #03008beaa0
+# %% ../nbs/03_format.ipynb #03008d8e3c
 class Instruction(Part):
     """A template around the text, with the model's chat format where it has one.
 
@@ -56,7 +56,7 @@ class Instruction(Part):
     def check(self):
         for name, value, known in (("keep", self.keep, KEEPS), ("answers", self.answers, ANSWERS), ("chat", self.chat, ("auto", "none")), ("prefix", self.prefix, ("shared", "repeated"))):
             if value not in known: raise unknown(f"{name} of format 'instruction'", value, known)
-        if self.template is not None: fill(read_template(self.template), dict.fromkeys(("labels", "descriptions", "examples"), ""))
+        if self.template is not None: parse(read_template(self.template))
 
 # %% ../nbs/03_format.ipynb #03009d22f2
 def _check_with(self, parts):
@@ -66,31 +66,33 @@ def _check_with(self, parts):
 
 Instruction.check_with = _check_with
 
-# %% ../nbs/03_format.ipynb #030101d396
+# %% ../nbs/03_format.ipynb #03011425ab
 def _bind(self, context):
     "Write the prompt for the schema's labels; returns what states depend on. Raises `UserError` where labels cannot be told apart or nothing fits."
     schema, self.tokenizer = context.schema, context.backbone.tokenizer
     if context.rows is not None:
         self.template_ = read_template(self.template or ("yes-no" if schema.kind == "multi" else "classify"))
         self.answers_ = self._words(schema)
+        named = [name for _, name in parse(self.template_) if name and name not in FIELDS]
+        for text in context.rows.texts[:1]: values_of(text, named)
         self.examples_ = [list(pair) for pair in self.examples or []] + some_rows(context.rows, schema, self.shots)
         self.kind_, self.labels_ = schema.kind, list(schema.labels)
-    before, self.after, self.space = self._prompt()
+    before, self.columns, self.after = self._prompt()
     self.reader = Reader(context.backbone, before, self.prefix)
     context.backbone.inputs = self.reader
     self.limit = min(context.backbone.shape.limit, getattr(context.backbone.model.config, "sliding_window", None) or 1 << 30, self.max_length or 1 << 30)
-    return [before, self.after, self.space, self.limit]
+    return [before, [list(column) for column in self.columns], self.after, self.limit]
 
 Instruction.bind = _bind
 
-# %% ../nbs/03_format.ipynb #03011143ad
+# %% ../nbs/03_format.ipynb #030121f529
 def some_rows(rows, schema, shots: int) -> list:  # of [text, label]
     "The shortest `shots` training rows of each label."
     if not shots: return []
     found, order = {label: [] for label in schema.labels}, sorted(range(len(rows)), key=lambda row: (len(rows.texts[row]), row))
     for row in order:
         for label in rows.labels[row] if schema.kind == "multi" else [rows.labels[row]]:
-            if len(found[label]) < shots: found[label].append([rows.texts[row], rows.labels[row]])
+            if len(found[label]) < shots: found[label].append([getattr(rows.texts[row], "columns", rows.texts[row]), rows.labels[row]])
     pairs = [pair for turn in zip(*found.values()) for pair in turn] + [pair for pairs in found.values() for pair in pairs[min(map(len, found.values())):]]
     return [pair for number, pair in enumerate(pairs) if pair not in pairs[:number]]
 
@@ -126,11 +128,11 @@ def _answer_tokens(self, words: str) -> list:
 
 Instruction._ids, Instruction._answer_tokens = _ids, _answer_tokens
 
-# %% ../nbs/03_format.ipynb #03017c1cba
+# %% ../nbs/03_format.ipynb #03017468bb
 MARK = "\u2063text\u2063"  # invisible separators that no one types
 
-def _prompt(self) -> tuple:  # (ids before, ids after, space)
-    "The ids around a text, special tokens and chat format included."
+def _prompt(self) -> tuple:  # (ids before, (ids, spaces, name) of each column, ids after)
+    "The ids around the columns, special tokens and chat format included."
     by_label = dict(zip(self.labels_, self.answers_))
     describe = lambda label: (self.descriptions or {}).get(label, "")
     named = [f"{by_label[label]}: {label}" if self._coded() else by_label[label] for label in self.labels_]
@@ -138,11 +140,12 @@ def _prompt(self) -> tuple:  # (ids before, ids after, space)
     values = dict(labels="\n".join(lines), descriptions="\n".join(f"{by_label[label]}: {describe(label)}" for label in self.labels_ if describe(label)),
                   examples="".join(shot(self.template_, text, self._shown(label, by_label)) for text, label in self.examples_))
     prompt = fill(self.template_, values)
-    if not self._chats: return special_ids(self.tokenizer) + self._ids(prompt.before), self._ids(prompt.after), prompt.space
-    chat = self.tokenizer.apply_chat_template([{"role": "user", "content": prompt.before + prompt.space + MARK + prompt.after}], tokenize=False, add_generation_prompt=True)
+    (_, space, first), *others = [(self._ids(words), space, name) for words, space, name in prompt.columns]
+    if not self._chats: return special_ids(self.tokenizer) + self._ids(prompt.before), [([], space, first), *others], self._ids(prompt.after)
+    chat = self.tokenizer.apply_chat_template([{"role": "user", "content": prompt.before + space + MARK + prompt.after}], tokenize=False, add_generation_prompt=True)
     before, _, after = chat.partition(MARK)
     ids = lambda words: self.tokenizer([words], add_special_tokens=False)["input_ids"][0]  # here special tokens are meant
-    return ids(before.rstrip(" ")), ids(after), before[len(before.rstrip(" ")):]
+    return ids(before.rstrip(" ")), [([], before[len(before.rstrip(" ")):], first), *others], ids(after)
 
 Instruction._prompt = _prompt
 
@@ -189,22 +192,34 @@ def _answer_tokens_in_line(self, word):
 
 Instruction.tokens_of_answers, Instruction._end, Instruction._coded, Instruction._answer_tokens_in_line = _answers, _end, _coded, _answer_tokens_in_line
 
-# %% ../nbs/03_format.ipynb #0302297c78
+# %% ../nbs/03_format.ipynb #030227ddf1
 def _encode(self, texts, tokenizer, limit) -> Encoded:
     "Ids of prompts, each followed by what the reader adds. Raises `UserError` when the instruction leaves no room."
     self.tokenizer = tokenizer
     if not hasattr(self, "reader"): return self._unbound(texts, limit)
     tree = self.reader.tree
-    deepest, fixed = tree.deepest if tree else 0, len(self.reader.prefix) + len(self.after)
+    deepest, fixed = tree.deepest if tree else 0, len(self.reader.prefix) + len(self.after) + sum(len(words) for words, _, _ in self.columns)
     room = min(limit, self.limit) - fixed - deepest
     if room < 1: raise UserError(self._no_room(min(limit, self.limit), fixed, tree))
-    bare = [self._ids(self.space + text) for text in texts]
-    found = [self.reader.sequences(cut(ids, room, self.keep) + self.after) for ids in bare]
+    bare = [[self._ids(space + value) for (_, space, _), value in zip(self.columns, values_of(text, [name for _, _, name in self.columns]))] for text in texts]
+    found = [self.reader.sequences(self._row(values, room) + self.after) for values in bare]
     # A template may end with the text; an empty one then reads as one padding token.
     ids = [sequence or [tokenizer.pad_token_id] for sequences in found for sequence in sequences]
-    return Encoded(ids, np.repeat(np.arange(len(texts)), [len(sequences) for sequences in found]), np.array([len(ids) > room for ids in bare], dtype=bool))
+    return Encoded(ids, np.repeat(np.arange(len(texts)), [len(sequences) for sequences in found]), np.array([sum(map(len, values)) > room for values in bare], dtype=bool))
 
-Instruction.encode = _encode
+def _row(self, values, room) -> list:
+    "Ids of a row's columns with the words between them; of values that are too long together, the longest are cut to one length."
+    most = room
+    while sum(min(len(ids), most) for ids in values) > room: most -= 1
+    left = room - sum(min(len(ids), most) for ids in values)
+    found = []
+    for (words, _, _), ids in zip(self.columns, values):
+        extra = min(left, max(len(ids) - most, 0))
+        left -= extra
+        found += words + cut(ids, most + extra, self.keep)
+    return found
+
+Instruction.encode, Instruction._row = _encode, _row
 
 # %% ../nbs/03_format.ipynb #0302337908
 def _no_room(self, limit, fixed, tree) -> str:

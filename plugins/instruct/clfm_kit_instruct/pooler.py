@@ -25,12 +25,12 @@ def log_normalisers(states, head):
     if not torch.is_grad_enabled(): return torch.cat([one(part) for part in states.split(size)])
     return torch.cat([checkpoint(one, part, use_reentrant=False) for part in states.split(size)])
 
-# %% ../nbs/04_pooler.ipynb #04006ad490
+# %% ../nbs/04_pooler.ipynb #04006c8cdf
 def answer_scores(states, tree, head):
     "Log-probabilities of a tree's answers, float32 [B, answers], from states [B, sources, D] of the nodes that its edges start from."
     weight = head.weight[torch.as_tensor(tree.words, device=head.weight.device)]
     times = torch.matmul if torch.is_grad_enabled() else product
-    logits = times(states.to(weight.dtype).flatten(0, 1), weight.T).view(*states.shape[:2], -1).float()
+    logits = times(states.to(weight.dtype).flatten(0, 1), weight.T).view(*states.shape[:2], len(weight)).float()
     if getattr(head, "bias", None) is not None: logits = logits + head.bias[torch.as_tensor(tree.words, device=weight.device)].float()
     if tree.normalisation == "vocabulary": total = log_normalisers(states.to(weight.dtype).flatten(0, 1), head).view(states.shape[:2])
     else: total = logits.masked_fill(~torch.from_numpy(tree.options).to(logits.device), -torch.inf).logsumexp(-1)

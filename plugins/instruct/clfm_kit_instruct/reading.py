@@ -114,18 +114,18 @@ def _node_states(self, states, mask, nodes):
 
 Reader.node_states = _node_states
 
-# %% ../nbs/02_reading.ipynb #02014e3121
+# %% ../nbs/02_reading.ipynb #0201620d85
 def _attach(self, tree, prompt):
     "Score with a tree from now on; `prompt` is one to try it on. Raises `UserError` for a model that reads both ways."
     self.tree, states = tree, {}
     wanted = sorted({tree.nodes[p] for p in sorted(tree.nodes, key=len)[-3:]} | {0})
     sharing = self.sharing
-    for self.sharing, self.scoring in dict.fromkeys([("repeated", "alone"), (sharing, "tree"), ("repeated", "tree")]):
+    for self.sharing, self.scoring in dict.fromkeys([("repeated", "alone"), (sharing, "tree"), ("repeated", "tree"), (sharing, "one by one")]):
         try: states[self.sharing, self.scoring] = self._try(prompt, wanted)
         except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
             if isinstance(error, UserError) or self.scoring == "alone": raise
             continue  # this architecture takes no such mask or cache
-        if self.scoring == "tree" and _alike(states[self.sharing, "tree"], states["repeated", "alone"]): return self
+        if self.scoring != "alone" and _alike(states[self.sharing, self.scoring], states["repeated", "alone"]): return self
     self.sharing, self.scoring = "repeated", "one by one"
     return self
 
@@ -135,15 +135,15 @@ def _alike(a, b) -> bool:
 
 Reader.attach = _attach
 
-# %% ../nbs/02_reading.ipynb #02015639df
+# %% ../nbs/02_reading.ipynb #0201756df3
 def _try(self, prompt, wanted):
     "Last states [wanted, D] of tree nodes; with scoring 'alone' from one pass over each node's own path and nothing else."
     site, seen, paths = f"hidden.{self.backbone.shape.depth}", [], list(self.tree.nodes)
     alone = self.scoring == "alone"
-    sequences = [self.prefix + prompt + list(paths[node]) for node in wanted] if alone else self.sequences(prompt)
+    turns = [[self.prefix + prompt + list(paths[node])] for node in wanted] if alone else [self.sequences(prompt)]
     with torch.inference_mode():
-        for ids in sequences:
-            ids, mask = pad([ids], self.backbone.tokenizer.pad_token_id)
+        for sequences in turns:
+            ids, mask = pad(sequences, self.backbone.tokenizer.pad_token_id)
             self.backbone.read(ids, mask, {site: seen.append}, self.backbone.plain_inputs(ids, mask) if alone else self(ids, mask))
     if not alone: return self.node_states(seen[0], mask.to(seen[0].device), wanted)[0]
     longest = max(seen, key=lambda states: states.shape[1])
