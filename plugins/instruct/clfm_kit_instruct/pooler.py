@@ -15,8 +15,8 @@ from clfm_kit.parts import Part
 from clfm_kit.sites import hidden_site
 from .tree import NORMALISATIONS, AnswerTree
 
-# %% ../nbs/04_pooler.ipynb #040050eb74
-MOST_LOGITS = {"cpu": 1 << 20, "cuda": 1 << 25}  # at once: on a CPU what stays in its cache
+# %% ../nbs/04_pooler.ipynb #04005c1241
+MOST_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 25}  # at once; the weights are read again for each part
 
 def log_normalisers(states, head):
     "Log of the sum of exponentials of all logits, float32 [N], of states [N, D]."
