@@ -2,11 +2,12 @@
 
     python benchmarks/instruct.py speed --data FOLDER [--hidden 256] [--rows 32] [--repeats 3]
     python benchmarks/instruct.py memory
-    python benchmarks/instruct.py quality --model FOLDER --data FOLDER [--data FOLDER …] [--seeds 3] [--rows 600] [--tests 500]
+    python benchmarks/instruct.py accuracy --model FOLDER --data FOLDER [--data FOLDER …] [--rows 600] [--tests 500]
+    python benchmarks/instruct.py quality --model FOLDER --data FOLDER [--data FOLDER …] [--seeds 3] [--rows 600] [--tests 500] [--words 60] [--minutes 5]
 
 `speed` builds a decoder with random weights and a vocabulary of 32,000, and asks it about the labels of `--data` (77 for BANKING77). Every side has the same model, prompt and rows; the
 sides alternate, and figures are medians of ratios; `--shared-only` leaves the repeated prompts out. Generating is batched, with a cache, as long as the longest label needs, and its answers are parsed as they usually are. `memory`
-compares peaks of one training step in processes of their own. `quality` fits heads and instructions on one base and the same rows. One thread a process, load in the file.
+compares peaks of one training step in processes of their own. `accuracy` asks one tuned decoder both ways: by scoring, and by generating and parsing. `quality` fits heads and instructions on one base and the same rows. One thread a process, load in the file.
 """
 import argparse
 import os
@@ -56,7 +57,7 @@ def bound(folder, labels, normalisation="vocabulary", **format):
 def whole_prompts(context, texts):
     """Prompts as token lists, the instruction included."""
     format = context.parts["format"]
-    return [format.reader.prefix + format._ids(format.space + text) + format.after for text in texts]
+    return [format.reader.prefix + format._ids(format.columns[0][1] + text) + format.after for text in texts]
 
 
 def generated(context, prompts, labels, batch=16):
@@ -161,32 +162,97 @@ def memory(options):
     write("instruct_memory", figures, [dict(side=name, peak_mb=found) for name, found in peaks.items()], batch=16, tokens=256, vocabulary=VOCABULARY)
 
 
-def quality(options):
+def accuracy(options):
+    """A decoder tuned on each data set, asked twice: its answers scored, and generated greedily and parsed. Above 26 labels answers are codes and the prompt lists no labels."""
     import numpy as np
+    import torch
     from clfm_kit import Classifier, Recipe, load_data
     from clfm_kit.data import split_off
-    tuned = dict(epochs=options.epochs, learning_rate=1e-3, head_start="random", batch_size=16, patience=options.epochs)
-    sides = {"probe, last token": Recipe(name="probe", pooler="last"),
-             "head, tuned": Recipe(name="head", selector="full", pooler="last", head="linear", training=tuned | dict(head_start="probe")),
-             "instruction, zero-shot": Recipe.of("instruct-zero-shot"),
-             "instruction, tuned": Recipe(name="instruct", format="instruction", selector="full", pooler="answers", head="verbalizer", training=tuned),
-             "instruction, tuned among labels": Recipe(name="instruct", format="instruction", selector="full", pooler={"name": "answers", "normalisation": "tree"}, head="verbalizer", training=tuned)}
-    rows, figures = [], {}
+    from clfm_kit_instruct.generation import generate, prompts_of
+    torch.set_num_threads(1)
+    recipe = Recipe(name="instruct", format="instruction", selector="full", pooler="answers", head="verbalizer",
+                    training=dict(epochs=options.epochs, learning_rate=1e-3, head_start="random", batch_size=16, patience=options.epochs))
+    figures, rows = {}, []
     for place in options.data:
         data, name = load_data(place), Path(place).name
-        held, test = data.validation.take(range(min(200, len(data.validation)))), data.test.take(range(min(options.tests, len(data.test))))
-        for seed in range(options.seeds):
-            train = data.train if len(data.train) <= options.rows else split_off(data.train, options.rows / len(data.train), seed)[1]
-            for side, recipe in sides.items():
-                started = time.perf_counter()
-                with tempfile.TemporaryDirectory() as cache:
-                    report = Classifier(recipe, options.model, settings=[f"seed={seed}", "format.max_length=192"], cache=cache).fit(train.texts, train.labels, held).evaluate(test.texts, test.labels)
-                figure = "micro_f1" if train.kind == "multi" else "accuracy"
-                rows.append(dict(data=name, side=side, seed=seed, figure=figure, value=float(report[figure]), macro_f1=float(report["macro_f1"]), seconds=time.perf_counter() - started))
+        few = data.train if len(data.train) <= options.rows else split_off(data.train, options.rows / len(data.train), 0)[1]
+        held, test = data.validation.take(range(min(100, len(data.validation)))), data.test.take(range(min(options.tests, len(data.test))))
+        clf = Classifier(recipe, options.model, settings=["format.template='{text}\\nLabel:'"] * (len(set(data.train.labels)) > 26), cache=None).fit(few.texts, few.labels, held)
+        format, answers, truth = clf.parts_["format"], {}, np.array(test.labels)
+        words = sorted(zip(map(str.lower, format.answers_), format.labels_), key=lambda pair: -len(pair[0]))
+        longest = max(len(format._answer_tokens(answer)) for answer in format.answers_) + 1
+
+        def write_and_parse():
+            prompts, found = prompts_of(clf, test.texts), []
+            for start in range(0, len(prompts), 16):
+                for tokens in generate(clf.backbone_, prompts[start:start + 16], longest=longest):
+                    line = clf.backbone_.tokenizer.decode(tokens).strip().partition("\n")[0].strip("\"' ").lower()
+                    found.append(next((label for answer, label in words if line.startswith(answer)), None))
+            answers["generated"] = found
+
+        seconds = alternate({"scored": lambda: answers.__setitem__("scored", clf.predict(test.texts)), "generated": write_and_parse}, options.repeats)
+        figures |= {f"{name}: {side}": float(np.mean([a == b for a, b in zip(found, truth)])) for side, found in answers.items()}
+        figures |= {f"{name}: unparsable generated": sum(found is None for found in answers["generated"]), f"{name}: unparsable scored": sum(found not in format.labels_ for found in answers["scored"]),
+                    f"{name}: generated over scored": ratio(seconds, "generated", "scored")}
+        rows.append(dict(data=name, seconds=seconds, codes=format._coded(), **clf.head_.report_))
+    write("instruct_accuracy", figures, rows, load=os.getloadavg(), model=Path(options.model).name, train=options.rows, tests=options.tests, epochs=options.epochs)
+
+
+def sides_of(options):
+    """Recipes to compare: one base, one budget, and what the same prompt gives without training."""
+    from clfm_kit import Recipe
+    budget = dict(epochs=options.epochs, learning_rate=2e-3, batch_size=16, patience=options.epochs)
+    head, asked, unasked = Recipe.of("lora-4bit"), Recipe.of("instruct"), Recipe.of("instruct-zero-shot")
+    return {"head, frozen": (Recipe(name="probe", pooler="last"), {}),
+            "head, lora-4bit": (head, budget),
+            "instruction, zero-shot": (unasked, {}),
+            "instruction, few-shot": (unasked, {"format.shots": 1}),
+            "instruction, instruct": (asked, budget)}
+
+
+def quality_row(options, data, name, side, seed):
+    """Fit one side on one draw of training rows and measure it on the test rows."""
+    from clfm_kit import Classifier
+    from clfm_kit.data import split_off
+    recipe, changed = sides_of(options)[side]
+    settings = [f"seed={seed}"] + [f"{key if '.' in key else 'training.' + key}={value}" for key, value in changed.items()]
+    train = data.train if len(data.train) <= options.rows else split_off(data.train, options.rows / len(data.train), seed)[1]
+    held, test = (part.take(range(min(most, len(part)))) for part, most in ((data.validation, options.tests // 2), (data.test, options.tests)))
+    for part in (train, held, test): part.texts = [" ".join(text.split()[:options.words]) for text in part.texts]
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as cache:
+        clf = Classifier(recipe, options.model, settings=settings, cache=cache).fit(train.texts, train.labels, held)
+        fitted = time.perf_counter() - started
+        report = clf.evaluate(test.texts, test.labels)
+    figure = "micro_f1" if train.kind == "multi" else "accuracy"
+    return dict(data=name, side=side, seed=seed, figure=figure, value=float(report[figure]), macro_f1=float(report["macro_f1"]), fit_seconds=round(fitted, 1), load=round(os.getloadavg()[0], 1))
+
+
+def quality(options):
+    """Rows of an interrupted run are kept beside the results (`.partial`) and not measured again; `--minutes` ends a piece early."""
+    import json
+    import numpy as np
+    import torch
+    from clfm_kit import load_data
+    torch.set_num_threads(1)
+    budget = dict(model=Path(options.model).name, train=options.rows, tests=options.tests, words=options.words, epochs=options.epochs)
+    partial, ends = RESULTS / "instruct_quality.partial", time.monotonic() + options.minutes * 60
+    kept = json.loads(partial.read_text()) if partial.exists() else {}
+    rows = kept["rows"] if kept.get("budget") == budget else []
+    for seed in range(options.seeds):
+        for place in options.data:
+            data, name = load_data(place), Path(place).name
+            for side in sides_of(options):
+                if any((row["data"], row["side"], row["seed"]) == (name, side, seed) for row in rows): continue
+                if time.monotonic() > ends: return print("the piece ends here; run it again to go on")
+                rows.append(quality_row(options, data, name, side, seed))
+                partial.write_text(json.dumps(dict(budget=budget, rows=rows)))
                 print(rows[-1], flush=True)
+    figures = {}
     for row in rows: figures.setdefault(f"{row['data']}: {row['side']}", []).append(row["value"])
     spread = {f"{name}, deviation": float(np.std(found, ddof=1)) for name, found in figures.items() if len(found) > 1}
-    write("instruct_quality", {name: float(np.mean(found)) for name, found in figures.items()} | spread, rows, load=os.getloadavg(), model=Path(options.model).name, train=options.rows, tests=options.tests)
+    write("instruct_quality", {name: float(np.mean(found)) for name, found in figures.items()} | spread, rows, **budget)
+    partial.unlink()
 
 
 def plot():
@@ -217,10 +283,10 @@ def plot():
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["speed", "memory", "quality", "plot"])
+    parser.add_argument("what", choices=["speed", "memory", "accuracy", "quality", "plot"])
     parser.add_argument("--data", action="append", default=[])
     parser.add_argument("--model")
     parser.add_argument("--shared-only", action="store_true", help="speed: only against generating, into a file of its own")
-    for name, default in dict(rows=32, few=2, repeats=3, hidden=256, layers=6, seeds=3, tests=500, epochs=4).items(): parser.add_argument(f"--{name}", type=int, default=default)
+    for name, default in dict(rows=32, few=2, repeats=3, hidden=256, layers=6, seeds=3, tests=500, epochs=4, words=60, minutes=600).items(): parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
     plot() if options.what == "plot" else globals()[options.what](options)

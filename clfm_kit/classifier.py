@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PIECE', 'Classifier', 'fit', 'training_rows', 'scores', 'ratings', 'predict_proba', 'answer', 'predict', 'score']
 
-# %% ../nbs/22_classifier.ipynb #22002ebbdf
+# %% ../nbs/22_classifier.ipynb #2200272978
 import time
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from .backbones import Backbone
 from .binding import Context, bind_parts
 from .cache import LaterStates, cache_folder, pooled_states
 from .calibration import Calibration, calibrate
-from .data import Rows, load_data, split_off
+from .data import Rows, as_texts, load_data, split_off
 from .errors import UserError
 from .formats import check_texts
 from .heads import HeadTraining, train_head
@@ -114,10 +114,10 @@ def _moves(self):
 
 Classifier.fit, Classifier._moves = fit, _moves
 
-# %% ../nbs/22_classifier.ipynb #22010d75ba
+# %% ../nbs/22_classifier.ipynb #220100e882
 def training_rows(data, labels=None, validation=None, seed=0):
     "Training and validation rows with plain labels. Raises `UserError` when there is nothing to learn from."
-    splits = load_data(Rows(list(data), list(labels)) if labels is not None else data)
+    splits = load_data(Rows(as_texts(data), list(labels)) if labels is not None else data)
     held = load_data(validation) if validation is not None else None
     train, held = splits.train, (held.validation or held.train) if held else splits.validation
     for rows in (rows for rows in (train, held) if rows is not None):
@@ -161,7 +161,7 @@ def _fit_closed_form(self, head, features, targets, imbalance, shared):
 
 Classifier._fit_head, Classifier._fit_closed_form = _fit_head, _fit_closed_form
 
-# %% ../nbs/22_classifier.ipynb #22015638a6
+# %% ../nbs/22_classifier.ipynb #22015a6466
 PIECE = 8192  # texts whose states are held in memory at once
 
 def _scores(self, features):
@@ -175,7 +175,7 @@ def _scores(self, features):
 def _answers(self, texts):
     "Scores [N, C], and how familiar each text is [N], or None without a reject option."
     if not hasattr(self, "head_"): raise UserError("this classifier is not fitted; call fit, or load one with from_pretrained")
-    texts = [texts] if isinstance(texts, str) else list(texts)
+    texts = as_texts(texts)
     check_texts(texts)
     self._open(self.depth_)
     scores, familiar = [np.zeros((0, len(self.schema_)), dtype=np.float32)], [np.zeros(0)]
@@ -222,10 +222,10 @@ def predict(self, texts, thresholds=None):
 
 Classifier.answer, Classifier._decide, Classifier.predict = answer, _decide, predict
 
-# %% ../nbs/22_classifier.ipynb #2201925b16
+# %% ../nbs/22_classifier.ipynb #22019b8192
 def _evaluate(self, data, labels=None, out_of_scope=None) -> Report:
     "A report on labelled texts, or on the test rows of a data set (else its validation, else its training rows); `out_of_scope`: texts or a data set that belong to no label."
-    splits = load_data(Rows(list(data), list(labels)) if labels is not None else data)
+    splits = load_data(Rows(as_texts(data), list(labels)) if labels is not None else data)
     rows = splits.measured
     if not rows.labels: raise UserError(f"{rows.source} has no labels to evaluate against")
     targets = self.schema_.targets(plain_labels(rows.labels))

@@ -69,7 +69,7 @@ def bound(source, labels, kind="single", **formats):
 def alone(context, text, answer):
     "Log-probability of the scored tokens of one answer, from full logits of one sequence."
     format = context.parts["format"]
-    prompt = format.reader.prefix + format._ids(format.space + text) + format.after
+    prompt = format.reader.prefix + format._ids(format.columns[0][1] + text) + format.after
     ids = torch.tensor([prompt + answer.tokens])
     with torch.no_grad(): logits = context.backbone.language_model(ids).logits[0].log_softmax(-1)
     first = len(prompt) + len(answer.given)
@@ -91,6 +91,18 @@ def test_one_pass_gives_what_each_label_gets_alone(folder, prefix):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("formats", [dict(answers="names"), dict(answers="codes"), dict(template="{examples}{text}:", examples=[["word " * 60, "lost"]])])
+def test_short_rows_laid_end_to_end_do_not_see_each_other(folder, formats, monkeypatch):
+    from clfm_kit_instruct.reading import Reader
+    context, seen = bound(folder, LABELS, descriptions={"lost": "gone " * 150}, **formats), []
+    whole = Reader._together
+    monkeypatch.setattr(Reader, "_together", lambda self, *shape: seen.append(whole(self, *shape)) or seen[-1])
+    texts = ["a", "b c", "", "where is it", "e", "f", "g"]  # not a multiple of what is laid together
+    found = context.read(texts)["hidden.3/answers"]
+    assert max(seen) > 1
+    np.testing.assert_allclose(found, [[alone(context, text, answer) for answer in context.parts["format"].tokens_of_answers()] for text in texts], rtol=1e-4, atol=1e-3)
+
+
 def test_yes_and_no_in_the_same_pass(folder):
     context = bound(folder, LABELS, "multi")
     answers = context.parts["format"].tokens_of_answers()
@@ -105,7 +117,7 @@ def test_one_by_one_gives_the_same_numbers(decoder, kind, monkeypatch):
     def refuse(self, sees): raise ValueError("no such mask")
     monkeypatch.setattr(Reader, "_form", refuse)
     context = bound(decoder, LABELS, kind)
-    assert context.parts["head"].report_["scoring"] == "one by one"
+    assert (context.parts["head"].report_["scoring"], context.parts["head"].report_["prefix"]) == ("one by one", "shared")
     np.testing.assert_allclose(context.read(TEXTS)["hidden.3/answers"], expected, rtol=1e-4, atol=1e-3)
 
 
@@ -220,9 +232,76 @@ def test_labels_of_the_same_tokens(decoder):
     assert context.parts["format"].answers_ == ["A", "B", "C"]
 
 
-def test_many_labels_have_codes(decoder):
-    context = bound(decoder, [f"label number {n}" for n in range(77)], template="{text} is")
-    assert len(set(context.parts["format"].answers_)) == 77 and context.read(["hello"])["hidden.3/answers"].shape == (1, 77)
+@pytest.mark.parametrize("end", ["auto", "token", "none"])
+def test_many_labels_have_codes(decoder, end):
+    context = bound(decoder, [f"label number {n}" for n in range(77)], template="{text} is", end=end)
+    answers, stop = context.parts["format"].tokens_of_answers(), context.backbone.tokenizer.eos_token_id
+    assert len(set(context.parts["format"].answers_)) == 77
+    begun = {tuple(answer.scored[:place]) for answer in answers for place in range(len(answer.scored))}
+    assert all((answer.scored[-1] == stop) == (end == "token") for answer in answers) and not begun & {tuple(answer.scored) for answer in answers}
+    np.testing.assert_allclose(context.read(["hello"])["hidden.3/answers"][0], [alone(context, "hello", answer) for answer in answers], rtol=1e-4, atol=1e-3)
+
+
+def test_ends_of_answers(decoder):
+    with pytest.raises(UserError, match="one answer begins another"): bound(decoder, ["lost", "lost card"], end="none")
+    context = bound(decoder, ["lost", "lost card"], end=".")
+    dot = context.parts["format"]._ids(".")
+    assert all(answer.scored[-len(dot):] == dot for answer in context.parts["format"].tokens_of_answers())
+
+
+COLUMNS = {"title": [f"{words} {n}" for n in range(6) for words in ("My {card}", "Bill", "Card", "Money")], "body": ["It is lost", "Why so much?", "I lost it </s>", "{title} back"] * 6, "label": ["lost", "bill"] * 12}
+
+
+def test_a_template_with_columns(decoder, tmp_path):
+    """From a table with two text columns: fitted, saved, loaded; each column in its place, examples and descriptions too."""
+    import json
+    table = [dict(zip(COLUMNS, row)) for row in zip(*COLUMNS.values())]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table))
+    words = "Pick one:\n{labels}\n\n{descriptions}\n\n{examples}Title: {title}\nBody: {body}\nLabel:"
+    given = {"name": "instruction", "template": words, "shots": 1, "descriptions": {"bill": "money {owed}"}, "examples": [[{"title": "Hm", "body": "Owe"}, "bill"]]}
+    data = load_data(tmp_path / "rows.jsonl", text="title+body")
+    clf = Classifier(Recipe(name="two", format=given, pooler="answers", head="verbalizer"), decoder, cache=None).fit(data.train)
+    format = clf.parts_["format"]
+    asked = {"title": "Lost {body}", "body": "a card"}
+    seen = format.tokenizer.decode(format.reader.prefix + format.encode([load_data([asked], text="title+body").train.texts[0]], format.tokenizer, 512).ids[0])
+    assert "Title: Hm\nBody: Owe\nLabel: bill\n\n" in seen and "bill: money {owed}" in seen and "Title: Lost {body}\nBody: a card\nLabel:" in seen
+    expected = clf.scores([asked])
+    np.testing.assert_array_equal(Classifier.from_pretrained(clf.save_pretrained(tmp_path / "model")).scores([asked]), expected)
+    assert not np.array_equal(clf.scores([{"title": "a card", "body": "Lost {body}"}]), expected)
+    for wrong in ("no columns", {"title": "a", "text": "b"}):
+        with pytest.raises(UserError, match="unknown column of the template '(title|body)'"): clf.predict([wrong])
+    with pytest.raises(UserError, match="field 'body' is 3"): clf.predict([{"title": "a", "body": 3}])
+
+
+def test_a_template_that_names_a_missing_column(decoder):
+    with pytest.raises(UserError, match="unknown column of the template 'title'.*known: text"): bound(decoder, LABELS, template="{title}: {text}")
+    for unknown_label in ({"words": {"nobody": "x"}}, {"examples": [["a", "nobody"]]}):
+        with pytest.raises(UserError, match="nobody"): bound(decoder, LABELS, **unknown_label)
+
+
+def test_of_several_columns_the_longest_is_cut(decoder):
+    from clfm_kit.data import Fields
+    data = Rows([Fields({"title": f"about {label}", "body": "words"}) for label in LABELS], LABELS)
+    parts = dict(format=make("format", {"name": "instruction", "template": "{labels}\nT: {title}\nB: {body}\nL:"}), pooler=make("pooler", "answers"), head=make("head", "verbalizer"))
+    context = Context(Backbone.load(decoder, language_head=True), Schema("single", tuple(LABELS)), parts, data)
+    bind_parts(context)
+    format = parts["format"]
+    found = format.encode([Fields({"title": "short", "body": "word " * 2000}), Fields({"title": "short", "body": "short"})], format.tokenizer, 512)
+    assert found.truncated.tolist() == [True, False] and len(format.reader.prefix) + len(found.ids[0]) - len(format.reader.tree) + format.reader.tree.deepest == 512
+    read = format.tokenizer.decode(found.ids[0][:-len(format.reader.tree)])
+    assert read.startswith(" short\nB: word word") and read.endswith("L:")
+
+
+def test_the_default_recipe_end_to_end(decoder, tmp_path):
+    """Adapters over four bits, saved and loaded in another process."""
+    if "lora" not in catalogue.entries("selector"): pytest.skip("the plugin lora-4bit is not installed")
+    data = rows()
+    clf = Classifier("instruct", decoder, settings=["training.epochs=1"], cache=None).fit(data.texts, data.labels)
+    assert np.allclose(clf.predict_proba(TEXTS).sum(1), 1) and set(clf.predict(TEXTS)) <= set(data.labels)
+    out = clf.save_pretrained(tmp_path / "model")
+    code = "import sys, numpy; from clfm_kit import Classifier; numpy.save(sys.argv[2], Classifier.from_pretrained(sys.argv[1]).scores(sys.argv[3:]))"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(out), str(tmp_path / "scores.npy"), *TEXTS], check=True)
+    np.testing.assert_allclose(np.load(tmp_path / "scores.npy"), clf.scores(TEXTS), rtol=1e-4, atol=1e-3)
 
 
 def test_what_does_not_fit(decoder):
@@ -237,7 +316,7 @@ def test_what_does_not_fit(decoder):
 
 
 def test_templates_and_files(decoder, tmp_path):
-    for wrong, message in (("{title}: {text}", "unknown column of the template 'title'"), ("{labels}", "exactly one"), ("no-such-file", "unknown template"), ("{text", "double a brace")):
+    for wrong, message in (("{text}: {text}", "column {text} twice"), ("{labels}", "no column of the data"), ("{text} {labels}", "put it before"), ("{} {text}", "no column's name"), ("no-such-file", "unknown template"), ("{text", "double a brace")):
         with pytest.raises(UserError, match=message): Recipe(format={"name": "instruction", "template": wrong}, pooler="answers", head="verbalizer").parts()
     path, data = tmp_path / "mine.txt", rows()
     path.write_text("Choose {labels} {{}} for:\n{text}\nIt is")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ANSWERS', 'MOST_NAMES', 'MARK', 'codes', 'same_tokens', 'Instruction', 'some_rows', 'special_ids']
 
-# %% ../nbs/03_format.ipynb #030020a1c1
+# %% ../nbs/03_format.ipynb #0300265715
 from contextlib import contextmanager
 from itertools import product
 
@@ -15,7 +15,7 @@ from clfm_kit.errors import UserError, unknown
 from clfm_kit.formats import KEEPS, Encoded, cut
 from clfm_kit.parts import Part
 from .reading import Reader
-from .template import fill, read_template, shot
+from .template import FIELDS, fill, parse, read_template, shot, values_of
 from .tree import Answer
 
 # %% ../nbs/03_format.ipynb #03005ff551
@@ -39,24 +39,24 @@ def same_tokens(words: dict, tokens) -> tuple:  # (label, label), or ()
         if other != label: return other, label
     return ()
 
-# %% ../nbs/03_format.ipynb #0300839027
+# %% ../nbs/03_format.ipynb #03008d8e3c
 class Instruction(Part):
     """A template around the text, with the model's chat format where it has one.
 
     `template`: a name, a file or the words themselves (None: one for the kind of labels). `answers`: 'names', 'codes' or 'auto'. `words`: {label: words that answer}.
     `descriptions`: {label: words}. `examples`: [[text, label], …]; `shots`: as many training rows of each label as examples. `chat`: 'auto' or 'none'.
-    `prefix`: 'shared' (what all prompts begin with is read once) or 'repeated'. `end`: words that end an answer (None: the end-of-sequence token).
+    `prefix`: 'shared' (what all prompts begin with is read once) or 'repeated'. `end`: what ends an answer: 'token' (end of sequence), 'none', words, or 'auto': none for codes that cannot go on to be another, else the token.
     """
 
     def __init__(self, template: str | None = None, answers: str = "auto", words: dict | None = None, descriptions: dict | None = None, examples: list | None = None, shots: int = 0,
-                 max_length: int | None = None, keep: str = "head", chat: str = "auto", prefix: str = "shared", end: str | None = None):
+                 max_length: int | None = None, keep: str = "head", chat: str = "auto", prefix: str = "shared", end: str = "auto"):
         self.template, self.answers, self.words, self.descriptions, self.examples, self.shots = template, answers, words, descriptions, examples, shots
         self.max_length, self.keep, self.chat, self.prefix, self.end = max_length, keep, chat, prefix, end
 
     def check(self):
         for name, value, known in (("keep", self.keep, KEEPS), ("answers", self.answers, ANSWERS), ("chat", self.chat, ("auto", "none")), ("prefix", self.prefix, ("shared", "repeated"))):
             if value not in known: raise unknown(f"{name} of format 'instruction'", value, known)
-        if self.template is not None: fill(read_template(self.template), dict.fromkeys(("labels", "descriptions", "examples"), ""))
+        if self.template is not None: parse(read_template(self.template))
 
 # %% ../nbs/03_format.ipynb #03009d22f2
 def _check_with(self, parts):
@@ -66,31 +66,33 @@ def _check_with(self, parts):
 
 Instruction.check_with = _check_with
 
-# %% ../nbs/03_format.ipynb #030101d396
+# %% ../nbs/03_format.ipynb #03011425ab
 def _bind(self, context):
     "Write the prompt for the schema's labels; returns what states depend on. Raises `UserError` where labels cannot be told apart or nothing fits."
     schema, self.tokenizer = context.schema, context.backbone.tokenizer
     if context.rows is not None:
         self.template_ = read_template(self.template or ("yes-no" if schema.kind == "multi" else "classify"))
         self.answers_ = self._words(schema)
+        named = [name for _, name in parse(self.template_) if name and name not in FIELDS]
+        for text in context.rows.texts[:1]: values_of(text, named)
         self.examples_ = [list(pair) for pair in self.examples or []] + some_rows(context.rows, schema, self.shots)
         self.kind_, self.labels_ = schema.kind, list(schema.labels)
-    before, self.after, self.space = self._prompt()
+    before, self.columns, self.after = self._prompt()
     self.reader = Reader(context.backbone, before, self.prefix)
     context.backbone.inputs = self.reader
     self.limit = min(context.backbone.shape.limit, getattr(context.backbone.model.config, "sliding_window", None) or 1 << 30, self.max_length or 1 << 30)
-    return [before, self.after, self.space, self.limit]
+    return [before, [list(column) for column in self.columns], self.after, self.limit]
 
 Instruction.bind = _bind
 
-# %% ../nbs/03_format.ipynb #03011143ad
+# %% ../nbs/03_format.ipynb #030121f529
 def some_rows(rows, schema, shots: int) -> list:  # of [text, label]
     "The shortest `shots` training rows of each label."
     if not shots: return []
     found, order = {label: [] for label in schema.labels}, sorted(range(len(rows)), key=lambda row: (len(rows.texts[row]), row))
     for row in order:
         for label in rows.labels[row] if schema.kind == "multi" else [rows.labels[row]]:
-            if len(found[label]) < shots: found[label].append([rows.texts[row], rows.labels[row]])
+            if len(found[label]) < shots: found[label].append([getattr(rows.texts[row], "columns", rows.texts[row]), rows.labels[row]])
     pairs = [pair for turn in zip(*found.values()) for pair in turn] + [pair for pairs in found.values() for pair in pairs[min(map(len, found.values())):]]
     return [pair for number, pair in enumerate(pairs) if pair not in pairs[:number]]
 
@@ -126,24 +128,24 @@ def _answer_tokens(self, words: str) -> list:
 
 Instruction._ids, Instruction._answer_tokens = _ids, _answer_tokens
 
-# %% ../nbs/03_format.ipynb #03016019ab
+# %% ../nbs/03_format.ipynb #03017468bb
 MARK = "\u2063text\u2063"  # invisible separators that no one types
 
-def _prompt(self) -> tuple:  # (ids before, ids after, space)
-    "The ids around a text, special tokens and chat format included."
+def _prompt(self) -> tuple:  # (ids before, (ids, spaces, name) of each column, ids after)
+    "The ids around the columns, special tokens and chat format included."
     by_label = dict(zip(self.labels_, self.answers_))
     describe = lambda label: (self.descriptions or {}).get(label, "")
-    coded = self.kind_ == "single" and self.answers_ != [str((self.words or {}).get(label, label)) for label in self.labels_]
-    named = [f"{by_label[label]}: {label}" if coded else by_label[label] for label in self.labels_]
+    named = [f"{by_label[label]}: {label}" if self._coded() else by_label[label] for label in self.labels_]
     lines = [f"- {name}" + (f" ({describe(label)})" if describe(label) else "") for label, name in zip(self.labels_, named)]
     values = dict(labels="\n".join(lines), descriptions="\n".join(f"{by_label[label]}: {describe(label)}" for label in self.labels_ if describe(label)),
                   examples="".join(shot(self.template_, text, self._shown(label, by_label)) for text, label in self.examples_))
     prompt = fill(self.template_, values)
-    if not self._chats: return special_ids(self.tokenizer) + self._ids(prompt.before), self._ids(prompt.after), prompt.space
-    chat = self.tokenizer.apply_chat_template([{"role": "user", "content": prompt.before + prompt.space + MARK + prompt.after}], tokenize=False, add_generation_prompt=True)
+    (_, space, first), *others = [(self._ids(words), space, name) for words, space, name in prompt.columns]
+    if not self._chats: return special_ids(self.tokenizer) + self._ids(prompt.before), [([], space, first), *others], self._ids(prompt.after)
+    chat = self.tokenizer.apply_chat_template([{"role": "user", "content": prompt.before + space + MARK + prompt.after}], tokenize=False, add_generation_prompt=True)
     before, _, after = chat.partition(MARK)
     ids = lambda words: self.tokenizer([words], add_special_tokens=False)["input_ids"][0]  # here special tokens are meant
-    return ids(before.rstrip(" ")), ids(after), before[len(before.rstrip(" ")):]
+    return ids(before.rstrip(" ")), [([], before[len(before.rstrip(" ")):], first), *others], ids(after)
 
 Instruction._prompt = _prompt
 
@@ -162,39 +164,62 @@ def special_ids(tokenizer) -> list:
     whole, bare = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
     return whole[:next(i for i in range(len(whole) + 1) if whole[i:i + len(bare)] == bare)]
 
-# %% ../nbs/03_format.ipynb #030190ad4c
+# %% ../nbs/03_format.ipynb #03020b1a9c
 def _answers(self) -> list:
     "An `Answer` for each label; where labels are many, first all that say yes, then all that say no."
     if self.kind_ == "multi":
         asked = [self._ids(f"\n{words}:") for words in self.answers_]
         return [Answer(self._answer_tokens_in_line(word), given) for word in ("yes", "no") for given in asked]
-    end = self._ids(self.end) if self.end is not None else [self.tokenizer.eos_token_id]
-    if None in end: raise UserError("the tokenizer has no end-of-sequence token; say what ends an answer with format.end")
-    return [Answer([*self._answer_tokens(words), *end]) for words in self.answers_]
+    bare = [self._answer_tokens(words) for words in self.answers_]
+    end = self._end(bare)
+    return [Answer([*tokens, *end]) for tokens in bare]
+
+def _end(self, bare) -> list:
+    "Ids that end each answer. Raises `UserError` where answers need an end and there is none."
+    begun = {tuple(tokens[:place]) for tokens in bare for place in range(len(tokens))} & set(map(tuple, bare))
+    if self.end == "none" and begun: raise UserError("one answer begins another, so only its end can tell them apart; use format.end=token, or other words")
+    if self.end == "none" or self.end == "auto" and self._coded() and not begun: return []
+    if self.end not in ("auto", "token"): return self._ids(self.end)
+    if self.tokenizer.eos_token_id is None: raise UserError("the tokenizer has no end-of-sequence token; say what ends an answer with format.end")
+    return [self.tokenizer.eos_token_id]
+
+def _coded(self) -> bool: return self.kind_ == "single" and self.answers_ != [str((self.words or {}).get(label, label)) for label in self.labels_]
 
 def _answer_tokens_in_line(self, word):
     "Ids of a word after a colon in the middle of an answer."
     mark, whole = self._ids("\na:"), self._ids(f"\na: {word}")
     return whole[len(mark):] if whole[:len(mark)] == mark else self._ids(" " + word)
 
-Instruction.tokens_of_answers, Instruction._answer_tokens_in_line = _answers, _answer_tokens_in_line
+Instruction.tokens_of_answers, Instruction._end, Instruction._coded, Instruction._answer_tokens_in_line = _answers, _end, _coded, _answer_tokens_in_line
 
-# %% ../nbs/03_format.ipynb #0302297c78
+# %% ../nbs/03_format.ipynb #030227ddf1
 def _encode(self, texts, tokenizer, limit) -> Encoded:
     "Ids of prompts, each followed by what the reader adds. Raises `UserError` when the instruction leaves no room."
     self.tokenizer = tokenizer
     if not hasattr(self, "reader"): return self._unbound(texts, limit)
     tree = self.reader.tree
-    deepest, fixed = tree.deepest if tree else 0, len(self.reader.prefix) + len(self.after)
+    deepest, fixed = tree.deepest if tree else 0, len(self.reader.prefix) + len(self.after) + sum(len(words) for words, _, _ in self.columns)
     room = min(limit, self.limit) - fixed - deepest
     if room < 1: raise UserError(self._no_room(min(limit, self.limit), fixed, tree))
-    bare = [self._ids(self.space + text) for text in texts]
-    found = [self.reader.sequences(cut(ids, room, self.keep) + self.after) for ids in bare]
+    bare = [[self._ids(space + value) for (_, space, _), value in zip(self.columns, values_of(text, [name for _, _, name in self.columns]))] for text in texts]
+    found = [self.reader.sequences(self._row(values, room) + self.after) for values in bare]
     # A template may end with the text; an empty one then reads as one padding token.
     ids = [sequence or [tokenizer.pad_token_id] for sequences in found for sequence in sequences]
-    return Encoded(ids, np.repeat(np.arange(len(texts)), [len(sequences) for sequences in found]), np.array([len(ids) > room for ids in bare], dtype=bool))
+    return Encoded(ids, np.repeat(np.arange(len(texts)), [len(sequences) for sequences in found]), np.array([sum(map(len, values)) > room for values in bare], dtype=bool))
 
-Instruction.encode = _encode
+def _row(self, values, room) -> list:
+    "Ids of a row's columns with the words between them; of values that are too long together, the longest are cut to one length."
+    most = room
+    while sum(min(len(ids), most) for ids in values) > room: most -= 1
+    left = room - sum(min(len(ids), most) for ids in values)
+    found = []
+    for (words, _, _), ids in zip(self.columns, values):
+        extra = min(left, max(len(ids) - most, 0))
+        left -= extra
+        found += words + cut(ids, most + extra, self.keep)
+    return found
+
+Instruction.encode, Instruction._row = _encode, _row
 
 # %% ../nbs/03_format.ipynb #0302337908
 def _no_room(self, limit, fixed, tree) -> str:

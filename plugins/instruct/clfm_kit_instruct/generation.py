@@ -111,18 +111,19 @@ def _labels_of(rule, tokens, schema):
     found, rest = rule.parse(tokens)
     return [schema.labels[n] for n in found] + [schema.labels[n] for n, answer in enumerate(rule.answers) if n not in found and answer == rest and rest]
 
-# %% ../nbs/06_generation.ipynb #060177519b
+# %% ../nbs/06_generation.ipynb #0601868b85
 def write_slots(classifier, texts, slots, question: str = "\nThe words that give the {slot}:") -> list:
     "{slot: (start, end) characters of the text, or None} for each text: each value is a span of its text."
     backbone, format = classifier._open(), classifier.parts_["format"]
-    tokenizer, found = backbone.tokenizer, [{} for _ in texts]
+    if len(format.columns) > 1: raise UserError(f"the template has {len(format.columns)} columns, and a span is of one text; use a template with {{text}} alone")
+    tokenizer, space, found = backbone.tokenizer, format.columns[0][1], [{} for _ in texts]
     for slot in slots:
         asked, spans = format._ids(question.replace("{slot}", slot)), []
-        encoded = [tokenizer(format.space + text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True) for text in texts]
+        encoded = [tokenizer(space + text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True) for text in texts]
         spans = [SpanOf(one["input_ids"], tokenizer.eos_token_id) for one in encoded]
         written = generate(backbone, [prompt + asked for prompt in prompts_of(classifier, texts)], spans)
         for row, (one, span, tokens) in enumerate(zip(encoded, spans, written)):
-            found[row][slot] = _characters(one["offset_mapping"], span.starts(tokens)[0], len(tokens), texts[row], len(format.space)) if tokens else None
+            found[row][slot] = _characters(one["offset_mapping"], span.starts(tokens)[0], len(tokens), texts[row], len(space)) if tokens else None
     return found
 
 def _characters(offsets, start, count, text, space) -> tuple:

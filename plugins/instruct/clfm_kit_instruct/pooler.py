@@ -5,30 +5,32 @@
 # %% auto #0
 __all__ = ['MOST_LOGITS', 'log_normalisers', 'answer_scores', 'Answers', 'check_head']
 
-# %% ../nbs/04_pooler.ipynb #040020a8ac
+# %% ../nbs/04_pooler.ipynb #04002a443b
 import torch
 from torch.utils.checkpoint import checkpoint
 
 from clfm_kit.errors import UserError
+from clfm_kit.kernels import product
 from clfm_kit.parts import Part
 from clfm_kit.sites import hidden_site
 from .tree import NORMALISATIONS, AnswerTree
 
-# %% ../nbs/04_pooler.ipynb #040054581e
-MOST_LOGITS = 1 << 22
+# %% ../nbs/04_pooler.ipynb #04005c1241
+MOST_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 25}  # at once; the weights are read again for each part
 
 def log_normalisers(states, head):
     "Log of the sum of exponentials of all logits, float32 [N], of states [N, D]."
-    size = max(1, MOST_LOGITS // head.weight.shape[0])
+    size = max(1, MOST_LOGITS.get(states.device.type, 1 << 22) // head.weight.shape[0])
     one = lambda part: head(part).float().logsumexp(-1)
     if not torch.is_grad_enabled(): return torch.cat([one(part) for part in states.split(size)])
     return torch.cat([checkpoint(one, part, use_reentrant=False) for part in states.split(size)])
 
-# %% ../nbs/04_pooler.ipynb #04006e7873
+# %% ../nbs/04_pooler.ipynb #04006c8cdf
 def answer_scores(states, tree, head):
     "Log-probabilities of a tree's answers, float32 [B, answers], from states [B, sources, D] of the nodes that its edges start from."
     weight = head.weight[torch.as_tensor(tree.words, device=head.weight.device)]
-    logits = (states.to(weight.dtype) @ weight.T).float()
+    times = torch.matmul if torch.is_grad_enabled() else product
+    logits = times(states.to(weight.dtype).flatten(0, 1), weight.T).view(*states.shape[:2], len(weight)).float()
     if getattr(head, "bias", None) is not None: logits = logits + head.bias[torch.as_tensor(tree.words, device=weight.device)].float()
     if tree.normalisation == "vocabulary": total = log_normalisers(states.to(weight.dtype).flatten(0, 1), head).view(states.shape[:2])
     else: total = logits.masked_fill(~torch.from_numpy(tree.options).to(logits.device), -torch.inf).logsumexp(-1)
