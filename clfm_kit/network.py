@@ -105,7 +105,7 @@ class Loader(DataLoader):
     "A data loader that tells its batch sampler which epoch it is; batches of any size."
     def set_epoch(self, epoch): self.batch_sampler.set_epoch(epoch)
 
-# %% ../nbs/31a_network.ipynb #310141a39a
+# %% ../nbs/31a_network.ipynb #3101406edc
 class Net(nn.Module):
     "Scores of a batch; `delta` is what moves below the head."
 
@@ -113,6 +113,7 @@ class Net(nn.Module):
         super().__init__()
         self.backbone, self.pooler, self.head, self.base = backbone, pooler, head, backbone.model
         self.sites, self.delta, self.prefix, self.moving = pooler.sites(backbone.shape), None, None, nn.ParameterList()
+        self.reading = list(getattr(pooler, "parameters", list)())  # what a pooler learns
 
     def start(self, delta):
         "Begin to train a delta."
@@ -121,7 +122,7 @@ class Net(nn.Module):
         if self.widened: self.base.float()  # half precision is too coarse for small steps
         delta.start(self.backbone)
         self.delta = delta
-        self.moving.extend(tensor for _, tensor, _ in delta.parameters())
+        self.moving.extend([*(tensor for _, tensor, _ in delta.parameters()), *self.reading])
 
     def forward(self, ids, mask, owner, sequences):
         found, on_device = {}, mask.to(self.backbone.device)
@@ -132,7 +133,7 @@ class Net(nn.Module):
         if self.prefix: self.prefix.use(None, mask)
         with torch.autocast(self.backbone.device.type, enabled=False): return self.head.scores(found)  # in float32 whatever the base computes in
 
-# %% ../nbs/31a_network.ipynb #3101524b0b
+# %% ../nbs/31a_network.ipynb #310157bfb4
 def _train(self, mode=True):
     "Dropout works from the lowest moving block upwards; the states below are those of prediction, cached or not."
     nn.Module.train(self, mode)
@@ -144,12 +145,14 @@ def _train(self, mode=True):
 
 def _state_dict(self, *args, **kwargs):
     "What moves, by name."
-    return {f"delta.{name}": tensor.detach() for name, tensor, _ in self.delta.parameters()} | {f"head.{k}": v for k, v in self.head.state_dict().items()}
+    read = {f"pooler.{number}": tensor.detach() for number, tensor in enumerate(self.reading)}
+    return {f"delta.{name}": tensor.detach() for name, tensor, _ in self.delta.parameters()} | read | {f"head.{k}": v for k, v in self.head.state_dict().items()}
 
-# %% ../nbs/31a_network.ipynb #31016e73c4
+# %% ../nbs/31a_network.ipynb #310166935e
 def _load_state_dict(self, state, strict=True, assign=False):
     with torch.no_grad():
         for name, tensor, _ in self.delta.parameters(): tensor.copy_(state[f"delta.{name}"])
+        for number, tensor in enumerate(self.reading): tensor.copy_(state[f"pooler.{number}"])
     self.delta.write(self.backbone)
     return self.head.load_state_dict({k.removeprefix("head."): v for k, v in state.items() if k.startswith("head.")}, strict)
 
