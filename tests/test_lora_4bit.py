@@ -154,6 +154,52 @@ def test_stc_over_a_tuned_decoder_in_4_bits(decoder, rows, tmp_path):
     np.testing.assert_array_equal(loaded.scores(rows.texts[:5]), stacked.scores(rows.texts[:5]))
 
 
+def test_attention_pooling_learns_beside_the_adapters(decoder, rows, tmp_path):
+    from clfm_kit_lora_4bit.merging import merge
+    fitted = Classifier("lora-4bit", decoder("llama"), settings=[*QUICK, "pooler=attention"], cache=tmp_path / "cache").fit(rows.texts, rows.labels)
+    query = fitted.parts_["pooler"].query.detach()
+    assert query.abs().max() > 1e-3
+    fitted.save_pretrained(tmp_path / "model")
+    np.testing.assert_array_equal(in_another_process(tmp_path / "model", rows.texts[:9], tmp_path), fitted.scores(rows.texts[:9]))
+    loaded = Classifier.from_pretrained(tmp_path / "model")
+    assert torch.equal(loaded.parts_["pooler"].query, query)
+    with torch.no_grad(): loaded.parts_["pooler"].query.zero_()
+    assert np.abs(loaded.scores(rows.texts[:9]) - fitted.scores(rows.texts[:9])).max() > 1e-4
+    with pytest.raises(UserError, match="keep the adapter beside the base"): merge(fitted, tmp_path / "merged", rows.texts, rows.labels)
+    with pytest.raises(UserError, match="use pooler 'mean'"): Classifier("lora-4bit", "no-model", settings=["selector=frozen", "pooler=attention"]).fit(rows.texts, rows.labels)
+
+
+TAGS = {"slots": {"label": "slots"}, "intent": "label"}
+
+
+@pytest.mark.parametrize("base, settings", [("encoder", ["pooler=mean"]), ("encoder", ["pooler=mean", "quantizer=none"]), ("encoder", ["pooler=attention", "quantizer=int8"]),
+                                            ("decoder", ["attention=bidirectional", "pooler=mean"]), ("decoder", [])], ids=lambda found: " ".join(found) if isinstance(found, list) else found)
+def test_words_are_tagged_over_adapters(base, settings, tiny, decoder, tmp_path):
+    from clfm_kit.tasks import load_tasks, read_tasks
+    parts = {part: rows.take(range(80)) for part, rows in load_tasks("helpdesk", read_tasks(TAGS)).items()}
+    model = tiny if base == "encoder" else decoder("llama")
+    fitted = Classifier("lora-4bit", model, tasks=TAGS, settings=[*QUICK, "training.epochs=1", "format.max_length=64", *settings], cache=None).fit(parts)
+    texts = parts["test"].texts[:12]
+    answers, scores = fitted.predict(texts), fitted.scores(texts)
+    assert fitted.schemas_["slots"].kind == "tags" and {len(found) for found in answers.values()} == {12} and fitted.delta_.size > 0
+    assert all(text[span["start"]:span["end"]] == span["text"] for text, found in zip(texts, answers["slots"]) for span in found)
+    assert fitted.evaluate(parts["test"]).tasks["slots"].rows == len(parts["test"])
+    loaded = Classifier.from_pretrained(fitted.save_pretrained(tmp_path / "model"))
+    again = loaded.scores(texts)
+    assert all(np.array_equal(a, b) for name in TAGS for a, b in zip(scores[name], again[name]))
+    assert json.dumps(loaded.predict(texts), default=list) == json.dumps(answers, default=list)
+
+
+def test_tags_learn_what_stands_after_a_word_only_with_the_mask_lifted(decoder):
+    """The last word of a text says what the first one is: a decoder that reads from left to right cannot know."""
+    table = [dict(text=f"{word} bolt {last}", tokens=[word, "bolt", last], slots=[tag, "O", "O"]) for word in ("red", "blue", "dark", "old") for last, tag in (("paint", "B-colour"), ("kind", "B-sort"))] * 12
+    found = {}
+    for attention in ("own", "bidirectional"):
+        clf = Classifier("lora-4bit", decoder("llama"), tasks={"slots": "slots"}, settings=["training.epochs=6", "training.learning_rate=1e-2", f"attention={attention}", "format.max_length=24"], cache=None).fit(table, validation=table)
+        found[attention] = clf.evaluate(table).tasks["slots"]["entity_f1"]
+    assert found["bidirectional"] > 0.95 > 0.6 > found["own"]
+
+
 @pytest.fixture(scope="module")
 def read(decoder):
     """A function that pools one text's last token under padding of any kind."""
@@ -262,7 +308,7 @@ def test_a_recipe_reads_both_ways(decoder, rows, tmp_path):
     with pytest.raises(UserError, match="unknown attention"): Classifier("lora-4bit", decoder("llama"), settings=["attention=both"]).fit(rows.texts, rows.labels)
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_adapters_multiplied_out_are_the_same_change(decoder, rows, name):
     clf = Classifier("lora-4bit", decoder(name), settings=["quantizer=none", *QUICK], cache=None).fit(rows.texts, rows.labels)
     before, base = clf.scores(rows.texts[:9]), clf.backbone_
