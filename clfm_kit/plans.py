@@ -133,7 +133,7 @@ def plan(recipe="probe", model="minilm", settings=(), rows: int = 10_000, length
     found.advice = advise(found, sizes, quantizer, trains, tokens)
     return found
 
-# %% ../nbs/34a_plans.ipynb #3501394d3e
+# %% ../nbs/34a_plans.ipynb #34014a8252
 def advise(found: Plan, sizes: Sizes, quantizer, trains: bool, tokens: int) -> list:
     "Sentences on what to change."
     gigabytes, words = lambda n: f"{n / 1e9:.1f} GB", []
@@ -146,7 +146,7 @@ def advise(found: Plan, sizes: Sizes, quantizer, trains: bool, tokens: int) -> l
     if not found.fits and trains and tokens > 512: words.append("Hold fewer tokens at once with training.token_budget=512, or cut texts with format.max_length.")
     if not found.fits and quantized: words.append("Give a smaller model, or a machine with more memory.")
     cheaper = sizes.linear / MINILM_LINEAR
-    if cheaper > 4: words.append(f"An encoder of the size of minilm would do this about {cheaper:.0f} times cheaper; measure both with clfm compare, or teach one with distil.")
+    if cheaper > 4: words.append(f"An encoder of the size of minilm would do this about {cheaper:.0f} times cheaper; measure both with clfm compare, or teach one with clfm distil.")
     return words
 
 @dataclass

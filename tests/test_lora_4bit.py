@@ -322,3 +322,63 @@ def test_adapters_multiplied_out_are_the_same_change(decoder, rows, name):
 def test_adapters_over_a_quantised_base_are_not_multiplied_out(decoder, rows):
     clf = Classifier("lora-4bit", decoder("llama"), settings=QUICK, cache=None).fit(rows.texts, rows.labels)
     with pytest.raises(UserError, match="load the models with quantizer 'none'"): clf.delta_.dense(clf.backbone_)
+
+
+@pytest.fixture(scope="module")
+def teacher(decoder, rows, tmp_path_factory):
+    """Folder of a tuned decoder in four bits."""
+    fitted = Classifier("lora-4bit", decoder("llama"), settings=QUICK, cache=None).fit(rows.texts, rows.labels)
+    return str(fitted.save_pretrained(tmp_path_factory.mktemp("teacher") / "model"))
+
+
+def write_rows(path, rows, labels=True):
+    path.write_text("".join(json.dumps(dict(text=text, **({"label": label} if labels else {}))) + "\n" for text, label in zip(rows.texts, rows.labels)))
+
+
+def test_a_decoder_teaches_an_encoder_from_the_command_line(teacher, tiny, rows, tmp_path, capsys):
+    from clfm_kit.cli import main
+    (tmp_path / "data").mkdir()
+    write_rows(tmp_path / "data" / "train.jsonl", rows, labels=False)
+    write_rows(tmp_path / "data" / "test.jsonl", rows)
+    (tmp_path / "student.yaml").write_text("name: student\nselector: top-layers\nhead: linear\ntraining: {epochs: 3, learning_rate: 3e-3}\n")
+    main(["distil", teacher, "--data", str(tmp_path / "data"), "--recipe", str(tmp_path / "student.yaml"), "--model", tiny, "--set", "seed=1", "--out", str(tmp_path / "student"), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["kept"] == pytest.approx(found["student_macro_f1"] / found["teacher_macro_f1"]) and found["kept"] > 0.5
+    assert found["speed"] == pytest.approx(found["student_rows_per_second"] / found["teacher_rows_per_second"]) and found["rows"] == len(rows)
+    loaded = Classifier.from_pretrained(tmp_path / "student")
+    assert loaded.facts_["training"]["teacher"] == "lora-4bit" and loaded.facts_["distilled"]["kept"] == found["kept"] and loaded.recipe_.seed == 1
+    assert (loaded.predict(rows.texts) == Classifier.from_pretrained(teacher).predict(rows.texts)).mean() > 0.6
+
+
+def test_a_teacher_in_a_recipe_gives_its_probabilities_and_not_the_labels(teacher, tiny, rows, tmp_path):
+    """Training labels turned round: the student follows its teacher."""
+    turned = dict(zip(sorted(set(rows.labels)), [*sorted(set(rows.labels))[1:], sorted(set(rows.labels))[0]]))
+    recipe = dict(name="student", selector="full", head="linear", teacher=teacher, training=dict(epochs=8, learning_rate=3e-3, head_start="random"))
+    clf = Classifier(recipe, tiny, cache=None).fit(rows.texts, [turned[label] for label in rows.labels], validation=rows, checkpoints=tmp_path / "checkpoints")
+    near = lambda labels: (clf.predict(rows.texts) == np.array(labels)).mean()
+    assert near(Classifier.from_pretrained(teacher).predict(rows.texts)) > 0.6 > near([turned[label] for label in rows.labels])
+    assert Classifier.from_pretrained(clf.save_pretrained(tmp_path / "model")).recipe_.teacher == teacher
+
+
+def test_what_cannot_be_taught_is_told_in_one_sentence(teacher, tiny, rows, fitted, tmp_path):
+    from clfm_kit.distilling import distil
+    from clfm_kit.tasks import load_tasks, read_tasks
+    for settings, message in (["selector=frozen", "head=logistic", "training={}"], "moves no weights"), (["class_weight=balanced"], "leave out class_weight"), (["training.label_smoothing=0.1"], "leave out class_weight"):
+        with pytest.raises(UserError, match=message): Classifier("finetune", tiny, settings=[*settings, f"teacher={teacher}"], cache=None).fit(rows.texts, rows.labels)
+        with pytest.raises(UserError, match=message): distil(teacher, rows.texts, model=tiny, settings=settings)
+    with pytest.raises(UserError, match="different labels"): Classifier("finetune", tiny, settings=[f"teacher={fitted}"], cache=None).fit(rows.texts, rows.labels)
+    with pytest.raises(UserError, match="no clfm.json"): distil(str(tmp_path), rows.texts, model=tiny)
+    with pytest.raises(UserError, match="never answers"): distil(teacher, rows.texts[:1] * 12, model=tiny)
+    parts = {part: found.take(range(80)) for part, found in load_tasks("helpdesk", read_tasks(TAGS)).items()}
+    with pytest.raises(UserError, match="a student for each task"): Classifier("finetune", tiny, tasks=TAGS, settings=[f"teacher={teacher}"], cache=None).fit(parts)
+    several = Classifier("probe", tiny, tasks=TAGS, cache=None).fit(parts)
+    with pytest.raises(UserError, match="several tasks"): distil(several, rows.texts, model=tiny)
+
+
+def test_a_teacher_of_several_labels(decoder, tiny):
+    from clfm_kit.distilling import distil, kept
+    data = load_data("abstracts")
+    train, held = data.train.take(range(96)), data.validation.take(range(48))
+    teacher = Classifier("lora-4bit", decoder("llama"), settings=[*QUICK, "training.epochs=1"], cache=None).fit(train.texts, train.labels, held)
+    student = distil(teacher, train.texts, (held.texts, held.labels), model=tiny, settings=["training.epochs=1", "format.max_length=24"], cache=None)
+    assert student.schema_ == teacher.schema_ and kept(teacher, student, held)["kept"] > 0
