@@ -87,7 +87,7 @@ def kit(options, model, train, held, test):
     from clfm_kit import Classifier
     from clfm_kit.plugins import using
     clock = Clock()
-    settings = ["training.epochs=1", "training.learning_rate=2e-4", "quantizer.compute=bfloat16", f"training.token_budget={1 << 20}", *([f"format.max_length={options.length}"] if options.length else [])]
+    settings = ["training.epochs=1", "training.learning_rate=2e-4", "quantizer.compute=bfloat16", *([f"training.token_budget={1 << 20}"] if options.device == "cuda" else []), *([f"format.max_length={options.length}"] if options.length else [])]
     with using("clock", run_event=lambda event: clock.tick() if event["kind"] == "train" else None):
         started = time.perf_counter()
         fitted = Classifier("lora-4bit", model, settings=settings, cache=None).fit(train.texts, train.labels, held)

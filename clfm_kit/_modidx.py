@@ -577,6 +577,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'clfm_kit.network.Examples': ('network.html#examples', 'clfm_kit/network.py'),
                                   'clfm_kit.network.Examples.__init__': ('network.html#examples.__init__', 'clfm_kit/network.py'),
                                   'clfm_kit.network.Examples.__len__': ('network.html#examples.__len__', 'clfm_kit/network.py'),
+                                  'clfm_kit.network.Examples.all_pieces': ('network.html#examples.all_pieces', 'clfm_kit/network.py'),
                                   'clfm_kit.network.Examples.batch': ('network.html#examples.batch', 'clfm_kit/network.py'),
                                   'clfm_kit.network.Examples.pieces': ('network.html#examples.pieces', 'clfm_kit/network.py'),
                                   'clfm_kit.network.LengthBatches': ('network.html#lengthbatches', 'clfm_kit/network.py'),

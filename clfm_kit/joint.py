@@ -208,7 +208,7 @@ class TaskTrainer(TextTrainer):
         for piece in pieces: piece["share"] = {name: value / max(total[name], 1e-9) * world * bool(mine) for name, value in self._mass(piece["answers"]).items()}
         return {"pieces": pieces}
 
-# %% ../nbs/35b_joint.ipynb #35022138df
+# %% ../nbs/35b_joint.ipynb #35022f586a
 def _compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
     net = self.net
     losses = net.losses(inputs, self.settings.label_smoothing, model)
@@ -222,7 +222,7 @@ def _evaluate(self, *args, **kwargs):
     self.net.eval()
     total, count = {}, {}
     with torch.no_grad(), self.compute_loss_context_manager():
-        for piece in self.held.pieces(np.arange(len(self.held)), self.settings.token_budget):
+        for piece in self.held.all_pieces(self.settings.token_budget, self.net.backbone.device):
             rows = {name: int(known(found).sum()) for name, found in piece["answers"].items()}
             for name, value in self.net.losses(piece).items(): total[name], count[name] = total.get(name, 0) + value.item() * rows[name], count.get(name, 0) + rows[name]
     metrics = {"eval_loss": sum(self.net.weights[name] * total[name] / count[name] for name in total)}

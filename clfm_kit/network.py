@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Training', 'Examples', 'LengthBatches', 'Loader', 'Net', 'Batches']
 
-# %% ../nbs/31a_network.ipynb #310021c98b
+# %% ../nbs/31a_network.ipynb #31002ff178
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,7 +17,7 @@ from .errors import unknown
 from .imbalance import epoch_rows
 from .parts import settings_of
 from .parts import settings_of
-from .states import batches, combine, pad
+from .states import TOKEN_BUDGET, batches, combine, pad
 
 # %% ../nbs/31a_network.ipynb #31005552f3
 @dataclass
@@ -49,7 +49,7 @@ def _of(cls, given: dict):
 
 Training.of = classmethod(_of)
 
-# %% ../nbs/31a_network.ipynb #310095ec42
+# %% ../nbs/31a_network.ipynb #31009c4e54
 class Examples:
     "Encoded texts with targets; text t has sequences first[t]:first[t + 1]."
 
@@ -74,6 +74,10 @@ class Examples:
         "Batches of these rows, similar lengths together, within a budget of padded tokens."
         rows = np.asarray(rows)
         return [self.batch(rows[piece]) for piece in batches(self.lengths[rows], self.counts[rows], budget)]
+
+    def all_pieces(self, budget, device):
+        "Every row, for reading without gradients: no more at once than either budget allows."
+        return self.pieces(np.arange(len(self)), min(budget, TOKEN_BUDGET.get(device.type, 8192)))
 
 # %% ../nbs/31a_network.ipynb #3101059cbb
 @dataclass

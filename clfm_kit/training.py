@@ -92,7 +92,7 @@ def _create_optimizer(self, model=None):
 
 TextTrainer.compute_loss, TextTrainer.create_optimizer = _compute_loss, _create_optimizer
 
-# %% ../nbs/32_training.ipynb #320109cef4
+# %% ../nbs/32_training.ipynb #3201087889
 def _create_scheduler(self, num_training_steps, optimizer=None):
     rising = max(1, round(self.settings.warmup * num_training_steps))
     rate = lambda step: min((step + 1) / rising, max(num_training_steps - step, 0) / max(num_training_steps - rising, 1))
@@ -104,7 +104,7 @@ def _evaluate(self, *args, **kwargs):
     self.net.eval()
     total, right, schema = 0.0, 0, self.imbalance.schema
     with torch.no_grad(), self.compute_loss_context_manager():
-        for piece in self.held.pieces(np.arange(len(self.held)), self.settings.token_budget):
+        for piece in self.held.all_pieces(self.settings.token_budget, self.net.backbone.device):
             scores = self.net(*(piece[name] for name in ("ids", "mask", "owner", "sequences")))
             total += self.net.head.loss(scores, piece["targets"].to(scores.device)).item() * len(piece["targets"])
             right += correct_rows((scores > 0 if schema.kind == "multi" else scores.argmax(-1)).cpu(), piece["targets"], schema).sum()
