@@ -628,6 +628,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'clfm_kit.plans._Bits': ('plans.html#_bits', 'clfm_kit/plans.py'),
                                 'clfm_kit.plans.activation_bytes': ('plans.html#activation_bytes', 'clfm_kit/plans.py'),
                                 'clfm_kit.plans.advise': ('plans.html#advise', 'clfm_kit/plans.py'),
+                                'clfm_kit.plans.calls': ('plans.html#calls', 'clfm_kit/plans.py'),
                                 'clfm_kit.plans.free_memory': ('plans.html#free_memory', 'clfm_kit/plans.py'),
                                 'clfm_kit.plans.machine_speed': ('plans.html#machine_speed', 'clfm_kit/plans.py'),
                                 'clfm_kit.plans.model_sizes': ('plans.html#model_sizes', 'clfm_kit/plans.py'),
