@@ -2,6 +2,7 @@
 
     python benchmarks/lora_4bit.py speed   --data FOLDER [--model FOLDER] [--shape 512 | 3b] [--rows N] [--length N] [--device cpu | cuda]
     python benchmarks/lora_4bit.py parity  --data FOLDER --model FOLDER
+    python benchmarks/lora_4bit.py plan    --data FOLDER --model FOLDER
     python benchmarks/lora_4bit.py quality --data FOLDER [--data FOLDER …] --model FOLDER [--sides probe lora-4bit …] [--seeds 3]
 
 One process and one file a cell, so a run that was stopped goes on with what is missing; `results/lora_4bit.json` is made of all cells there are. `plain` is the script people write:
@@ -87,7 +88,7 @@ def kit(options, model, train, held, test):
     from clfm_kit import Classifier
     from clfm_kit.plugins import using
     clock = Clock()
-    settings = ["training.epochs=1", "training.learning_rate=2e-4", "quantizer.compute=bfloat16", f"training.token_budget={1 << 20}", *([f"format.max_length={options.length}"] if options.length else [])]
+    settings = ["training.epochs=1", "training.learning_rate=2e-4", "quantizer.compute=bfloat16", *([f"training.token_budget={1 << 20}"] if options.device == "cuda" else []), *([f"format.max_length={options.length}"] if options.length else [])]
     with using("clock", run_event=lambda event: clock.tick() if event["kind"] == "train" else None):
         started = time.perf_counter()
         fitted = Classifier("lora-4bit", model, settings=settings, cache=None).fit(train.texts, train.labels, held)
@@ -194,12 +195,56 @@ def parity_cell(options):
     return dict(texts=len(texts), rows=rows)
 
 
+PLANS = {
+    "random-512 lora-4bit": ("lora-4bit", [], 256, 48), "small decoder lora-4bit": ("lora-4bit", [], 256, 48),
+    "minilm finetune": ("finetune", ["training.epochs=1"], 96, 32), "minilm probe": ("probe", [], 512, 32),
+}
+
+
+def work_speed():
+    """Operations in a second of processor time, so that other work on the machine makes no difference."""
+    import torch
+    a, done, started = torch.randn(1024, 1024), 0, time.process_time()
+    while time.process_time() - started < 1:
+        a @ a
+        done += 1
+    return done * 2 * 1024**3 / (time.process_time() - started)
+
+
+def plan_cell(options, name):
+    """What `clfm plan` says of a run, and what the run takes: processor seconds of one thread, and memory above what Python and its libraries hold."""
+    from clfm_kit import Classifier
+    from clfm_kit.backbones import load_tokenizer, model_source
+    from clfm_kit.data import Rows
+    from clfm_kit.plans import plan
+    recipe, settings, count, length = PLANS[name]
+    train, _, _ = rows_of(options.data[0], count)
+    model = "minilm" if name.startswith("minilm") else options.model if name.startswith("small") else random_decoder("512", train.texts, str(Path(tempfile.gettempdir(), "clfm-kit-decoder-512")), "cpu")
+    tokenizer = load_tokenizer(model_source(model))
+    words = " ".join(train.texts)
+    ids = tokenizer(words, add_special_tokens=False)["input_ids"]
+    texts = [tokenizer.decode(ids[start:start + length]) for start in range(0, length * count, length)] if len(ids) >= length * count else [tokenizer.decode((ids * 9)[n * 7:n * 7 + length]) for n in range(count)]
+    labels = ["a" if n % 2 else "b" for n in range(len(texts))]  # what is learned makes no difference to what it takes
+    settings = [*settings, *(["training.epochs=1"] if recipe == "lora-4bit" else []), f"format.max_length={length}"]
+    peak = lambda field: next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(field)) / 1e3
+    warm = ["training.epochs=1"] if recipe != "probe" else []
+    Classifier(recipe, options.model, settings=[*warm, "format.max_length=4"], cache=None).fit(texts[:16], labels[:16], Rows(texts[:4], labels[:4]))  # what libraries take is there before
+    speed = work_speed()
+    estimate, before = plan(recipe, model, settings, rows=len(texts), length=length, speed=speed), peak("VmRSS")
+    started, worked = time.perf_counter(), time.process_time()
+    Classifier(recipe, model, settings=settings, cache=None).fit(texts, labels, Rows(texts[:32], labels[:32]))
+    seconds = dict(seconds=time.perf_counter() - started, cpu_seconds=time.process_time() - worked)
+    return dict(name=name, rows=len(texts), length=length, **seconds, peak_mb=peak("VmHWM") - before, planned_seconds=estimate.training_seconds, planned_mb=estimate.memory / 1e6, speed=speed, load=os.getloadavg()[0])
+
+
 def summary(cells):
     """Numbers by name: medians of ratios over repeats, means over seeds."""
     figures, speed, quality = {}, defaultdict(dict), defaultdict(dict)
     for cell in cells:
         if cell["part"] == "speed": speed[cell["model"], cell["side"]][cell["repeat"]] = cell
         if cell["part"] == "quality": quality[cell["data"], cell["side"]][cell["seed"]] = cell["accuracy"]
+        if cell["part"] == "plan":
+            for name, planned, taken in (("memory", "planned_mb", "peak_mb"), ("time", "planned_seconds", "cpu_seconds")): figures[f"plan {cell['name']} {name}, planned / taken"] = round(cell[planned] / cell[taken], 2)
         if cell["part"] == "parity":
             for row in cell["cells"]: figures |= {f"parity {row['quantizer']} {row['dtype']} {row['selector']} {name}": row[name] for name in ("difference", "flips", "alone_difference", "alone_flips")}
     for model in sorted({model for model, _ in speed}):
@@ -218,7 +263,7 @@ def summary(cells):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["speed", "parity", "quality", "write"])
+    parser.add_argument("part", choices=["speed", "parity", "plan", "quality", "write"])
     parser.add_argument("--data", action="append", default=[], help="folder of a data set; several for quality")
     parser.add_argument("--model", help="folder of a small decoder")
     parser.add_argument("--shape", choices=SHAPES, default="512")
@@ -245,6 +290,7 @@ def cell(options):
         model = Path(options.model).name if options.model else f"random-{options.shape}"
         model += f" {options.length}" * bool(options.length) + " cuda" * (options.device == "cuda")
         found = dict(model=model, side=kind, repeat=int(rest[0]), **speed_cell(options, kind))
+    elif options.part == "plan": found = plan_cell(options, kind)
     elif options.part == "quality": found = dict(data=Path(kind).name, side=rest[0], seed=int(rest[1]), **quality_cell(options, kind, rest[0], int(rest[1])))
     else:
         found = parity_cell(options)
@@ -260,6 +306,7 @@ def run(options):
         name += f"-{options.length}" * bool(options.length) + "-cuda" * (options.device == "cuda")
         wanted = [(f"speed-{name}-{side}-{repeat}", side, repeat) for repeat in range(options.repeats) for side in ("kit", "plain")]
     elif options.part == "quality": wanted = [(f"quality-{Path(folder).name}-{side.replace(' ', '-')}-{seed}", folder, side, seed) for seed in range(options.seeds) for folder in options.data for side in options.sides]
+    elif options.part == "plan": wanted = [(f"plan-{case.replace(' ', '-')}", case) for case in PLANS]
     else: wanted = [(f"parity-{name}", "all")]
     for file, *rest in wanted:
         path = CELLS / f"{file}.json"

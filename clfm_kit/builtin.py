@@ -33,7 +33,7 @@ class Frozen(Part):
     "Nothing upstream of the head moves, so every text is read once and its pooled states are kept."
     moves = False
 
-# %% ../nbs/20_builtin.ipynb #20007f2d43
+# %% ../nbs/20_builtin.ipynb #200072c9f6
 @hookimpl
 def register_formats(register):
     register("plain", "clfm_kit.formats:Plain", about="the text as it is, cut to the model's limit")
@@ -55,6 +55,7 @@ def register_poolers(register):
     register("max", "clfm_kit.poolers:Max", about="largest value over tokens at one layer")
     register("first", "clfm_kit.poolers:First", about="first token, BERT's summary of the text")
     register("last", "clfm_kit.poolers:Last", about="last token, for decoders")
+    register("attention", "clfm_kit.poolers:Attention", about="average with weights learned beside the head, where weights of the base move")
 
 @hookimpl
 def register_heads(register):

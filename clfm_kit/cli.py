@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'Strangers', 'main', 'plugins', 'recipes', 'fit', 'predict', 'evaluate', 'demo', 'new_plugin']
 
-# %% ../nbs/27_cli.ipynb #270020b23b
+# %% ../nbs/27_cli.ipynb #27002db8d4
 import sys
 from pathlib import Path
 from typing import Annotated, Optional
@@ -13,7 +13,7 @@ from typing import Annotated, Optional
 import typer
 
 from .errors import UserError
-from .model_commands import explain, export, merge
+from .model_commands import distil, explain, export, merge
 from .study_commands import compare, errors, plan, tune
 from .terminal import Data, Json, Label, Model, Settings, Text, progress, reports_table, show, table_of
 
@@ -165,8 +165,8 @@ def evaluate(folder: Annotated[str, typer.Argument(help="A saved model.")], data
     with progress(): report = clf.evaluate(rows, out_of_scope=out_of_scope)
     show(report.to_dict(), as_json, reports_table(f"{folder} on {rows.source}", {"figures": report}))
 
-# %% ../nbs/27_cli.ipynb #2701897b95
-for command in (explain, export, merge, compare, tune, errors, plan): app.command()(command)
+# %% ../nbs/27_cli.ipynb #2701823fae
+for command in (explain, export, merge, distil, compare, tune, errors, plan): app.command()(command)
 
 # %% ../nbs/27_cli.ipynb #27022180b7
 @app.command()

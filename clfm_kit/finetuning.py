@@ -18,7 +18,7 @@ from .imbalance import learn_imbalance
 from .network import Batches, Examples, Net, Training
 from .training import start_head, train_delta
 
-# %% ../nbs/33a_finetuning.ipynb #33005e1ca2
+# %% ../nbs/33a_finetuning.ipynb #3300526ac7
 def train_base(classifier, train, held, targets, checkpoints=None) -> dict:
     "Train base and head of a classifier on texts and targets (training, validation); sets `delta_` and `head_`, returns facts."
     recipe, parts, backbone, schema = classifier.recipe_, classifier.parts_, classifier._open(), classifier.schema_
@@ -29,14 +29,24 @@ def train_base(classifier, train, held, targets, checkpoints=None) -> dict:
     if settings.head_start == "probe":
         features = classifier._states(train), classifier._states(held)
         start_head(head, features[0], targets[0], schema, (features[1], targets[1]), imbalance, recipe.seed)
+    targets, imbalance, taught = _taught(classifier, head, (train, held), targets, imbalance)
     net = Net(backbone, parts["pooler"], head.to(backbone.device))
     examples = [Examples(backbone, parts["format"], texts, found) for texts, found in zip((train, held), targets)]
     delta = parts["selector"].select(backbone, Batches(net, examples[0], schema, imbalance, recipe.seed, settings.token_budget, settings))
     folder = cache_folder() if classifier.cache == "default" else classifier.cache
     facts = train_delta(net, delta, *examples, imbalance=imbalance, settings=settings, seed=recipe.seed, run=classifier, checkpoints=checkpoints, cache=folder,
                         identity=_identity(classifier, targets) if checkpoints else "")
+    vars(head).pop("loss", None)
     classifier.delta_, classifier.head_ = delta, head.cpu()
-    return facts | getattr(delta, "facts", {})
+    return facts | getattr(delta, "facts", {}) | taught
+
+# %% ../nbs/33a_finetuning.ipynb #330067c31d
+def _taught(classifier, head, texts, targets, imbalance) -> tuple:  # (targets, imbalance, facts)
+    "Where there is a teacher, what it says of each text in the place of targets."
+    teacher = getattr(classifier, "teacher_", None) or classifier.recipe_.teacher
+    if teacher is None: return targets, imbalance, {}
+    from clfm_kit.distilling import lessons
+    return lessons(classifier, head, teacher, texts)
 
 # %% ../nbs/33a_finetuning.ipynb #3300673624
 def _identity(classifier, targets) -> str:

@@ -224,7 +224,7 @@ def _compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=
 
 TaskTrainer.compute_loss = _compute_loss
 
-# %% ../nbs/35b_joint.ipynb #350246de05
+# %% ../nbs/35b_joint.ipynb #35024f11eb
 def counts(scores, targets, schema, words: bool) -> np.ndarray:
     "How many decisions are right, how many were made and how many there are to make; F1 is 2 · right / (made + there)."
     if not words: return np.array([correct_rows((scores > 0 if schema.kind == "multi" else scores.argmax(-1)).cpu(), targets.cpu(), schema).sum(), len(targets), len(targets)])
@@ -236,7 +236,7 @@ def _evaluate(self, *args, **kwargs):
     self.net.eval()
     loss, found, net = {}, {}, self.net
     with torch.no_grad(), self.compute_loss_context_manager():
-        for piece in self.held.pieces(np.arange(len(self.held)), self.settings.token_budget):
+        for piece in self.held.all_pieces(self.settings.token_budget, self.net.backbone.device):
             for name, (scores, targets) in net.answered(piece).items():
                 loss.setdefault(name, []).append((net.head.tasks[name].loss(scores, targets).item() * len(targets), len(targets)))
                 found[name] = found.get(name, 0) + counts(scores, targets, net.imbalance[name].schema, net.columns[name][0].endswith("/words"))

@@ -25,7 +25,7 @@ from .task_reports import report_on, set_aside
 from .task_training import task_part
 from .tasks import Task, load_tasks, united
 
-# %% ../nbs/35h_merging.ipynb #350056f521
+# %% ../nbs/35h_merging.ipynb #3500535280
 def checked_models(models) -> dict:  # {name: (folder, facts)}
     "The saved models to merge, each a folder or 'name=folder'. Raises `UserError` when they cannot be merged."
     found = {}
@@ -40,6 +40,7 @@ def checked_models(models) -> dict:  # {name: (folder, facts)}
         if facts["model"]["hash"] != like["model"]["hash"]: raise UserError(f"{first!r} and {name!r} stand on different bases ({like['model']['source']}, hash {like['model']['hash'][:12]}…, and {facts['model']['source']}, {facts['model']['hash'][:12]}…); only changes of the same base can be merged")
         for kind in ("format", "pooler", "quantizer"):
             if facts["recipe"].get(kind) != like["recipe"].get(kind): raise UserError(f"{first!r} and {name!r} have different {kind}s ({like['recipe'].get(kind)!r} and {facts['recipe'].get(kind)!r}); a merged model reads all texts in one way")
+        if facts.get("parts", {}).get("pooler") != like.get("parts", {}).get("pooler"): raise UserError(f"{first!r} and {name!r} have poolers that learned different things, and a merged model reads all texts in one way; fit them with a pooler that learns nothing, such as 'mean'")
     for (a, (_, x)), (b, (_, y)) in combinations(found.items(), 2):
         if x["files"]["delta.safetensors"] == y["files"]["delta.safetensors"]: raise UserError(f"{a!r} and {b!r} are copies of one model; merging them would only double its change")
     return found

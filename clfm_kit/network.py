@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Training', 'Examples', 'LengthBatches', 'Loader', 'Net', 'Batches']
 
-# %% ../nbs/31a_network.ipynb #31002d4604
+# %% ../nbs/31a_network.ipynb #310024cc9e
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from .errors import UserError, unknown
 from .imbalance import epoch_rows
 from .parts import settings_of
-from .states import batches, combine, pad
+from .states import TOKEN_BUDGET, batches, combine, pad
 
 # %% ../nbs/31a_network.ipynb #31005552f3
 @dataclass
@@ -48,7 +48,7 @@ def _of(cls, given: dict):
 
 Training.of = classmethod(_of)
 
-# %% ../nbs/31a_network.ipynb #310095ec42
+# %% ../nbs/31a_network.ipynb #31009c4e54
 class Examples:
     "Encoded texts with targets; text t has sequences first[t]:first[t + 1]."
 
@@ -73,6 +73,10 @@ class Examples:
         "Batches of these rows, similar lengths together, within a budget of padded tokens."
         rows = np.asarray(rows)
         return [self.batch(rows[piece]) for piece in batches(self.lengths[rows], self.counts[rows], budget)]
+
+    def all_pieces(self, budget, device):
+        "Every row, for reading without gradients: no more at once than either budget allows."
+        return self.pieces(np.arange(len(self)), min(budget, TOKEN_BUDGET.get(device.type, 8192)))
 
 # %% ../nbs/31a_network.ipynb #3101059cbb
 @dataclass
@@ -104,7 +108,7 @@ class Loader(DataLoader):
     "A data loader that tells its batch sampler which epoch it is; batches of any size."
     def set_epoch(self, epoch): self.batch_sampler.set_epoch(epoch)
 
-# %% ../nbs/31a_network.ipynb #31014fe685
+# %% ../nbs/31a_network.ipynb #31014d4f24
 class Net(nn.Module):
     "Scores of a batch; `delta` is what moves below the head."
 
@@ -112,6 +116,7 @@ class Net(nn.Module):
         super().__init__()
         self.backbone, self.pooler, self.head, self.base = backbone, pooler, head, backbone.model
         self.sites, self.delta, self.prefix, self.moving = pooler.sites(backbone.shape), None, None, nn.ParameterList()
+        self.reading = list(getattr(pooler, "parameters", list)())  # what a pooler learns
 
     def start(self, delta):
         "Begin to train a delta. Raises `UserError` for what is none, or chooses nothing."
@@ -121,7 +126,7 @@ class Net(nn.Module):
         if self.widened: self.base.float()  # half precision is too coarse for small steps
         delta.start(self.backbone)
         self.delta = delta
-        self.moving.extend(tensor for _, tensor, _ in delta.parameters())
+        self.moving.extend([*(tensor for _, tensor, _ in delta.parameters()), *self.reading])
 
     def forward(self, ids, mask, owner, sequences):
         found, on_device = {}, mask.to(self.backbone.device)
@@ -132,7 +137,7 @@ class Net(nn.Module):
         if self.prefix: self.prefix.use(None, mask)
         with torch.autocast(self.backbone.device.type, enabled=False): return self.head.scores(found)  # in float32 whatever the base computes in
 
-# %% ../nbs/31a_network.ipynb #3101524b0b
+# %% ../nbs/31a_network.ipynb #310157bfb4
 def _train(self, mode=True):
     "Dropout works from the lowest moving block upwards; the states below are those of prediction, cached or not."
     nn.Module.train(self, mode)
@@ -144,12 +149,14 @@ def _train(self, mode=True):
 
 def _state_dict(self, *args, **kwargs):
     "What moves, by name."
-    return {f"delta.{name}": tensor.detach() for name, tensor, _ in self.delta.parameters()} | {f"head.{k}": v for k, v in self.head.state_dict().items()}
+    read = {f"pooler.{number}": tensor.detach() for number, tensor in enumerate(self.reading)}
+    return {f"delta.{name}": tensor.detach() for name, tensor, _ in self.delta.parameters()} | read | {f"head.{k}": v for k, v in self.head.state_dict().items()}
 
-# %% ../nbs/31a_network.ipynb #31016e73c4
+# %% ../nbs/31a_network.ipynb #310166935e
 def _load_state_dict(self, state, strict=True, assign=False):
     with torch.no_grad():
         for name, tensor, _ in self.delta.parameters(): tensor.copy_(state[f"delta.{name}"])
+        for number, tensor in enumerate(self.reading): tensor.copy_(state[f"pooler.{number}"])
     self.delta.write(self.backbone)
     return self.head.load_state_dict({k.removeprefix("head."): v for k, v in state.items() if k.startswith("head.")}, strict)
 

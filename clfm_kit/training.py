@@ -79,20 +79,20 @@ def not_finite(net, value, step) -> str:
     broken = [name for name, tensor in net.state_dict().items() if not torch.isfinite(tensor).all()]
     return f"the loss is {value} at step {step + 1}; " + (f"tensor {broken[0]!r} is no longer finite, so lower training.learning_rate" if broken else "all weights are finite, so the scores are not: use float32")
 
-# %% ../nbs/32_training.ipynb #320096e6a0
+# %% ../nbs/32_training.ipynb #320098e30a
 def _create_optimizer(self, model=None):
     "AdamW with a rate for each level; biases and norms are not decayed."
     s, top, groups = self.settings, len(self.net.backbone.blocks), {}
     for name, tensor, level in self.net.delta.parameters():
         groups.setdefault((s.learning_rate * s.layer_decay ** (top - level), s.weight_decay * (tensor.ndim > 1)), []).append(tensor)
-    for tensor in self.net.head.parameters(): groups.setdefault((s.head_learning_rate, s.weight_decay * (tensor.ndim > 1)), []).append(tensor)
+    for tensor in (*self.net.head.parameters(), *self.net.reading): groups.setdefault((s.head_learning_rate, s.weight_decay * (tensor.ndim > 1)), []).append(tensor)
     self.optimizer = torch.optim.AdamW([dict(params=found, lr=rate, weight_decay=decay) for (rate, decay), found in groups.items()], fused=True)
     self.optimizer.register_step_post_hook(lambda *_: self.net.delta.write(self.net.backbone))
     return self.optimizer
 
 TextTrainer.compute_loss, TextTrainer.create_optimizer = _compute_loss, _create_optimizer
 
-# %% ../nbs/32_training.ipynb #320109cef4
+# %% ../nbs/32_training.ipynb #3201087889
 def _create_scheduler(self, num_training_steps, optimizer=None):
     rising = max(1, round(self.settings.warmup * num_training_steps))
     rate = lambda step: min((step + 1) / rising, max(num_training_steps - step, 0) / max(num_training_steps - rising, 1))
@@ -104,7 +104,7 @@ def _evaluate(self, *args, **kwargs):
     self.net.eval()
     total, right, schema = 0.0, 0, self.imbalance.schema
     with torch.no_grad(), self.compute_loss_context_manager():
-        for piece in self.held.pieces(np.arange(len(self.held)), self.settings.token_budget):
+        for piece in self.held.all_pieces(self.settings.token_budget, self.net.backbone.device):
             scores = self.net(*(piece[name] for name in ("ids", "mask", "owner", "sequences")))
             total += self.net.head.loss(scores, piece["targets"].to(scores.device)).item() * len(piece["targets"])
             right += correct_rows((scores > 0 if schema.kind == "multi" else scores.argmax(-1)).cpu(), piece["targets"], schema).sum()

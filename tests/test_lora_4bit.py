@@ -154,6 +154,52 @@ def test_stc_over_a_tuned_decoder_in_4_bits(decoder, rows, tmp_path):
     np.testing.assert_array_equal(loaded.scores(rows.texts[:5]), stacked.scores(rows.texts[:5]))
 
 
+def test_attention_pooling_learns_beside_the_adapters(decoder, rows, tmp_path):
+    from clfm_kit_lora_4bit.merging import merge
+    fitted = Classifier("lora-4bit", decoder("llama"), settings=[*QUICK, "pooler=attention"], cache=tmp_path / "cache").fit(rows.texts, rows.labels)
+    query = fitted.parts_["pooler"].query.detach()
+    assert query.abs().max() > 1e-3
+    fitted.save_pretrained(tmp_path / "model")
+    np.testing.assert_array_equal(in_another_process(tmp_path / "model", rows.texts[:9], tmp_path), fitted.scores(rows.texts[:9]))
+    loaded = Classifier.from_pretrained(tmp_path / "model")
+    assert torch.equal(loaded.parts_["pooler"].query, query)
+    with torch.no_grad(): loaded.parts_["pooler"].query.zero_()
+    assert np.abs(loaded.scores(rows.texts[:9]) - fitted.scores(rows.texts[:9])).max() > 1e-4
+    with pytest.raises(UserError, match="keep the adapter beside the base"): merge(fitted, tmp_path / "merged", rows.texts, rows.labels)
+    with pytest.raises(UserError, match="use pooler 'mean'"): Classifier("lora-4bit", "no-model", settings=["selector=frozen", "pooler=attention"]).fit(rows.texts, rows.labels)
+
+
+TAGS = {"slots": {"label": "slots"}, "intent": "label"}
+
+
+@pytest.mark.parametrize("base, settings", [("encoder", ["pooler=mean"]), ("encoder", ["pooler=mean", "quantizer=none"]), ("encoder", ["pooler=attention", "quantizer=int8"]),
+                                            ("decoder", ["attention=bidirectional", "pooler=mean"]), ("decoder", [])], ids=lambda found: " ".join(found) if isinstance(found, list) else found)
+def test_words_are_tagged_over_adapters(base, settings, tiny, decoder, tmp_path):
+    from clfm_kit.tasks import load_tasks, read_tasks
+    parts = {part: rows.take(range(80)) for part, rows in load_tasks("helpdesk", read_tasks(TAGS)).items()}
+    model = tiny if base == "encoder" else decoder("llama")
+    fitted = Classifier("lora-4bit", model, tasks=TAGS, settings=[*QUICK, "training.epochs=1", "format.max_length=64", *settings], cache=None).fit(parts)
+    texts = parts["test"].texts[:12]
+    answers, scores = fitted.predict(texts), fitted.scores(texts)
+    assert fitted.schemas_["slots"].kind == "tags" and {len(found) for found in answers.values()} == {12} and fitted.delta_.size > 0
+    assert all(text[span["start"]:span["end"]] == span["text"] for text, found in zip(texts, answers["slots"]) for span in found)
+    assert fitted.evaluate(parts["test"]).tasks["slots"].rows == len(parts["test"])
+    loaded = Classifier.from_pretrained(fitted.save_pretrained(tmp_path / "model"))
+    again = loaded.scores(texts)
+    assert all(np.array_equal(a, b) for name in TAGS for a, b in zip(scores[name], again[name]))
+    assert json.dumps(loaded.predict(texts), default=list) == json.dumps(answers, default=list)
+
+
+def test_tags_learn_what_stands_after_a_word_only_with_the_mask_lifted(decoder):
+    """The last word of a text says what the first one is: a decoder that reads from left to right cannot know."""
+    table = [dict(text=f"{word} bolt {last}", tokens=[word, "bolt", last], slots=[tag, "O", "O"]) for word in ("red", "blue", "dark", "old") for last, tag in (("paint", "B-colour"), ("kind", "B-sort"))] * 12
+    found = {}
+    for attention in ("own", "bidirectional"):
+        clf = Classifier("lora-4bit", decoder("llama"), tasks={"slots": "slots"}, settings=["training.epochs=6", "training.learning_rate=1e-2", f"attention={attention}", "format.max_length=24"], cache=None).fit(table, validation=table)
+        found[attention] = clf.evaluate(table).tasks["slots"]["entity_f1"]
+    assert found["bidirectional"] > 0.95 > 0.6 > found["own"]
+
+
 @pytest.fixture(scope="module")
 def read(decoder):
     """A function that pools one text's last token under padding of any kind."""
@@ -262,7 +308,7 @@ def test_a_recipe_reads_both_ways(decoder, rows, tmp_path):
     with pytest.raises(UserError, match="unknown attention"): Classifier("lora-4bit", decoder("llama"), settings=["attention=both"]).fit(rows.texts, rows.labels)
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_adapters_multiplied_out_are_the_same_change(decoder, rows, name):
     clf = Classifier("lora-4bit", decoder(name), settings=["quantizer=none", *QUICK], cache=None).fit(rows.texts, rows.labels)
     before, base = clf.scores(rows.texts[:9]), clf.backbone_
@@ -276,3 +322,63 @@ def test_adapters_multiplied_out_are_the_same_change(decoder, rows, name):
 def test_adapters_over_a_quantised_base_are_not_multiplied_out(decoder, rows):
     clf = Classifier("lora-4bit", decoder("llama"), settings=QUICK, cache=None).fit(rows.texts, rows.labels)
     with pytest.raises(UserError, match="load the models with quantizer 'none'"): clf.delta_.dense(clf.backbone_)
+
+
+@pytest.fixture(scope="module")
+def teacher(decoder, rows, tmp_path_factory):
+    """Folder of a tuned decoder in four bits."""
+    fitted = Classifier("lora-4bit", decoder("llama"), settings=QUICK, cache=None).fit(rows.texts, rows.labels)
+    return str(fitted.save_pretrained(tmp_path_factory.mktemp("teacher") / "model"))
+
+
+def write_rows(path, rows, labels=True):
+    path.write_text("".join(json.dumps(dict(text=text, **({"label": label} if labels else {}))) + "\n" for text, label in zip(rows.texts, rows.labels)))
+
+
+def test_a_decoder_teaches_an_encoder_from_the_command_line(teacher, tiny, rows, tmp_path, capsys):
+    from clfm_kit.cli import main
+    (tmp_path / "data").mkdir()
+    write_rows(tmp_path / "data" / "train.jsonl", rows, labels=False)
+    write_rows(tmp_path / "data" / "test.jsonl", rows)
+    (tmp_path / "student.yaml").write_text("name: student\nselector: top-layers\nhead: linear\ntraining: {epochs: 3, learning_rate: 3e-3}\n")
+    main(["distil", teacher, "--data", str(tmp_path / "data"), "--recipe", str(tmp_path / "student.yaml"), "--model", tiny, "--set", "seed=1", "--out", str(tmp_path / "student"), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["kept"] == pytest.approx(found["student_macro_f1"] / found["teacher_macro_f1"]) and found["kept"] > 0.5
+    assert found["speed"] == pytest.approx(found["student_rows_per_second"] / found["teacher_rows_per_second"]) and found["rows"] == len(rows)
+    loaded = Classifier.from_pretrained(tmp_path / "student")
+    assert loaded.facts_["training"]["teacher"] == "lora-4bit" and loaded.facts_["distilled"]["kept"] == found["kept"] and loaded.recipe_.seed == 1
+    assert (loaded.predict(rows.texts) == Classifier.from_pretrained(teacher).predict(rows.texts)).mean() > 0.6
+
+
+def test_a_teacher_in_a_recipe_gives_its_probabilities_and_not_the_labels(teacher, tiny, rows, tmp_path):
+    """Training labels turned round: the student follows its teacher."""
+    turned = dict(zip(sorted(set(rows.labels)), [*sorted(set(rows.labels))[1:], sorted(set(rows.labels))[0]]))
+    recipe = dict(name="student", selector="full", head="linear", teacher=teacher, training=dict(epochs=8, learning_rate=3e-3, head_start="random"))
+    clf = Classifier(recipe, tiny, cache=None).fit(rows.texts, [turned[label] for label in rows.labels], validation=rows, checkpoints=tmp_path / "checkpoints")
+    near = lambda labels: (clf.predict(rows.texts) == np.array(labels)).mean()
+    assert near(Classifier.from_pretrained(teacher).predict(rows.texts)) > 0.6 > near([turned[label] for label in rows.labels])
+    assert Classifier.from_pretrained(clf.save_pretrained(tmp_path / "model")).recipe_.teacher == teacher
+
+
+def test_what_cannot_be_taught_is_told_in_one_sentence(teacher, tiny, rows, fitted, tmp_path):
+    from clfm_kit.distilling import distil
+    from clfm_kit.tasks import load_tasks, read_tasks
+    for settings, message in (["selector=frozen", "head=logistic", "training={}"], "moves no weights"), (["class_weight=balanced"], "leave out class_weight"), (["training.label_smoothing=0.1"], "leave out class_weight"):
+        with pytest.raises(UserError, match=message): Classifier("finetune", tiny, settings=[*settings, f"teacher={teacher}"], cache=None).fit(rows.texts, rows.labels)
+        with pytest.raises(UserError, match=message): distil(teacher, rows.texts, model=tiny, settings=settings)
+    with pytest.raises(UserError, match="different labels"): Classifier("finetune", tiny, settings=[f"teacher={fitted}"], cache=None).fit(rows.texts, rows.labels)
+    with pytest.raises(UserError, match="no clfm.json"): distil(str(tmp_path), rows.texts, model=tiny)
+    with pytest.raises(UserError, match="never answers"): distil(teacher, rows.texts[:1] * 12, model=tiny)
+    parts = {part: found.take(range(80)) for part, found in load_tasks("helpdesk", read_tasks(TAGS)).items()}
+    with pytest.raises(UserError, match="a student for each task"): Classifier("finetune", tiny, tasks=TAGS, settings=[f"teacher={teacher}"], cache=None).fit(parts)
+    several = Classifier("probe", tiny, tasks=TAGS, cache=None).fit(parts)
+    with pytest.raises(UserError, match="several tasks"): distil(several, rows.texts, model=tiny)
+
+
+def test_a_teacher_of_several_labels(decoder, tiny):
+    from clfm_kit.distilling import distil, kept
+    data = load_data("abstracts")
+    train, held = data.train.take(range(96)), data.validation.take(range(48))
+    teacher = Classifier("lora-4bit", decoder("llama"), settings=[*QUICK, "training.epochs=1"], cache=None).fit(train.texts, train.labels, held)
+    student = distil(teacher, train.texts, (held.texts, held.labels), model=tiny, settings=["training.epochs=1", "format.max_length=24"], cache=None)
+    assert student.schema_ == teacher.schema_ and kept(teacher, student, held)["kept"] > 0

@@ -39,7 +39,7 @@ def drift(before, after, texts, labels) -> Drift:
     flips = sum(np.any(x != y) if not isinstance(x, list) else x != y for x, y in zip(before.predict(texts), after.predict(texts)))
     return Drift(len(texts), float(np.abs(a - b).max()), float(np.abs(a - b).mean()), int(flips), float(before.score(texts, labels)), float(after.score(texts, labels)))
 
-# %% ../nbs/03_merging.ipynb #030071571a
+# %% ../nbs/03_merging.ipynb #0300735156
 WAYS = ("dequantised", "full-precision", "quantised")
 
 def merged_model(classifier, into: str):
@@ -47,6 +47,7 @@ def merged_model(classifier, into: str):
     if into not in WAYS: raise unknown("way to merge", into, WAYS)
     factors = getattr(getattr(classifier, "delta_", None), "factors", None)
     if factors is None: raise UserError("this classifier has no adapters to merge; fit one with selector 'lora'")
+    if hasattr(classifier.parts_["pooler"], "parameters"): raise UserError(f"pooler {classifier.parts_['pooler']!r} learned beside the adapter, and a merged base is read by poolers that learn nothing; keep the adapter beside the base")
     backbone = classifier._open(classifier.depth_)
     model, _ = load_model(model_source(classifier.model), backbone.loaded_depth)
     if model.config.is_encoder_decoder: raise UserError(f"{type(model).__name__} is half of an encoder-decoder and has no folder of its own to be merged into; keep the adapter beside it")
