@@ -79,7 +79,7 @@ def not_finite(net, value, step) -> str:
     broken = [name for name, tensor in net.state_dict().items() if not torch.isfinite(tensor).all()]
     return f"the loss is {value} at step {step + 1}; " + (f"tensor {broken[0]!r} is no longer finite, so lower training.learning_rate" if broken else "all weights are finite, so the scores are not: use float32")
 
-# %% ../nbs/32_training.ipynb #320096e6a0
+# %% ../nbs/32_training.ipynb #32009e0edf
 def _create_optimizer(self, model=None):
     "AdamW with a rate for each level; biases and norms are not decayed."
     s, top, groups = self.settings, len(self.net.backbone.blocks), {}
@@ -87,10 +87,15 @@ def _create_optimizer(self, model=None):
         groups.setdefault((s.learning_rate * s.layer_decay ** (top - level), s.weight_decay * (tensor.ndim > 1)), []).append(tensor)
     for tensor in self.net.head.parameters(): groups.setdefault((s.head_learning_rate, s.weight_decay * (tensor.ndim > 1)), []).append(tensor)
     self.optimizer = torch.optim.AdamW([dict(params=found, lr=rate, weight_decay=decay) for (rate, decay), found in groups.items()], fused=True)
-    self.optimizer.register_step_post_hook(lambda *_: self.net.delta.write(self.net.backbone))
+    self.optimizer.register_step_post_hook(self._stepped)
     return self.optimizer
 
-TextTrainer.compute_loss, TextTrainer.create_optimizer = _compute_loss, _create_optimizer
+def _stepped(self, optimizer, *_):
+    "Write what moved into the base. A fused step changes weights without saying so; packed copies of them would stay as they were."
+    torch.autograd.graph.increment_version([tensor for group in optimizer.param_groups for tensor in group["params"]])
+    self.net.delta.write(self.net.backbone)
+
+TextTrainer.compute_loss, TextTrainer.create_optimizer, TextTrainer._stepped = _compute_loss, _create_optimizer, _stepped
 
 # %% ../nbs/32_training.ipynb #320109cef4
 def _create_scheduler(self, num_training_steps, optimizer=None):
