@@ -78,12 +78,12 @@ def _objects(source, text, label):
         elif not isinstance(item, dict): raise UserError(f"row {row}: {item!r} given; a row is a text, a (text, label) pair or a dict")
         yield f"row {row}", item
 
-# %% ../nbs/06_data.ipynb #06019c5bef
+# %% ../nbs/06_data.ipynb #060111aaf8
 TAG_COLUMNS = ("slots", "tags", "ner_tags")  # columns known to hold one tag a token, beside a column `tokens`
 
 def _columns(record, text, label, tokens, name):
     "Names of the text, label and token columns. Raises `UserError` naming the columns that exist."
-    lacking = lambda what, given: UserError(f"{name}: {unknown(what + ' column', given, record, f'Say which one to use with {what}=…')}")
+    lacking = lambda what, given: UserError(f"{name}: {unknown(what + ' column', given, record, f'Say which one to use with {what}=…, in a terminal with --{what}-column')}")
     if label is None: label = next((column for column in ("label", "labels") if column in record), None)
     elif label not in record: raise lacking("label", label)
     tokens = tokens or ("tokens" if label in TAG_COLUMNS else None)
