@@ -760,6 +760,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'clfm_kit.rejection.score_named': ('rejection.html#score_named', 'clfm_kit/rejection.py')},
             'clfm_kit.saving': { 'clfm_kit.saving._local': ('saving.html#_local', 'clfm_kit/saving.py'),
                                  'clfm_kit.saving._mark': ('saving.html#_mark', 'clfm_kit/saving.py'),
+                                 'clfm_kit.saving._parts': ('saving.html#_parts', 'clfm_kit/saving.py'),
                                  'clfm_kit.saving._plugins': ('saving.html#_plugins', 'clfm_kit/saving.py'),
                                  'clfm_kit.saving._put_delta': ('saving.html#_put_delta', 'clfm_kit/saving.py'),
                                  'clfm_kit.saving._report': ('saving.html#_report', 'clfm_kit/saving.py'),
