@@ -42,7 +42,7 @@ def mass(targets, imbalance) -> float:
     if imbalance.schema.kind == "multi": return float(torch.where(targets > 0, weights, 1.0).sum())
     return float(weights[targets[targets >= 0]].sum())
 
-# %% ../nbs/32_training.ipynb #320202b5f0
+# %% ../nbs/32_training.ipynb #320077b111
 class TextTrainer(Trainer):
     "`transformers.Trainer` over a `Net`."
 
@@ -64,7 +64,11 @@ class TextTrainer(Trainer):
         return {"pieces": pieces}
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        self.last_loss = sum(super(TextTrainer, self).training_step(model, piece, num_items_in_batch) for piece in inputs["pieces"])
+        "Add up the gradients of all pieces. Processes may have unlike numbers of pieces, so they meet once a step, at the last."
+        *first, last = inputs["pieces"]
+        step = super().training_step
+        with self.accelerator.no_sync(model): losses = [step(model, piece, num_items_in_batch) for piece in first]
+        self.last_loss = sum(losses) + step(model, last, num_items_in_batch)
         return self.last_loss
 
 # %% ../nbs/32_training.ipynb #32008800c6
