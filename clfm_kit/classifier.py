@@ -187,13 +187,13 @@ def _answers(self, texts):
 
 Classifier._scores, Classifier._answers = _scores, _answers
 
-# %% ../nbs/22_classifier.ipynb #2201672812
+# %% ../nbs/22_classifier.ipynb #22016129b4
 def scores(self, texts):
     "Uncalibrated scores [N, C], float32, columns as in `classes_`."
     return self._answers(texts)[0]
 
 def ratings(self, texts):
-    "How familiar each text is [N], by the score of the reject option; below `reject_.rejection.cut` a text is not answered."
+    "How familiar each text is [N], by the score of the reject option; below `reject_.rejection.cut` a text is not answered. Raises `UserError` without a reject option."
     if not self.reject_: raise UserError("this classifier has no reject option; give it one, such as reject='energy', before fitting")
     return self._answers(texts)[1]
 

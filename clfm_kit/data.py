@@ -96,12 +96,12 @@ def as_texts(texts) -> list:
     if isinstance(texts, (str, dict)): texts = [texts]
     return [Fields(text) if isinstance(text, dict) else text for text in texts]
 
-# %% ../nbs/06_data.ipynb #06014bd529
+# %% ../nbs/06_data.ipynb #06014ff073
 TAG_COLUMNS = ("slots", "tags", "ner_tags")  # columns known to hold one tag a token, beside a column `tokens`
 
 def _columns(record, text, label, tokens, name):
     "Names of the text, label and token columns. Raises `UserError` naming the columns that exist."
-    lacking = lambda what, given: UserError(f"{name}: {unknown(what + ' column', given, record, f'Say which one to use with {what}=…')}")
+    lacking = lambda what, given: UserError(f"{name}: {unknown(what + ' column', given, record, f'Say which one to use with {what}=…, in a terminal with --{what}-column')}")
     if label is None: label = next((column for column in ("label", "labels") if column in record), None)
     elif label not in record: raise lacking("label", label)
     tokens = tokens or ("tokens" if label in TAG_COLUMNS else None)

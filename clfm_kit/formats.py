@@ -56,16 +56,18 @@ def _room(limit, max_length, special):
     if longest <= special: raise UserError(f"max_length={max_length} leaves no room for text beside {special} special tokens; give at least {special + 1}")
     return longest - special
 
-# %% ../nbs/08_formats.ipynb #08013cc1b1
+# %% ../nbs/08_formats.ipynb #08013cef83
 class Plain(Part):
     "The text as it is, cut to the longest the model reads or to `max_length` tokens, special tokens included."
 
     def __init__(self, max_length: int | None = None, keep: str = "head"): self.max_length, self.keep = max_length, keep
 
     def check(self):
+        "Raises `UserError` for an unknown `keep`."
         if self.keep not in KEEPS: raise UserError(f"keep={self.keep!r} is not one of {', '.join(KEEPS)}")
 
     def encode(self, texts, tokenizer, limit) -> Encoded:
+        "One sequence of at most `limit` token ids for each text; what is cut is counted. Raises `UserError` when nothing of a text would fit."
         bare, before, after = _tokens(texts, tokenizer)
         room = _room(limit, self.max_length, len(before) + len(after))
         ids = [before + cut(found, room, self.keep) + after for found in bare]
@@ -73,13 +75,14 @@ class Plain(Part):
         ids = [found or [tokenizer.pad_token_id] for found in ids]
         return Encoded(ids, np.arange(len(texts)), np.array([len(found) > room for found in bare], dtype=bool))
 
-# %% ../nbs/08_formats.ipynb #08015da97f
+# %% ../nbs/08_formats.ipynb #0801599a56
 class Windows(Part):
     "Overlapping windows of at most `size` tokens (None: the model's limit), `overlap` of them shared; no more than `most` a text."
 
     def __init__(self, size: int | None = None, overlap: int = 32, most: int = 16): self.size, self.overlap, self.most = size, overlap, most
 
     def encode(self, texts, tokenizer, limit) -> Encoded:
+        "Sequences of at most `size` token ids, as many for a text as it needs. Raises `UserError` when the overlap leaves a window no room."
         bare, before, after = _tokens(texts, tokenizer)
         room = _room(limit, self.size, len(before) + len(after))
         if self.overlap >= room: raise UserError(f"overlap={self.overlap} must be smaller than the {room} tokens a window holds")

@@ -39,7 +39,7 @@ def loss(scores, targets, schema):
     if schema.kind == "single": return F.cross_entropy(scores.float(), targets)
     return F.binary_cross_entropy_with_logits(scores.float(), targets.float())
 
-# %% ../nbs/19_heads.ipynb #19009652b9
+# %% ../nbs/19_heads.ipynb #190091b0aa
 GRID = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 REFITS = ("train", "train+validation")
 
@@ -51,10 +51,13 @@ class Logistic(Part):
         self.refit = refit  # the rows of the last fit: "train", or "train+validation" where few rows leave none to spare
 
     def check(self):
+        "Raises `UserError` for a `C` that is not positive, or an unknown `refit`."
         if self.C is not None and not self.C > 0: raise UserError(f"C={self.C!r} must be a positive number, or null to choose it on validation")
         if self.refit not in REFITS: raise unknown("refit of head 'logistic'", self.refit, REFITS)
 
-    def scores(self, features): return tensor(features) @ torch.as_tensor(self.weights_).T + torch.as_tensor(self.bias_)
+    def scores(self, features):
+        "Scores [B, C] in float32 of features {column: [B, F]}."
+        return tensor(features) @ torch.as_tensor(self.weights_).T + torch.as_tensor(self.bias_)
 
 # %% ../nbs/19_heads.ipynb #19010540aa
 def _fit(self, features, targets, schema, *, validation=None, row_weight=None, seed=0, progress=None):
@@ -109,7 +112,7 @@ def solve_logistic(x, targets, schema, C, max_iter, row_weight=None):
             weights[c], bias[c] = model.coef_[0], model.intercept_[0]
     return weights, bias
 
-# %% ../nbs/19_heads.ipynb #190164a65d
+# %% ../nbs/19_heads.ipynb #19019d01aa
 class Linear(Part, nn.Module):
     "One linear map over the features, after dropout."
 
@@ -121,7 +124,9 @@ class Linear(Part, nn.Module):
         "Make the weights for columns of these widths and the schema's classes."
         self.schema, self.map = schema, nn.Linear(sum(widths.values()), len(schema))
 
-    def scores(self, features): return self.map(F.dropout(tensor(features), self.dropout, self.training))
+    def scores(self, features):
+        "Scores [B, C] in float32 of features {column: [B, F]}."
+        return self.map(F.dropout(tensor(features), self.dropout, self.training))
 
     def loss(self, scores, targets, imbalance=None):
         "Log-loss; with an `Imbalance`, weighted as it says."

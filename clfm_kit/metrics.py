@@ -86,9 +86,9 @@ def checked(probabilities, schema: Schema) -> np.ndarray:  # float64 [N, C]
         raise UserError(f"row {bad.argmax()}: {found[bad.argmax()][:4].round(3).tolist()} are not probabilities; turn scores into probabilities first")
     return found.clip(0, 1) / (1 if schema.kind == "multi" else found.sum(axis=1, keepdims=True))
 
-# %% ../nbs/14_metrics.ipynb #140133c16e
+# %% ../nbs/14_metrics.ipynb #1401371970
 def decide(probabilities, schema: Schema, thresholds=None) -> np.ndarray:  # int64 [N], or bool [N, C] for multi-label
-    "The labels that probabilities [N, C] stand for; `thresholds`: one number or [C], 0.5 without, multi-label only."
+    "The labels that probabilities [N, C] stand for; `thresholds`: one number or [C], 0.5 without, multi-label only. Raises `UserError` for another number of thresholds."
     if schema.kind != "multi": return np.asarray(probabilities).argmax(axis=-1)
     thresholds = np.asarray(0.5 if thresholds is None else thresholds, dtype=np.float64)
     if thresholds.shape not in ((), (len(schema),)):

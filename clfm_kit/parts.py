@@ -13,7 +13,7 @@ from typing import Protocol
 from .errors import UserError, unknown
 from .plugins import catalogue
 
-# %% ../nbs/03_parts.ipynb #030050bcac
+# %% ../nbs/03_parts.ipynb #030059de5c
 class Part:
     "Base class that gives a part its parameters, its `repr` and its learned state. Parts need not inherit from it."
 
@@ -28,7 +28,7 @@ class Part:
         return {name: getattr(self, name) for name in self.defaults()}
 
     def set_params(self, **params):
-        "Change parameters; returns the part."
+        "Change parameters; returns the part. Raises `UserError` for an unknown one."
         for name, value in params.items():
             if name not in self.defaults(): raise unknown(f"parameter of {type(self).__name__}", name, self.defaults())
             setattr(self, name, value)

@@ -38,16 +38,20 @@ def _take(states, position):
 # %% ../nbs/10_poolers.ipynb #1000856fbb
 POOLINGS = {"mean": mean, "max": max, "first": first, "last": last}
 
-# %% ../nbs/10_poolers.ipynb #1001328530
+# %% ../nbs/10_poolers.ipynb #10013240ee
 class Pooler(Part):
     "One pooling of the states at one hidden layer."
     pooling = ""
 
     def __init__(self, layer: int = -1): self.layer = layer
 
-    def sites(self, shape) -> list: return [hidden_site(shape, self.layer)]
+    def sites(self, shape) -> list:
+        "The one site that is read."
+        return [hidden_site(shape, self.layer)]
 
-    def pool(self, states, mask) -> dict: return {self.pooling: POOLINGS[self.pooling](states, mask)}
+    def pool(self, states, mask) -> dict:
+        "{pooling: [B, D]} of states [B, T, D], where mask [B, T] is 1."
+        return {self.pooling: POOLINGS[self.pooling](states, mask)}
 
 # %% ../nbs/10_poolers.ipynb #100145b36a
 class Mean(Pooler): "The average over tokens."; pooling = "mean"

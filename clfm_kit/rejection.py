@@ -16,13 +16,16 @@ from .metrics import Report, Undefined, ratio, sampled_curve
 from .parts import Part
 from .schemas import Schema
 
-# %% ../nbs/16_rejection.ipynb #16005a639d
+# %% ../nbs/16_rejection.ipynb #16005570c2
 class MaximumProbability(Part):
     "The probability of the likeliest label, from scores [N, C]."
 
-    def fit(self, features, targets, schema: Schema): return self
+    def fit(self, features, targets, schema: Schema):
+        "Nothing is learned; returns itself."
+        return self
 
     def rate(self, scores, features, schema: Schema) -> np.ndarray:  # float64 [N]
+        "The largest probability that scores [N, C] stand for, in [0, 1]; features are not used."
         top = (scores := np.asarray(scores, dtype=np.float64)).max(axis=1)
         if schema.kind == "multi": return np.exp(-np.logaddexp(0, -top))
         return 1 / np.exp(scores - top[:, None]).sum(axis=1)
@@ -30,13 +33,16 @@ class MaximumProbability(Part):
 class Energy(Part):
     "The free energy of scores [N, C] with its sign turned, so that more is more familiar."
 
-    def fit(self, features, targets, schema: Schema): return self
+    def fit(self, features, targets, schema: Schema):
+        "Nothing is learned; returns itself."
+        return self
 
     def rate(self, scores, features, schema: Schema) -> np.ndarray:  # float64 [N]
+        "The free energy of scores [N, C] with its sign turned, in nats; features are not used."
         scores = np.asarray(scores, dtype=np.float64)
         return np.logaddexp(0, scores).sum(axis=1) if schema.kind == "multi" else np.logaddexp.reduce(scores, axis=1)
 
-# %% ../nbs/16_rejection.ipynb #160078cb54
+# %% ../nbs/16_rejection.ipynb #160079f7f5
 class CentroidDistance(Part):
     "Nearness to the nearest class centre in whitened features [N, F]; 0 at a centre, negative elsewhere."
 
@@ -55,6 +61,7 @@ class CentroidDistance(Part):
         return self
 
     def rate(self, scores, features, schema: Schema) -> np.ndarray:  # float64 [N]
+        "Minus the Mahalanobis distance of features [N, F] to the nearest class centre, in standard deviations; scores are not used."
         from scipy.spatial.distance import cdist
         return -cdist(np.asarray(features, dtype=np.float32) @ self.whitening_, self.centres_).min(axis=1)
 
@@ -108,9 +115,9 @@ REJECTION_FIGURES = dict(
     auroc="chance that an in-scope row is rated above an out-of-scope row",
 )
 
-# %% ../nbs/16_rejection.ipynb #160230c283
+# %% ../nbs/16_rejection.ipynb #16023c96a4
 def evaluate_rejection(in_scope, correct, out_of_scope=(), cut: float = -np.inf) -> Report:
-    "Evaluate a cut on ratings [N] of in-scope rows, `correct` bool [N], and ratings [M] of out-of-scope rows."
+    "Evaluate a cut on ratings [N] of in-scope rows, `correct` bool [N], and ratings [M] of out-of-scope rows. Raises `UserError` when ratings and answers differ in number."
     from sklearn.metrics import roc_auc_score
     in_scope, correct, out_of_scope = np.asarray(in_scope), np.asarray(correct, dtype=bool), np.asarray(out_of_scope)
     if len(in_scope) != len(correct): raise UserError(f"{len(in_scope)} ratings and {len(correct)} answers; they must be the same rows")

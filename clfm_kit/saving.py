@@ -23,7 +23,7 @@ from .recipes import PART_KINDS, Recipe, several_tasks
 from .rejecting import RejectOption, reject_tensors
 from .schemas import Schema
 
-# %% ../nbs/22a_saving.ipynb #22005d555f
+# %% ../nbs/22a_saving.ipynb #220052841f
 def save_pretrained(self, folder) -> Path:
     "Write the classifier to `folder`, all or nothing. Raises `UserError` when it cannot be written."
     from clfm_kit.cards import model_card
@@ -47,15 +47,23 @@ def _plugins(recipe):
     used = {catalogue.find(kind, name_and_params(getattr(recipe, kind))[0]).plugin for kind in (*PART_KINDS, *["merger"] * bool(recipe.merger))}
     return {name: version for name, version in catalogue.plugins.items() if name in used and version}
 
-# %% ../nbs/22a_saving.ipynb #2200627429
+def _parts(recipe, versions):
+    "The parts of a recipe. Raises `UserError` naming the plugins that the model was made with and that do not load here."
+    try:
+        if recipe.merger: make("merger", recipe.merger)  # not among the parts; without this only the next fit would miss it
+        return recipe.parts()
+    except UserError as error:
+        lacking = ", ".join(f"{name} {version}" for name, version in versions.items() if name not in catalogue.plugins)
+        raise UserError(f"{error} This model was made with plugin {lacking}, which is not among those that load here (see clfm plugins)." if lacking else str(error)) from error
+
+# %% ../nbs/22a_saving.ipynb #220078ae41
 def from_pretrained(cls, source, model: str | None = None, cache=None, accept_other_base: bool = False):
     "The classifier saved in a folder or on the Hub; `model` says where its base is now. Raises `UserError` if anything is missing, damaged or different."
     facts, files = read_artifact(_local(source))
     base = facts["model"]
     self = cls(facts["recipe"], model or base["source"], cache=cache, state_dtype=facts["state_dtype"])
     self.recipe_ = Recipe.of(facts["recipe"])
-    self.parts_, self.depth_, self.facts_ = self.recipe_.parts(), base["depth"], facts["facts"]
-    if self.recipe_.merger: make("merger", self.recipe_.merger)  # a plugin that is missing says so here, not at the next fit
+    self.parts_, self.depth_, self.facts_ = _parts(self.recipe_, facts["versions"]), base["depth"], facts["facts"]
     for kind, values in facts.get("parts", {}).items(): set_head_state(self.parts_[kind], {}, values, {}, None)
     if not several_tasks(self.recipe_): self.schema_ = Schema.from_dict(facts["tasks"]["label"]["schema"])  # parts are bound to it when the base is opened
     self.trained_on_ = files["head.safetensors"]["trained_on"].numpy().view(np.uint64)

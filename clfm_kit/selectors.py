@@ -10,33 +10,38 @@ from .deltas import Change, Delta, levels
 from .errors import UserError
 from .parts import Part
 
-# %% ../nbs/33_selectors.ipynb #33005a1e31
+# %% ../nbs/33_selectors.ipynb #33005ac106
 class Full(Part):
     "All weights that the scores depend on."
     moves = True
 
     def select(self, backbone, batches) -> Delta: return Delta([Change(name, level=level) for name, level in self.choose(levels(backbone, batches.sites), backbone).items()])
 
-    def choose(self, found, backbone): return found
+    def choose(self, found, backbone):
+        "{name: block} of the tensors that move, out of those that the scores depend on."
+        return found
 
-# %% ../nbs/33_selectors.ipynb #33006c364b
+# %% ../nbs/33_selectors.ipynb #33006aea11
 class Bias(Full):
     "Biases only ([Ben Zaken et al. 2022](https://arxiv.org/abs/2106.10199)). Raises `UserError` where the base has none."
 
     def choose(self, found, backbone):
+        "{name: block} of the biases. Raises `UserError` for a base without any."
         chosen = {name: level for name, level in found.items() if name.endswith("bias") and level >= 0}
         if not chosen: raise UserError(f"selector 'bias' finds no bias in {type(backbone.model).__name__}; use 'top-layers'")
         return chosen
 
-# %% ../nbs/33_selectors.ipynb #3300786164
+# %% ../nbs/33_selectors.ipynb #3300750386
 class TopLayers(Full):
     "The top `layers` blocks that the scores depend on, and a final norm; what lies below is read once."
 
     def __init__(self, layers: int = 2): self.layers = layers
 
     def check(self):
+        "Raises `UserError` for a number of layers that is not a whole number above 0."
         if not isinstance(self.layers, int) or self.layers < 1: raise UserError(f"layers={self.layers!r} must be a whole number above 0")
 
     def choose(self, found, backbone):
+        "{name: block} of the tensors in the top `layers` blocks and above."
         blocks = [level for level in found.values() if level < len(backbone.blocks)]
         return {name: level for name, level in found.items() if level > max(blocks) - self.layers}

@@ -21,7 +21,7 @@ Settings = Annotated[Optional[list[str]], typer.Option("--set", help="part.param
 Text = Annotated[str, typer.Option("--text-column", help="The column with the texts.")]
 Label = Annotated[Optional[str], typer.Option("--label-column", help="The column with the labels.")]
 
-# %% ../nbs/26a_terminal.ipynb #26007c2b92
+# %% ../nbs/26a_terminal.ipynb #260079aaf4
 def show(result, as_json: bool, table=None):
     "Print a result: JSON when asked for, else whatever rich makes of `table`."
     if as_json: return print(json.dumps(result, ensure_ascii=False, indent=1, default=str))
@@ -33,9 +33,9 @@ def table_of(title, columns, rows):
     "A table for a terminal; cells are shown as they are, never read as markup."
     from rich.table import Table
     from rich.text import Text
-    table = Table(title=title, title_justify="left")
-    for column in columns: table.add_column(column, overflow="fold")
-    for row in rows: table.add_row(*(Text(str(cell)) for cell in row))
+    table, rows = Table(title=title, title_justify="left"), [[str(cell) for cell in row] for row in rows]
+    for number, column in enumerate(columns): table.add_column(column, overflow="fold", no_wrap=not number and all(len(row[0]) <= 24 for row in rows))  # a name stays in one piece
+    for row in rows: table.add_row(*(Text(cell) for cell in row))
     return table
 
 # %% ../nbs/26a_terminal.ipynb #26009b1415

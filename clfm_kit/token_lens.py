@@ -9,9 +9,9 @@ __all__ = ['LIKELIEST', 'LEGEND', 'TokenLens']
 from .explanations import explain  # also gives classifiers their `explain`
 from .widgets import AGAINST, FOR, View, bar, join, library, markup, table
 
-# %% ../nbs/43_token_lens.ipynb #4300539314
+# %% ../nbs/43_token_lens.ipynb #430057b801
 LIKELIEST = "the likeliest"
-LEGEND = "Blue and + speak for the label, orange and − against it. A figure is how far the log-probability falls when the word is taken out."
+LEGEND = "Blue and + speak for the label, orange and − against it. A figure is how far the log-probability falls when that word alone is taken out; words that say the same hide each other, so figures do not add up."
 
 class TokenLens(View):
     "What moved the decision of a fitted classifier on a text; `label` asks about another label than the likeliest."

@@ -42,7 +42,7 @@ def mass(targets, imbalance) -> float:
     if imbalance.schema.kind == "multi": return float(torch.where(targets > 0, weights, 1.0).sum())
     return float(weights[targets[targets >= 0]].sum())
 
-# %% ../nbs/32_training.ipynb #320202b5f0
+# %% ../nbs/32_training.ipynb #320077b111
 class TextTrainer(Trainer):
     "`transformers.Trainer` over a `Net`."
 
@@ -64,7 +64,11 @@ class TextTrainer(Trainer):
         return {"pieces": pieces}
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        self.last_loss = sum(super(TextTrainer, self).training_step(model, piece, num_items_in_batch) for piece in inputs["pieces"])
+        "Add up the gradients of all pieces. Processes may have unlike numbers of pieces, so they meet once a step, at the last."
+        *first, last = inputs["pieces"]
+        step = super().training_step
+        with self.accelerator.no_sync(model): losses = [step(model, piece, num_items_in_batch) for piece in first]
+        self.last_loss = sum(losses) + step(model, last, num_items_in_batch)
         return self.last_loss
 
 # %% ../nbs/32_training.ipynb #32008800c6
@@ -79,7 +83,7 @@ def not_finite(net, value, step) -> str:
     broken = [name for name, tensor in net.state_dict().items() if not torch.isfinite(tensor).all()]
     return f"the loss is {value} at step {step + 1}; " + (f"tensor {broken[0]!r} is no longer finite, so lower training.learning_rate" if broken else "all weights are finite, so the scores are not: use float32")
 
-# %% ../nbs/32_training.ipynb #320098e30a
+# %% ../nbs/32_training.ipynb #320098a79f
 def _create_optimizer(self, model=None):
     "AdamW with a rate for each level; biases and norms are not decayed."
     s, top, groups = self.settings, len(self.net.backbone.blocks), {}
@@ -87,10 +91,15 @@ def _create_optimizer(self, model=None):
         groups.setdefault((s.learning_rate * s.layer_decay ** (top - level), s.weight_decay * (tensor.ndim > 1)), []).append(tensor)
     for tensor in (*self.net.head.parameters(), *self.net.reading): groups.setdefault((s.head_learning_rate, s.weight_decay * (tensor.ndim > 1)), []).append(tensor)
     self.optimizer = torch.optim.AdamW([dict(params=found, lr=rate, weight_decay=decay) for (rate, decay), found in groups.items()], fused=True)
-    self.optimizer.register_step_post_hook(lambda *_: self.net.delta.write(self.net.backbone))
+    self.optimizer.register_step_post_hook(self._stepped)
     return self.optimizer
 
-TextTrainer.compute_loss, TextTrainer.create_optimizer = _compute_loss, _create_optimizer
+def _stepped(self, optimizer, *_):
+    "Write what moved into the base. A fused step changes weights without saying so; packed copies of them would stay as they were."
+    torch.autograd.graph.increment_version([tensor for group in optimizer.param_groups for tensor in group["params"]])
+    self.net.delta.write(self.net.backbone)
+
+TextTrainer.compute_loss, TextTrainer.create_optimizer, TextTrainer._stepped = _compute_loss, _create_optimizer, _stepped
 
 # %% ../nbs/32_training.ipynb #3201087889
 def _create_scheduler(self, num_training_steps, optimizer=None):

@@ -135,12 +135,13 @@ def bars(rows, name, path):
 def benchmarks(results):
     "Write the benchmarks page: figures, rows and plots of every result file, and the command that made them."
     parts = ["# Benchmarks", "Every figure comes from a file in `benchmarks/results/`, with the command and the machine that made it. What has no file there was not measured."]
-    for path in sorted(results.glob("*.json")):
+    files = sorted(results.glob("*.json"))
+    plots = {plot: [path for path in files if f"{plot.stem}_".startswith(f"{path.stem}_") or path.stem.startswith(f"{plot.stem}_")] for plot in sorted(results.glob("*")) if plot.suffix in (".png", ".svg")}
+    for path in files:
         result = json.loads(path.read_text(encoding="utf-8"))
         parts.append(f"## {result.get('title', path.stem.replace('_', ' ').replace('-', ' '))}")
         if "about" in result: parts.append(result["about"])
-        for plot in sorted([*results.glob(f"{path.stem}.*"), *results.glob(f"{path.stem}_*.*")]):
-            if plot.suffix not in (".png", ".svg"): continue
+        for plot in (plot for plot, about in plots.items() if path in about[-1:]):
             shutil.copy(plot, PAGES)
             parts.append(f"![{plot.stem.replace('_', ' ')}]({plot.name})")
         rows = result.get("rows") or []
@@ -149,6 +150,7 @@ def benchmarks(results):
             parts.append(f"![{name.replace('_', ' ')}]({path.stem}-{name}.png)")
         parts.append("\n".join(["| figure | value |", "|---|---:|", *(f"| {name} | {value:,.6g} |" for name, value in result["figures"].items())]))
         if rows: parts.append(table(rows[:40]))
+        if len(rows) > 40: parts.append(f"The first 40 of {len(rows)} rows; the rest are in the file.")
         facts = "\n".join(f"{key}: {json.dumps(result[key], ensure_ascii=False)}" for key in ("command", "date", "versions", "hardware") if key in result)
         parts.append(f"```text\n{facts}\n```")
     for path in sorted(results.glob("*.md")):  # tables that a benchmark writes itself

@@ -126,7 +126,7 @@ def large_error_browser(page, given):
 
 
 def playground(page, given):
-    shows(page, "Answer:")
+    for words in ("Answer:", "intent", "slots"): shows(page, words)
     message = page.get_by_label("Message", exact=True)
     message.fill("")
     shows(page, "type one")

@@ -29,8 +29,8 @@ NOTEBOOKS = dict(
     error_browser=[FIT, "from clfm_kit.widgets import ErrorBrowser\nerrors = ErrorBrowser.of(clf, 'helpdesk')\nerrors", "print('new', errors.new)"],
     large_error_browser=["from clfm_kit.widgets import ErrorBrowser\nimport random\nrandom.seed(0)\nnames = [f'class {{n}}' for n in range(10000)]\n"
                          "true, called = ([random.choice(names) for _ in range(50000)] for _ in range(2))\nErrorBrowser(['<b>text</b> %d' % n for n in range(50000)], true, called, name='large')"],
-    playground=[FIT, "from clfm_kit.widgets import Playground\nother = Classifier('probe', '{tiny}', ['pooler=first'], cache=None, reject='energy').fit('helpdesk')\n"
-                     "clf.spans = lambda texts: [[dict(slot='product', start=0, end=5)] for _ in texts]\nPlayground(clf, other, 'kettle arrived broken')"],
+    playground=[FIT, "from clfm_kit.widgets import Playground\ntasks = dict(intent=dict(label='label', reject='energy'), slots='slots')\n"
+                     "other = Classifier('probe', '{tiny}', ['pooler=first'], cache=None, tasks=tasks).fit('helpdesk')\nPlayground(clf, other, 'kettle arrived broken')"],
     restarted=[FIT, "from clfm_kit.widgets import Playground\nPlayground(clf, text='kettle arrived broken')"],
     nothing=["from clfm_kit.widgets import ErrorBrowser\nErrorBrowser([], [], [])"],
 )

@@ -73,3 +73,13 @@ def test_every_public_name_has_a_sentence():
         for name in module.__all__:
             thing = getattr(module, name)
             if callable(thing) and getattr(thing, "__module__", "") == module.__name__: assert make.first_sentence(thing), f"{module.__name__}.{name} has no docstring"
+
+
+def test_every_result_and_plot_is_on_the_benchmarks_page(tmp_path, monkeypatch):
+    """Files in folders are single cells of a table that is there."""
+    results = ROOT / "benchmarks" / "results"
+    monkeypatch.setattr(make, "PAGES", tmp_path)
+    make.benchmarks(results)
+    text = (tmp_path / "benchmarks.md").read_text(encoding="utf-8")
+    for path in results.glob("*.json"): assert json.dumps(json.loads(path.read_text(encoding="utf-8"))["command"], ensure_ascii=False) in text, path.name
+    for path in (path for path in results.iterdir() if path.suffix in (".png", ".svg")): assert text.count(f"({path.name})") == 1 and (tmp_path / path.name).is_file(), path.name

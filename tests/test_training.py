@@ -88,8 +88,9 @@ def test_what_was_not_chosen_keeps_its_bits(tiny):
     assert all(torch.equal(p, base[name]) for name, p in fitted.backbone_.model.named_parameters())
 
 
-def test_two_processes_give_what_one_gives(tmp_path):
-    """Half of each batch in each of two processes; dropout off, because each process draws its own."""
+@pytest.mark.parametrize("budget", [4096, 90])
+def test_two_processes_give_what_one_gives(budget, tmp_path):
+    """Half of each batch in each of two processes, with 90 tokens at once in unlike numbers of pieces; dropout off, because each process draws its own."""
     script = tmp_path / "run.py"
     script.write_text(textwrap.dedent("""
         import sys, torch
@@ -116,14 +117,14 @@ def test_two_processes_give_what_one_gives(tmp_path):
         delta = Delta([Change(name, level=level) for name, level in levels(backbone, net.sites).items()])
         train, held = data(), data()
         imbalance = learn_imbalance({"a": 3}, train.targets.numpy(), schema)
-        train_delta(net, delta, train, held, imbalance=imbalance, settings=Training(epochs=2, learning_rate=1e-3))
+        train_delta(net, delta, train, held, imbalance=imbalance, settings=Training(epochs=2, learning_rate=1e-3, token_budget=int(sys.argv[3])))
         assert is_initialized() == (sys.argv[2] == "2")
         if not is_initialized() or get_rank() == 0: save_file({c.name: c.difference.contiguous() for c in delta.changes}, sys.argv[1])
     """))
     environment = dict(os.environ, OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
     for processes in (1, 2):
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
-        subprocess.run([sys.executable, *launcher, str(script), str(tmp_path / f"{processes}.safetensors"), str(processes)], check=True, env=environment)
+        subprocess.run([sys.executable, *launcher, str(script), str(tmp_path / f"{processes}.safetensors"), str(processes), str(budget)], check=True, env=environment, timeout=300)
     one, two = (load_file(tmp_path / f"{n}.safetensors") for n in (1, 2))
     for name in one: torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=2e-5, msg=name)
 

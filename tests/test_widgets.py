@@ -104,6 +104,15 @@ def test_many_classes_in_a_playground(clf):
     assert "and 9,994 more labels" in safe(Playground(wide, text="hello"))
 
 
+def test_a_playground_for_several_tasks(tiny, clf):
+    tasks = dict(intent=dict(label="label", reject="energy"), slots="slots")
+    both = Classifier("probe", tiny, tasks=tasks, cache=None).fit("helpdesk")
+    text = HOSTILE + " 2 smart bulbs"
+    page = safe(Playground(both, clf, text))
+    assert "<b>intent</b>" in page and "<b>slots</b>" in page and "energy" in page
+    assert page.count("<mark") == len(both.predict([text])["slots"][0])
+
+
 @pytest.mark.parametrize("formula", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
 def test_a_csv_file_holds_no_formula(formula, tmp_path):
     browser = ErrorBrowser([formula, 'with, comma "and" quotes\nand a line'], ["a", formula], ["b", "a"])
