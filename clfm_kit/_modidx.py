@@ -996,7 +996,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'clfm_kit.training._on_step_end': ('training.html#_on_step_end', 'clfm_kit/training.py'),
                                    'clfm_kit.training._prefix': ('training.html#_prefix', 'clfm_kit/training.py'),
                                    'clfm_kit.training._save_checkpoint': ('training.html#_save_checkpoint', 'clfm_kit/training.py'),
-                                   'clfm_kit.training._stepped': ('training.html#_stepped', 'clfm_kit/training.py'),
                                    'clfm_kit.training.arguments': ('training.html#arguments', 'clfm_kit/training.py'),
                                    'clfm_kit.training.last_checkpoint': ('training.html#last_checkpoint', 'clfm_kit/training.py'),
                                    'clfm_kit.training.mass': ('training.html#mass', 'clfm_kit/training.py'),

@@ -91,15 +91,10 @@ def _create_optimizer(self, model=None):
         groups.setdefault((s.learning_rate * s.layer_decay ** (top - level), s.weight_decay * (tensor.ndim > 1)), []).append(tensor)
     for tensor in (*self.net.head.parameters(), *self.net.reading): groups.setdefault((s.head_learning_rate, s.weight_decay * (tensor.ndim > 1)), []).append(tensor)
     self.optimizer = torch.optim.AdamW([dict(params=found, lr=rate, weight_decay=decay) for (rate, decay), found in groups.items()], fused=True)
-    self.optimizer.register_step_post_hook(self._stepped)
+    self.optimizer.register_step_post_hook(lambda *_: self.net.delta.write(self.net.backbone))
     return self.optimizer
 
-def _stepped(self, optimizer, *_):
-    "Write what moved into the base. A fused step changes weights without saying so; packed copies of them would stay as they were."
-    torch.autograd.graph.increment_version([tensor for group in optimizer.param_groups for tensor in group["params"]])
-    self.net.delta.write(self.net.backbone)
-
-TextTrainer.compute_loss, TextTrainer.create_optimizer, TextTrainer._stepped = _compute_loss, _create_optimizer, _stepped
+TextTrainer.compute_loss, TextTrainer.create_optimizer = _compute_loss, _create_optimizer
 
 # %% ../nbs/32_training.ipynb #3201087889
 def _create_scheduler(self, num_training_steps, optimizer=None):
