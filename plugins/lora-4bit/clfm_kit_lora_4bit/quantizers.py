@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from clfm_kit.errors import UserError, unknown
+from clfm_kit.kernels import Linear, product, served
 from clfm_kit.parts import Part
 
 # %% ../nbs/00_quantizers.ipynb #000056ad19
@@ -51,10 +52,13 @@ class Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight):
         ctx.weight = weight
-        return x @ unpacked(weight, x.dtype).T
+        whole = unpacked(weight, x.dtype)
+        return Linear.apply(x, whole, None) if served(x) else x @ whole.T
 
     @staticmethod
-    def backward(ctx, gradient): return gradient @ unpacked(ctx.weight, gradient.dtype), None
+    def backward(ctx, gradient):
+        into = product(gradient.reshape(-1, gradient.shape[-1]), unpacked(ctx.weight, gradient.dtype))
+        return into.view(*gradient.shape[:-1], -1), None
 
 class Unpacking:
     "The forward of a 4-bit linear map on a processor, computing in `dtype`."
