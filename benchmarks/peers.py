@@ -188,7 +188,9 @@ def line(technique, cells, reference):
     over_rows = "–" if rows is None or isinstance(rows, Undefined) else f"{100 * rows.difference:+.1f} ({show(rows.low, rows.high)})"
     over_splits = "–" if seeds is None or isinstance(seeds.low, Undefined) else show(seeds.low, seeds.high)
     ece = f"{np.mean(figure('ece')):.3f}" if all(isinstance(value, float) for value in figure("ece")) else "–"
-    return [technique, str(len(cells)), f"{100 * np.mean(main):.1f}" + spread, over_rows, over_splits, percent("macro_f1"), ece,
+    settings = next(iter(cells.values()))["settings"]
+    named = technique + (f" ({', '.join(f'{name} {value}' for name, value in settings.items())})" if settings else "")
+    return [named, str(len(cells)), f"{100 * np.mean(main):.1f}" + spread, over_rows, over_splits, percent("macro_f1"), ece,
             f"{np.median(figure('seconds')):.1f}", f"{np.median(figure('peak_mb')):,.0f}", f"{np.median(figure('trained_weights')):,.0f}"]
 
 

@@ -40,17 +40,28 @@ def quality():
 
 
 def peers():
-    """Every technique on every data set: the main figure, mean over seeds, and whole-process seconds, median."""
+    """Every technique on every data set: few rows a class, a line for each set; and more rows, a line for each technique."""
     cells = [json.loads(path.read_text()) for path in sorted((RESULTS / "peers").glob("*.json"))]
     if not cells: return ""
-    columns = sorted({(cell["data"], cell["shots"]) for cell in cells})
-    lines = ["Against the peers, on the same rows: accuracy (micro-F1 for several labels) in percent, mean over seeds, and seconds of the whole process, other work running beside it. Intervals and plots are on the site's benchmarks page.", "",
-             "| technique | " + " | ".join(f"{data}, {f'{shots} a class' if shots else 'all rows'}" for data, shots in columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for technique in sorted({cell["technique"] for cell in cells}):
-        row = [[cell for cell in cells if (cell["technique"], cell["data"], cell["shots"]) == (technique, *column)] for column in columns]
-        show = lambda found: f"{percent(statistics.mean(cell['figures'][cell['main']] for cell in found))} ({statistics.median(cell['figures']['seconds'] for cell in found):,.0f} s)" if found else "–"
-        lines.append(f"| {technique} | {' | '.join(map(show, row))} |")
+    lines = ["Against the peers, on the same rows: accuracy (micro-F1 for several labels) in percent, mean over seeds, and seconds of the whole process, other work running beside it. Intervals and plots are on the site's benchmarks page."]
+    few, many = [cell for cell in cells if cell["shots"]], [cell for cell in cells if not cell["shots"]]
+    if few: lines += ["", *crossed(few, lambda cell: (cell["data"], cell["shots"]), lambda cell: cell["technique"], "data set", lambda key: f"{key[0]}, {key[1]} a class", str)]
+    if many: lines += ["", *crossed(many, lambda cell: cell["technique"], lambda cell: (cell["data"], cell["sizes"]["train"]), "technique", str, lambda key: f"{key[0]}, {key[1]:,} rows")]
     return "\n".join(lines)
+
+
+def crossed(cells, row_of, column_of, head, row_name, column_name):
+    """A table of the main figure, mean over seeds, with seconds and what was set apart from the defaults."""
+    rows, columns = sorted({row_of(cell) for cell in cells}), sorted({column_of(cell) for cell in cells})
+    at = lambda row, column: [cell for cell in cells if (row_of(cell), column_of(cell)) == (row, column)]
+    return [f"| {head} | {' | '.join(map(column_name, columns))} |", "|---" * (len(columns) + 1) + "|",
+            *(f"| {row_name(row)} | {' | '.join(shown(at(row, column)) for column in columns)} |" for row in rows)]
+
+
+def shown(found):
+    if not found: return "–"
+    notes = [f"{statistics.median(cell['figures']['seconds'] for cell in found):,.0f} s", *(f"{name} {value}" for name, value in found[0]["settings"].items())]
+    return f"{percent(statistics.mean(cell['figures'][cell['main']] for cell in found))} ({', '.join(notes)})"
 
 
 def speed():
