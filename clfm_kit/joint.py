@@ -17,7 +17,7 @@ from .heads import Linear
 from .metrics import correct_rows
 from .network import Batches, Examples, LengthBatches, Net
 from .schemas import Schema
-from .states import TOKEN_BUDGET, _as, batches, combine
+from .states import TOKEN_BUDGET, batches, combine, rounded
 from .tagging import batch_words, sub_words, word_states
 from .tasks import task_targets
 from .training import TextTrainer, mass, smoothed
@@ -118,7 +118,7 @@ def read_all(reader, examples, dtype=np.float16, budget: int | None = None) -> d
         with torch.inference_mode(): states = reader.read(*(batch[name] for name in ("ids", "mask", "owner", "words")))
         words = np.concatenate([np.arange(examples.start[row], examples.start[row + 1]) for row in rows])
         for column, values in states.items():
-            values, at = _as(values, dtype, column), words if column.endswith("/words") else rows
+            values, at = rounded(values, dtype, column), words if column.endswith("/words") else rows
             if column not in found: found[column] = np.zeros((examples.start[-1] if column.endswith("/words") else len(examples), values.shape[1]), dtype=np.float32)
             found[column][at] = values
     return found

@@ -11,7 +11,7 @@ import torch
 
 from .cache import cache_folder
 from .errors import UserError
-from .finetuning import _identity
+from .finetuning import run_identity
 from .heads import HeadTraining, train_head
 from .imbalance import learn_imbalance
 from .joint import Heads, TaskBatches, TaskNet, TaskTrainer, known, read_all
@@ -39,7 +39,7 @@ def train_tasks(clf, examples, checkpoints=None) -> dict:
     net = TaskNet(reader, heads, {name: list(m.widths_) for name, m in clf.members_.items()}, imbalance, {name: task.weight for name, task in clf.tasks_.items()})
     delta = clf.parts_["selector"].select(backbone, TaskBatches(net, examples[0], examples[0].guide, None, recipe.seed, settings.token_budget, settings))
     facts = train_delta(net, delta, *examples, imbalance=plan.get("draws"), settings=settings, seed=recipe.seed, run=clf, checkpoints=checkpoints, trainer=TaskTrainer,
-                        cache=cache_folder() if clf.cache == "default" else clf.cache, identity=_identity(clf, list(answers.values())) if checkpoints else "")
+                        cache=cache_folder() if clf.cache == "default" else clf.cache, identity=run_identity(clf, list(answers.values())) if checkpoints else "")
     clf.delta_ = delta
     for name, member in clf.members_.items(): member.delta_, member.parts_["head"] = delta, heads.tasks[name].cpu().eval()
     return facts | getattr(delta, "facts", {}) | ({"draws": plan["draws"]} if plan.get("draws") else {})
