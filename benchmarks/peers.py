@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -202,12 +203,13 @@ def tables(options):
     for (data, shots), found in sorted(groups(options.results / "peers").items()):
         first = next(iter(next(iter(found.values())).values()))
         sizes, main = first["sizes"], first["main"].replace("_", "-")
+        size = f"{shots} rows a class" if shots else f"{sizes['train']:,} training rows"
         ordered = sorted(found.items(), key=lambda item: -np.mean([main_of(cell["figures"]) for cell in item[1].values()]))
         rows = [line(technique, cells, found.get(options.against)) for technique, cells in ordered]
-        parts += [f"## {data}, {f'{shots} rows a class' if shots else 'all training rows'}", f"{sizes['train']} training and {sizes['test']} test rows.",
+        parts += [f"## {data}, {size}", f"{sizes['train']} training and {sizes['test']} test rows.",
                   "\n".join(f"| {' | '.join(cells)} |" for cells in ([head.format(main=main) for head in heads], ["---"] * len(heads), *rows))]
         name = f"peers-{data}-{shots or 'all'}.png"
-        plot(found, f"{data}, {f'{shots} a class' if shots else 'all rows'}", options.results / name)
+        plot(found, f"{data}, {size}", options.results / name)
         parts.append(f"![{main} against seconds on {data}]({name})")
     (options.results / "peers.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
@@ -218,14 +220,14 @@ def plot(found, title, path):
     matplotlib.use("agg")
     from matplotlib import pyplot
     figure, axes = pyplot.subplots(figsize=(6.4, 4), layout="constrained")
-    for technique, cells in found.items():
+    ranked = sorted(found.items(), key=lambda item: -np.mean([main_of(cell["figures"]) for cell in item[1].values()]))
+    for (technique, cells), mark in zip(ranked, cycle("osD^vP*X<>hpd")):
         quality, seconds = ([value(cell["figures"]) for cell in cells.values()] for value in (main_of, lambda figures: figures["seconds"]))
         main = next(iter(cells.values()))["main"].replace("_", "-")
-        ours = technique.startswith("clfm:")
-        axes.errorbar(np.median(seconds), np.mean(quality), yerr=np.std(quality, ddof=1) if len(quality) > 1 else None, fmt="o" if ours else "s", color="#D55E00" if ours else "#0072B2", capsize=3)
-        axes.annotate(technique, (np.median(seconds), np.mean(quality)), xytext=(6, 4), textcoords="offset points", fontsize=8)
+        axes.errorbar(np.median(seconds), np.mean(quality), yerr=np.std(quality, ddof=1) if len(quality) > 1 else None, fmt=mark, capsize=3, label=technique,
+                      color="#D55E00" if technique.startswith("clfm:") else "#0072B2")
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     axes.set(xscale="log", xlabel="seconds, whole process", ylabel=main, title=title)
-    axes.margins(x=0.25)
     figure.savefig(path, dpi=120, metadata={"Software": None})
     pyplot.close(figure)
 
