@@ -6,11 +6,14 @@
 __all__ = ['MOST_BYTES', 'has_kernels', 'served', 'product', 'Linear', 'Packed', 'pack_linears']
 
 # %% ../nbs/08a_kernels.ipynb #08002644eb
+from functools import cache
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 # %% ../nbs/08a_kernels.ipynb #08005c7adf
+@cache
 def has_kernels() -> bool:
     "Whether this PyTorch carries the oneDNN kernels used here."
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise") and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
