@@ -149,7 +149,7 @@ def main():
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--model", default="minilm")
     parser.add_argument("--set", action="append", default=[], help="a recipe setting for all sides of the kit")
-    parser.add_argument("--cells", type=Path, default=RESULTS / "token_sparse.partial", help="where finished cells are kept")
+    parser.add_argument("--cells", type=Path, default=RESULTS / "token_sparse", help="where finished cells are kept")
     parser.add_argument("--minutes", type=float, default=1e9, help="start no cell after so many")
     parser.add_argument("--out", default="token_sparse")
     parser.add_argument("--cell", nargs=3, help=argparse.SUPPRESS)
