@@ -92,15 +92,16 @@ def test_one_pass_gives_what_each_label_gets_alone(folder, prefix):
 
 
 @pytest.mark.parametrize("formats", [dict(answers="names"), dict(answers="codes"), dict(template="{examples}{text}:", examples=[["word " * 60, "lost"]])])
-def test_short_rows_laid_end_to_end_do_not_see_each_other(folder, formats, monkeypatch):
+@pytest.mark.parametrize("merging", [True, False])
+def test_rows_share_one_copy_of_a_prompt(folder, formats, merging, monkeypatch):
+    """With attention to the prompt merged in, and where an architecture's attention cannot be given another function."""
     from clfm_kit_instruct.reading import Reader
-    context, seen = bound(folder, LABELS, descriptions={"lost": "gone " * 150}, **formats), []
-    whole = Reader._together
-    monkeypatch.setattr(Reader, "_together", lambda self, *shape: seen.append(whole(self, *shape)) or seen[-1])
-    texts = ["a", "b c", "", "where is it", "e", "f", "g"]  # not a multiple of what is laid together
-    found = context.read(texts)["hidden.3/answers"]
-    assert max(seen) > 1
-    np.testing.assert_allclose(found, [[alone(context, text, answer) for answer in context.parts["format"].tokens_of_answers()] for text in texts], rtol=1e-4, atol=1e-3)
+    if not merging: monkeypatch.setattr(Reader, "_merged", lambda self, ids, mask: {"input_ids": ids, "unknown": 1})
+    context = bound(folder, LABELS, descriptions={"lost": "gone " * 150}, **formats)
+    reader, texts = context.parts["format"].reader, ["a", "b c", "", "where is it", "e", "f", "g"]
+    assert (reader.sharing, reader.scoring, reader.merges) == ("shared", "tree", merging)
+    expected = [[alone(context, text, answer) for answer in context.parts["format"].tokens_of_answers()] for text in texts]
+    np.testing.assert_allclose(context.read(texts)["hidden.3/answers"], expected, rtol=1e-4, atol=1e-3)
 
 
 def test_yes_and_no_in_the_same_pass(folder):
