@@ -293,6 +293,15 @@ def test_of_several_columns_the_longest_is_cut(decoder):
     assert read.startswith(" short\nB: word word") and read.endswith("L:")
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=5), st.integers(1, 90))
+def test_columns_are_cut_to_the_greatest_length_that_fits(sizes, room):
+    from clfm_kit_instruct.format import level
+    taken = lambda most: sum(min(size, most) for size in sizes)
+    found = level(sizes, room)
+    assert taken(found) <= room and (found >= max(sizes) or taken(found + 1) > room)
+
+
 def test_the_default_recipe_end_to_end(decoder, tmp_path):
     """Adapters over four bits, saved and loaded in another process."""
     if "lora" not in catalogue.entries("selector"): pytest.skip("the plugin lora-4bit is not installed")

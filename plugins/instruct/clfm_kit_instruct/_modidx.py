@@ -34,6 +34,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'clfm_kit_instruct.format._without_instruction': ( 'format.html#_without_instruction',
                                                                                              'clfm_kit_instruct/format.py'),
                                           'clfm_kit_instruct.format.codes': ('format.html#codes', 'clfm_kit_instruct/format.py'),
+                                          'clfm_kit_instruct.format.level': ('format.html#level', 'clfm_kit_instruct/format.py'),
                                           'clfm_kit_instruct.format.same_tokens': ( 'format.html#same_tokens',
                                                                                     'clfm_kit_instruct/format.py'),
                                           'clfm_kit_instruct.format.some_rows': ('format.html#some_rows', 'clfm_kit_instruct/format.py'),
