@@ -104,6 +104,16 @@ def test_rows_share_one_copy_of_a_prompt(folder, formats, merging, monkeypatch):
     np.testing.assert_allclose(context.read(texts)["hidden.3/answers"], expected, rtol=1e-4, atol=1e-3)
 
 
+def test_a_bound_model_generates_and_is_saved_as_before(folder, tmp_path):
+    from clfm_kit_instruct.generation import generate
+    prompts = [[5, 6, 7, 8], [9, 10]]
+    expected = generate(Backbone.load(folder, language_head=True), prompts, longest=6)
+    context = bound(folder, LABELS)
+    assert context.parts["format"].reader.merges and generate(context.backbone, prompts, longest=6) == expected
+    context.backbone.language_model.save_pretrained(tmp_path)
+    assert "shared-prefix" not in (tmp_path / "config.json").read_text()
+
+
 def test_yes_and_no_in_the_same_pass(folder):
     context = bound(folder, LABELS, "multi")
     answers = context.parts["format"].tokens_of_answers()
@@ -358,6 +368,18 @@ def test_a_text_cannot_change_the_answers(decoder):
     assert set(clf.predict(attacks)) <= set(data.labels) and np.allclose(clf.predict_proba(attacks).sum(1), 1)
     special = {clf.backbone_.tokenizer.bos_token_id, clf.backbone_.tokenizer.eos_token_id}
     assert not special & set(clf.parts_["format"]._ids(attacks[1]))
+
+
+@pytest.mark.parametrize("text", ["{", "}}", "{0}", "{labels} {text}", "say \"yes\"", "it's \'\'\' %s \\n", "{\"label\": \"lost\"}"])
+def test_braces_and_quotes_stay_as_they_are(decoder, text):
+    """In the text, in a label, in its description and in an example; and the answers keep their exact scores."""
+    labels = ["lost", text]
+    context = bound(decoder, labels, descriptions={"lost": text}, examples=[[text, "lost"]])
+    format = context.parts["format"]
+    prompt = format.tokenizer.decode(format.reader.prefix) + format.tokenizer.decode(format._ids(format.columns[0][1] + text) + format.after)
+    assert prompt.count(text) >= 4 and format.answers_ == labels
+    expected = [alone(context, text, answer) for answer in format.tokens_of_answers()]
+    np.testing.assert_allclose(context.read([text])["hidden.3/answers"][0], expected, rtol=1e-4, atol=1e-3)
 
 
 def test_the_models_own_chat_format(decoder, tokenizer, tmp_path):
