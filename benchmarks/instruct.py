@@ -1,12 +1,13 @@
 """Label scoring in one pass against generating, scoring one by one and repeating the prompt; training memory; heads against instructions.
 
-    python benchmarks/instruct.py speed --data FOLDER [--hidden 256] [--rows 32] [--repeats 3]
+    python benchmarks/instruct.py speed --data FOLDER [--data FOLDER …] [--hidden 256] [--rows 32] [--repeats 3]
     python benchmarks/instruct.py memory
     python benchmarks/instruct.py accuracy --model FOLDER --data FOLDER [--data FOLDER …] [--rows 600] [--tests 500]
     python benchmarks/instruct.py quality --model FOLDER --data FOLDER [--data FOLDER …] [--seeds 3] [--rows 600] [--tests 500] [--words 60] [--minutes 5]
 
-`speed` builds a decoder with random weights and a vocabulary of 32,000, and asks it about the labels of `--data` (77 for BANKING77). Every side has the same model, prompt and rows; the
-sides alternate, and figures are medians of ratios; `--shared-only` leaves the repeated prompts out. Generating is batched, with a cache, as long as the longest label needs, and its answers are parsed as they usually are. `memory`
+`speed` builds a decoder with random weights and 32,000 ids, its tokenizer trained on the texts of all `--data`, and asks it about the labels of the first (77 for BANKING77). Every side has
+the same model, prompt and rows; the sides alternate, and figures are medians of ratios. Generating has a cache, is as long as the longest label needs, is batched (16 texts, padded on the left)
+and, in a side of its own, not batched (the default of a Transformers pipeline); its answers are parsed as they usually are. `gigaflops` of a side: multiplications and additions with weights, for one text. `memory`
 compares peaks of one training step in processes of their own. `accuracy` asks one tuned decoder both ways: by scoring, and by generating and parsing. `quality` fits heads and instructions on one base and the same rows. One thread a process, load in the file.
 """
 import argparse
@@ -26,7 +27,7 @@ VOCABULARY = 32_000
 
 
 def decoder(folder, texts, hidden, layers):
-    """A Llama with random weights and a tokenizer of 32,000 ids, trained on the texts and filled up, saved to a folder."""
+    """A Llama with random weights and 32,000 ids, and a tokenizer of as many trained on the texts, saved to a folder."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -60,14 +61,18 @@ def whole_prompts(context, texts):
     return [format.reader.prefix + format._ids(format.columns[0][1] + text) + format.after for text in texts]
 
 
-def generated(context, prompts, labels, batch=16):
+def longest_answer(context):
+    return max(len(answer.scored) for answer in context.parts["format"].tokens_of_answers())
+
+
+def generated(backbone, prompts, labels, longest, batch=16):
     """Greedy generation and parsing; returns labels, None where no label is found."""
     from clfm_kit_instruct.generation import generate
-    longest, found = max(len(answer.scored) for answer in context.parts["format"].tokens_of_answers()), []
+    found = []
     order = sorted(labels, key=len, reverse=True)
     for start in range(0, len(prompts), batch):
-        for tokens in generate(context.backbone, prompts[start:start + batch], longest=longest):
-            line = context.backbone.tokenizer.decode(tokens).strip().partition("\n")[0].strip("\"' ").lower()
+        for tokens in generate(backbone, prompts[start:start + batch], longest=longest):
+            line = backbone.tokenizer.decode(tokens).strip().partition("\n")[0].strip("\"' ").lower()
             found.append(next((label for label in order if label.lower() in line), None))
     return found
 
@@ -93,22 +98,39 @@ def one_by_one(context, prompts, budget=4096):
     return found
 
 
+def gigaflops(backbone, tokens, projected):
+    """Products with weights for one text: `tokens` pass the blocks, `projected` states meet the vocabulary. Attention is left out."""
+    head = backbone.language_model.get_output_embeddings().weight.numel()
+    blocks = sum(p.numel() for p in backbone.blocks.parameters() if p.ndim == 2)
+    return 2 * (tokens * blocks + projected * head) / 1e9
+
+
+def work_of(context, prompts):
+    """`gigaflops` of a bound context that reads what stands behind the shared prompt."""
+    format, tree = context.parts["format"], context.parts["pooler"].tree
+    tokens = statistics.mean(map(len, prompts)) - format.reader.shared + len(tree)
+    return gigaflops(context.backbone, tokens, len(tree.sources) if tree.normalisation == "vocabulary" else 0)
+
+
 def speed(options):
     import numpy as np
     import torch
     from clfm_kit import load_data
+    from clfm_kit.backbones import Backbone
     torch.set_num_threads(1)
     data = load_data(options.data[0])
     labels, texts = sorted(set(data.train.labels)), data.test.texts[:options.rows]
     with tempfile.TemporaryDirectory() as folder:
-        decoder(folder, [*data.train.texts, *labels * 20], options.hidden, options.layers)
+        others = [str(text) for place in options.data[1:] for text in load_data(place).train.texts]
+        decoder(folder, [*data.train.texts, *labels * 20, *others], options.hidden, options.layers)
         ways = {"names": dict(answers="names"), "codes": dict(answers="codes"), "names, tree": dict(answers="names", normalisation="tree"), "codes, tree": dict(answers="codes", normalisation="tree")}
         kits = {name: bound(folder, labels, **settings) for name, settings in ways.items()}
-        if not options.shared_only: kits |= {f"{name}, repeated": bound(folder, labels, prefix="repeated", **settings) for name, settings in ways.items()}
+        kits |= {f"{name}, repeated": bound(folder, labels, prefix="repeated", **settings) for name, settings in ways.items()}
         prompts = whole_prompts(kits["names"], texts)
-        answers = {}
+        plain, longest, answers = Backbone.load(folder, language_head=True), longest_answer(kits["names"]), {}
         sides = {name: lambda name=name, context=context: answers.__setitem__(name, context.read(texts)["hidden.%d/answers" % options.layers]) for name, context in kits.items()}
-        sides["generate"] = lambda: answers.__setitem__("generate", generated(kits["names"], prompts, labels))
+        sides["generate"] = lambda: answers.__setitem__("generate", generated(plain, prompts, labels, longest))
+        sides["generate one"] = lambda: generated(plain, prompts, labels, longest, batch=1)
         for run in sides.values(): run()  # warm
         seconds = alternate(sides, options.repeats)
         few = texts[:options.few]
@@ -116,12 +138,13 @@ def speed(options):
     figures = {"one_by_one_over_tree": slow["one by one"][0] / slow["tree"][0], "largest_difference_from_one_by_one": float(np.abs(answers["one by one"] - answers["names"][:options.few]).max()),
                "unparsable_generated": sum(found is None for found in answers["generate"]), "unparsable_scored": 0, "labels": len(labels), "prompt_tokens": len(kits["names"].parts["format"].reader.prefix)}
     for name in ways:
-        key, repeated = name.replace(", ", "_"), f"{name}, repeated"
-        figures |= {f"rows_per_second_{key}": len(texts) / statistics.median(seconds[name]), f"generate_over_{key}": ratio(seconds, "generate", name)}
-        if repeated in seconds: figures[f"repeated_over_shared_{key}"] = ratio(seconds, repeated, name)
-    figures["rows_per_second_generate"] = len(texts) / statistics.median(seconds["generate"])
+        key = name.replace(", ", "_")
+        figures |= {f"rows_per_second_{key}": len(texts) / statistics.median(seconds[name]), f"generate_over_{key}": ratio(seconds, "generate", name), f"generate_one_over_{key}": ratio(seconds, "generate one", name),
+                    f"repeated_over_shared_{key}": ratio(seconds, f"{name}, repeated", name), f"gigaflops_{key}": work_of(kits[name], whole_prompts(kits[name], texts))}
+    for name in ("generate", "generate one"): figures[f"rows_per_second_{name.replace(' ', '_')}"] = len(texts) / statistics.median(seconds[name])
+    figures["gigaflops_generate"] = gigaflops(plain, statistics.mean(map(len, prompts)) + longest - 1, longest)
     rows = [dict(side=name, seconds=found, **(kits[name].parts["pooler"].report if name in kits else {})) for name, found in seconds.items()]
-    write("instruct_generating" if options.shared_only else "instruct_speed", figures, rows, load=os.getloadavg(), texts=len(texts), hidden=options.hidden, layers=options.layers)
+    write("instruct_speed", figures, rows, load=os.getloadavg(), texts=len(texts), hidden=options.hidden, layers=options.layers)
 
 
 STEP = """
@@ -286,7 +309,6 @@ if __name__ == "__main__":
     parser.add_argument("what", choices=["speed", "memory", "accuracy", "quality", "plot"])
     parser.add_argument("--data", action="append", default=[])
     parser.add_argument("--model")
-    parser.add_argument("--shared-only", action="store_true", help="speed: only against generating, into a file of its own")
     for name, default in dict(rows=32, few=2, repeats=3, hidden=256, layers=6, seeds=3, tests=500, epochs=4, words=60, minutes=600).items(): parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
     plot() if options.what == "plot" else globals()[options.what](options)

@@ -252,15 +252,12 @@ Backbone._place = _place
 
 # %% ../nbs/09_backbones.ipynb #09028d3db0
 def _read(self, ids, mask, taps, inputs=None):
-    """Run ids [B, T] under mask [B, T], or ready `inputs`; each function in `taps` ({site: f}) gets its states [B, T, D] as they pass.
-
-    Inputs may hold several rows end to end as one, and empty rows at the end; taps see rows as they were given."""
+    "Run ids [B, T] under mask [B, T], or ready `inputs`; each function in `taps` ({site: f}) gets its states [B, T, D] as they pass."
     inputs = self.inputs(ids, mask) if inputs is None else inputs  # before any hook is in place: they may take a pass of their own
     deepest = max(taps, key=lambda site: (depth(site), site.startswith("hidden.")))
     def hook(site, state):
         def run(module, args, kwargs, out):
-            states = state(args, kwargs, out)
-            taps[site](states if states.shape[:2] == ids.shape else states.reshape(-1, ids.shape[1], states.shape[-1])[:len(ids)])
+            taps[site](state(args, kwargs, out))
             if site == deepest and depth(site) < self.loaded_depth: raise _Reached
         return run
     places = {site: self._place(site) for site in taps}

@@ -204,8 +204,8 @@ def column_widths(backbone, pooler) -> dict:  # {column: F}
     import torch
     widths = {}
     for site in pooler.sites(backbone.shape):
-        for pooling, vector in pooler.pool(torch.zeros(1, 1, backbone.shape.width(site)), torch.ones(1, 1, dtype=torch.long)).items():
-            widths[f"{site}/{pooling}"] = vector.shape[1]
+        with torch.inference_mode(): found = pooler.pool(torch.zeros(1, 1, backbone.shape.width(site)), torch.ones(1, 1, dtype=torch.long))
+        widths |= {f"{site}/{pooling}": vector.shape[1] for pooling, vector in found.items()}
     return widths
 
 def _bytes(backbone, pooler, columns, rows, dtype):

@@ -92,15 +92,26 @@ def test_one_pass_gives_what_each_label_gets_alone(folder, prefix):
 
 
 @pytest.mark.parametrize("formats", [dict(answers="names"), dict(answers="codes"), dict(template="{examples}{text}:", examples=[["word " * 60, "lost"]])])
-def test_short_rows_laid_end_to_end_do_not_see_each_other(folder, formats, monkeypatch):
+@pytest.mark.parametrize("merging", [True, False])
+def test_rows_share_one_copy_of_a_prompt(folder, formats, merging, monkeypatch):
+    """With attention to the prompt merged in, and where an architecture's attention cannot be given another function."""
     from clfm_kit_instruct.reading import Reader
-    context, seen = bound(folder, LABELS, descriptions={"lost": "gone " * 150}, **formats), []
-    whole = Reader._together
-    monkeypatch.setattr(Reader, "_together", lambda self, *shape: seen.append(whole(self, *shape)) or seen[-1])
-    texts = ["a", "b c", "", "where is it", "e", "f", "g"]  # not a multiple of what is laid together
-    found = context.read(texts)["hidden.3/answers"]
-    assert max(seen) > 1
-    np.testing.assert_allclose(found, [[alone(context, text, answer) for answer in context.parts["format"].tokens_of_answers()] for text in texts], rtol=1e-4, atol=1e-3)
+    if not merging: monkeypatch.setattr(Reader, "_merged", lambda self, ids, mask: {"input_ids": ids, "unknown": 1})
+    context = bound(folder, LABELS, descriptions={"lost": "gone " * 150}, **formats)
+    reader, texts = context.parts["format"].reader, ["a", "b c", "", "where is it", "e", "f", "g"]
+    assert (reader.sharing, reader.scoring, reader.merges) == ("shared", "tree", merging)
+    expected = [[alone(context, text, answer) for answer in context.parts["format"].tokens_of_answers()] for text in texts]
+    np.testing.assert_allclose(context.read(texts)["hidden.3/answers"], expected, rtol=1e-4, atol=1e-3)
+
+
+def test_a_bound_model_generates_and_is_saved_as_before(folder, tmp_path):
+    from clfm_kit_instruct.generation import generate
+    prompts = [[5, 6, 7, 8], [9, 10]]
+    expected = generate(Backbone.load(folder, language_head=True), prompts, longest=6)
+    context = bound(folder, LABELS)
+    assert context.parts["format"].reader.merges and generate(context.backbone, prompts, longest=6) == expected
+    context.backbone.language_model.save_pretrained(tmp_path)
+    assert "shared-prefix" not in (tmp_path / "config.json").read_text()
 
 
 def test_yes_and_no_in_the_same_pass(folder):
@@ -292,6 +303,15 @@ def test_of_several_columns_the_longest_is_cut(decoder):
     assert read.startswith(" short\nB: word word") and read.endswith("L:")
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=5), st.integers(1, 90))
+def test_columns_are_cut_to_the_greatest_length_that_fits(sizes, room):
+    from clfm_kit_instruct.format import level
+    taken = lambda most: sum(min(size, most) for size in sizes)
+    found = level(sizes, room)
+    assert taken(found) <= room and (found >= max(sizes) or taken(found + 1) > room)
+
+
 def test_the_default_recipe_end_to_end(decoder, tmp_path):
     """Adapters over four bits, saved and loaded in another process."""
     if "lora" not in catalogue.entries("selector"): pytest.skip("the plugin lora-4bit is not installed")
@@ -348,6 +368,18 @@ def test_a_text_cannot_change_the_answers(decoder):
     assert set(clf.predict(attacks)) <= set(data.labels) and np.allclose(clf.predict_proba(attacks).sum(1), 1)
     special = {clf.backbone_.tokenizer.bos_token_id, clf.backbone_.tokenizer.eos_token_id}
     assert not special & set(clf.parts_["format"]._ids(attacks[1]))
+
+
+@pytest.mark.parametrize("text", ["{", "}}", "{0}", "{labels} {text}", "say \"yes\"", "it's \'\'\' %s \\n", "{\"label\": \"lost\"}"])
+def test_braces_and_quotes_stay_as_they_are(decoder, text):
+    """In the text, in a label, in its description and in an example; and the answers keep their exact scores."""
+    labels = ["lost", text]
+    context = bound(decoder, labels, descriptions={"lost": text}, examples=[[text, "lost"]])
+    format = context.parts["format"]
+    prompt = format.tokenizer.decode(format.reader.prefix) + format.tokenizer.decode(format._ids(format.columns[0][1] + text) + format.after)
+    assert prompt.count(text) >= 4 and format.answers_ == labels
+    expected = [alone(context, text, answer) for answer in format.tokens_of_answers()]
+    np.testing.assert_allclose(context.read([text])["hidden.3/answers"][0], expected, rtol=1e-4, atol=1e-3)
 
 
 def test_the_models_own_chat_format(decoder, tokenizer, tmp_path):

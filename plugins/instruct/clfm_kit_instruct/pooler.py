@@ -21,7 +21,7 @@ MOST_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 25}  # at once; the weights are read
 def log_normalisers(states, head):
     "Log of the sum of exponentials of all logits, float32 [N], of states [N, D]."
     size = max(1, MOST_LOGITS.get(states.device.type, 1 << 22) // head.weight.shape[0])
-    one = lambda part: head(part).float().logsumexp(-1)
+    one = lambda part: torch.cat([few.float().logsumexp(-1) for few in head(part).split(8)])  # a few rows at a time, which stay in a processor's cache
     if not torch.is_grad_enabled(): return torch.cat([one(part) for part in states.split(size)])
     return torch.cat([checkpoint(one, part, use_reentrant=False) for part in states.split(size)])
 
