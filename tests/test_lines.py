@@ -61,7 +61,7 @@ def any_decoder(request, tmp_path_factory): return decoder_in(tmp_path_factory.m
 
 
 @pytest.fixture(scope="module")
-def learned(decoder): return Classifier("multitask-lines", decoder, settings=[*BASE, "training.epochs=30", "training.learning_rate=3e-3", "training.batch_size=8", "training.patience=30"], tasks=TASKS, cache=None).fit(table(), validation=table(12))
+def learned(decoder): return Classifier("multitask-lines", decoder, settings=[*BASE, "training.epochs=20", "training.learning_rate=4e-3", "training.batch_size=8", "training.patience=30"], tasks=TASKS, cache=None).fit(table(), validation=table(12))
 
 
 def logits(clf, ids):
@@ -190,6 +190,7 @@ def test_what_does_not_go_together(decoder, tmp_path):
     with pytest.raises(UserError, match="none is named"): Classifier(Recipe(format="lines", pooler="lines", head="verbalizer"), decoder, cache=None).fit(*zip(*rows))
     with pytest.raises(UserError, match="class_weight of task 'topics'"): Classifier("multitask-lines", decoder, settings=FAST, tasks={"topics": {"label": "topics", "class_weight": "balanced"}}, cache=None).fit(table(24))
     with pytest.raises(UserError, match="label_smoothing"): Classifier("multitask-lines", decoder, settings=[*FAST, "training.label_smoothing=0.1"], tasks=TASKS, cache=None).fit(table(24))
+    with pytest.raises(UserError, match="task 'intent' names head 'linear'"): Classifier("multitask-lines", decoder, settings=FAST, tasks={"intent": {"label": "label", "head": "linear"}}, cache=None).fit(table(24))
     path = tmp_path / "twice.yaml"
     path.write_text("format: lines\ntasks:\n  intent: label\n  intent: urgency\n")
     with pytest.raises(UserError, match="line 4 is not YAML: 'intent' stands twice"): Recipe.of(path)
@@ -216,3 +217,14 @@ def test_other_selectors(decoder, selector, tmp_path):
     if selector == "top-layers": assert clf.facts_["training"]["prefix"] == "replayed"
     loaded = Classifier.from_pretrained(clf.save_pretrained(tmp_path / "model"))
     np.testing.assert_allclose(loaded.scores(TEXTS)["intent"], clf.scores(TEXTS)["intent"], rtol=1e-4, atol=1e-3)
+
+
+def test_what_written_answers_cannot_do(learned, tmp_path):
+    from clfm_kit.merging import merge_models
+    import clfm_kit.explanations
+    folder = str(learned.save_pretrained(tmp_path / "model"))
+    with pytest.raises(UserError, match="no vector of a text"): learned.explain("return 2 lamp")
+    with pytest.raises(UserError, match="a merged model would be asked another"): merge_models([f"a={folder}", f"b={folder}"], "task-arithmetic", table(12))
+    if "joint" in catalogue.entries("merger"):
+        from clfm_kit_multitask.serving import Serving
+        with pytest.raises(UserError, match="serve it apart"): Serving({"one": folder})

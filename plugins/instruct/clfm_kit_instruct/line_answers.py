@@ -141,8 +141,9 @@ class LineAnswers(Part):
         self.report = dict(prefix=reader.sharing, prefix_tokens=len(reader.prefix), answer_tokens=max(self.format.longest_, self.format.least))
 
     def task_widths(self, shape, task, schema) -> dict:
-        "The column of a task. Raises `UserError` for a task with a head of its own."
-        if task.head is not None: raise UserError(f"task {task.name!r} names head {task.head!r}, and its answers are written; leave the head out, or use the pooler and format of another recipe")
+        "The column of a task. Raises `UserError` for a task with a head or a layer of its own."
+        for name, given, free in (("head", task.head, None), ("layer", task.layer, -1)):
+            if given != free: raise UserError(f"task {task.name!r} names {name} {given!r}, and its answers are written; leave the {name} out, or use the pooler and format of another recipe")
         return {column_of(shape, task.name, schema.kind == "tags"): len(schema)}
 
     def pool(self, states, mask): raise UserError("pooler 'lines' writes answers and has no vector of a text, which is asked for here; for explanations, merging and single tasks use pooler 'answers' with format 'instruction'")

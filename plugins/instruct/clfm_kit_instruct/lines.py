@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clfm_kit.errors import UserError
+from clfm_kit.errors import UserError, unknown
 from clfm_kit.formats import Encoded
 from clfm_kit.parts import Part
 from clfm_kit.tagging import repair, spans, touching
@@ -59,7 +59,8 @@ class Lines(Part):
         self.template, self.descriptions, self.max_length, self.chat, self.prefix = template, descriptions, max_length, chat, prefix
 
     def check(self):
-        Instruction(chat=self.chat, prefix=self.prefix).check()
+        for name, value, known in (("chat", self.chat, ("auto", "none")), ("prefix", self.prefix, ("shared", "repeated"))):
+            if value not in known: raise unknown(f"{name} of format 'lines'", value, known)
         columns = [name for _, name in parse(read_template(self.template or "lines")) if name and name not in FIELDS]
         if columns != ["text"]: raise UserError(f"format 'lines' finds values in one text, and its template has the columns {', '.join(columns)}; give it {{text}} alone")
 
