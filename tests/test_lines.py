@@ -220,11 +220,11 @@ def test_other_selectors(decoder, selector, tmp_path):
 
 
 def test_what_written_answers_cannot_do(learned, tmp_path):
-    from clfm_kit.merging import merge_models
+    from clfm_kit.merging import open_source
     import clfm_kit.explanations
     folder = str(learned.save_pretrained(tmp_path / "model"))
     with pytest.raises(UserError, match="no vector of a text"): learned.explain("return 2 lamp")
-    with pytest.raises(UserError, match="a merged model would be asked another"): merge_models([f"a={folder}", f"b={folder}"], "task-arithmetic", table(12))
+    with pytest.raises(UserError, match="a merged model would be asked another"): open_source("a", folder, set(), table(12), None, "text")
     if "joint" in catalogue.entries("merger"):
         from clfm_kit_multitask.serving import Serving
         with pytest.raises(UserError, match="serve it apart"): Serving({"one": folder})

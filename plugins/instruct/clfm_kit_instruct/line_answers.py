@@ -92,13 +92,16 @@ def _losses(self, batch, smoothing: float = 0.0, model=None) -> dict:
     return found
 
 def _judged(self, batch) -> dict:
+    "{task: (mean loss, rows, None)}."
     rows = {name: int(known(targets).sum()) for name, targets in batch["answers"].items()}
     return {name: (value.item(), rows[name], None) for name, value in self.losses(batch).items()}
 
 LineNet.losses, LineNet.judged = _losses, _judged
 
 # %% ../nbs/06c_line_answers.ipynb #0fb00326
-def column_of(shape, task: str, tags: bool) -> str: return f"{hidden_site(shape)}/{task}" + "/words" * tags
+def column_of(shape, task: str, tags: bool) -> str:
+    "The column of a task's scores; that of words ends in /words."
+    return f"{hidden_site(shape)}/{task}" + "/words" * tags
 
 class LineReader:
     "Writes the answers of prompts: {column: scores} [texts, C], and [words, C] for tags."
