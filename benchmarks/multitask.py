@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import shutil
+import statistics
 import tempfile
 from pathlib import Path
 
@@ -57,43 +58,63 @@ def quality(clf, rows):
     return {name: float(value) for name, value in found.items()}
 
 
-def latency(joint, singles, texts, repeats):
-    """Median ratio of the joint model to the two, at one text and at 32."""
+def over_seeds(seeds):
+    """Means of the figures, with `.deviation` beside them where there are two seeds or more."""
+    figures = {name: statistics.mean(one[name] for one in seeds) for name in seeds[0]}
+    return figures | {f"{name}.deviation": statistics.stdev(one[name] for one in seeds) for name in figures if len(seeds) > 1}
+
+
+def shell(rows, place):
+    """A classifier of next to no weights, so that a process that loads it holds the libraries and little else."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    from clfm_kit import Classifier
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "[PAD]": 1}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]").save_pretrained(Path(place, "base"))
+    BertModel(BertConfig(vocab_size=2, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)).save_pretrained(Path(place, "base"))
+    return Classifier("probe", str(Path(place, "base")), tasks=TASKS, cache=None).fit({"train": rows.take(range(200)), "validation": rows.take(range(200, 300))})
+
+
+def latency(name, sides, texts, repeats):
+    """Median ratio of the joint model's time to that of the two, at one text and at 32."""
     def run(models, size):
         def turn():
             for start in range(0, len(texts), size):
                 for clf in models: clf.predict(texts[start:start + size])
         return turn
-    found, rows = {}, []
+    figures, rows = {}, []
     for size in (1, 32):
-        sides = {"joint": run([joint], size), "two": run(singles, size)}
-        for turn in sides.values(): turn()
-        seconds = alternate(sides, repeats)
-        found[f"latency_ratio_batch_{size}"] = ratio(seconds, "joint", "two")
-        rows.append(dict(batch=size, texts=len(texts), seconds=seconds))
-    return found, rows
+        turns = {"joint": run([sides["joint"]], size), "two": run([sides[task] for task in TASKS], size)}
+        for turn in turns.values(): turn()
+        seconds = alternate(turns, repeats)
+        figures[f"{name}.latency_ratio_batch_{size}"] = ratio(seconds, "joint", "two")
+        rows.append(dict(data=name, batch=size, texts=len(texts), seconds=seconds))
+    return figures, rows
+
+
+def memory(name, sides, rows):
+    """Peak memory of a process that loads and asks the joint model against one with the two, what the libraries take being left out."""
+    with tempfile.TemporaryDirectory() as place:
+        for side, clf in (sides | {"shell": shell(rows, place)}).items(): clf.save_pretrained(Path(place, side))
+        held = {side: peak_of(LOAD, *(Path(place, one) for one in names))["peak_mb"] for side, names in (("joint", ["joint"]), ("two", list(TASKS)), ("libraries", ["shell"]))}
+    return {f"{name}.memory_ratio": (held["joint"] - held["libraries"]) / (held["two"] - held["libraries"])}, [dict(data=name, memory_mb=held)]
 
 
 def data_set(folder, arguments):
-    """Joint model against two, then merging; each part as soon as it is done."""
-    name = Path(folder).name
-    parts = parts_of(folder, TASKS, arguments.rows)
-    sides = {"joint": TASKS, **{task: {task: column} for task, column in TASKS.items()}}
-    sides = {side: fit(name, side, tasks, parts, arguments, arguments.selector) for side, tasks in sides.items()}
-    scores = {side: quality(clf, parts["test"]) for side, clf in sides.items()}
-    figures = {f"{name}.joint.{k}": v for k, v in scores["joint"].items()} | {f"{name}.single.{k}": v for task in TASKS for k, v in scores[task].items()}
-    found = [dict(data=name, train=len(parts["train"]), test=len(parts["test"]), quality=scores, training={side: clf.facts_.get("training") for side, clf in sides.items()}, seconds={side: clf.facts_["seconds"] for side, clf in sides.items()})]
-    print({key: round(value, 4) for key, value in figures.items()}, flush=True)
-    if "latency" not in arguments.skip:
-        speed, found[0]["latency"] = latency(sides["joint"], [sides[task] for task in TASKS], parts["test"].texts[:arguments.texts], arguments.repeats)
-        figures |= {f"{name}.{k}": v for k, v in speed.items()}
-    with tempfile.TemporaryDirectory() as place:
-        if "memory" not in arguments.skip:
-            for side, clf in sides.items(): clf.save_pretrained(Path(place, side))
-            memory = {side: peak_of(LOAD, *(Path(place, one) for one in names))["peak_mb"] for side, names in (("joint", ["joint"]), ("two", list(TASKS)), ("none", []))}
-            figures[f"{name}.memory_ratio"] = (memory["joint"] - memory["none"]) / (memory["two"] - memory["none"])
-            found[0]["memory_mb"] = memory
-    yield figures, found
+    """Joint model against two with every seed, then latency, memory and merging with the first; each part as soon as it is done."""
+    name, parts = Path(folder).name, parts_of(folder, TASKS, arguments.rows)
+    wanted = {"joint": TASKS, **{task: {task: column} for task, column in TASKS.items()}}
+    seeds = []
+    for arguments.seed in [*range(1, arguments.seeds), 0]:
+        sides = {side: fit(name, side, tasks, parts, arguments, arguments.selector) for side, tasks in wanted.items()}
+        scores = {side: quality(clf, parts["test"]) for side, clf in sides.items()}
+        seeds.append({f"{name}.joint.{k}": v for k, v in scores["joint"].items()} | {f"{name}.single.{k}": v for task in TASKS for k, v in scores[task].items()})
+        print({key: round(value, 4) for key, value in over_seeds(seeds).items()}, flush=True)
+        yield over_seeds(seeds), [dict(data=name, seed=arguments.seed, train=len(parts["train"]), test=len(parts["test"]), quality=scores, training={side: clf.facts_.get("training") for side, clf in sides.items()}, seconds={side: clf.facts_["seconds"] for side, clf in sides.items()})]
+    if "latency" not in arguments.skip: yield latency(name, sides, parts["test"].texts[:arguments.texts], arguments.repeats)
+    if "memory" not in arguments.skip: yield memory(name, sides, parts["train"])
     if "merging" not in arguments.skip: yield merging(name, parts, arguments)
 
 
@@ -160,11 +181,12 @@ def main():
     parser.add_argument("--merge", nargs="*", default=["full", "token-sparse", "lora"])
     parser.add_argument("--skip", nargs="*", default=[])
     parser.add_argument("--set", nargs="*", default=[])
-    for name, value in (("rows", 500), ("epochs", 10), ("batch", 32), ("texts", 64), ("repeats", 5), ("threads", 1), ("seed", 0), ("test", 0), ("length", 128)): parser.add_argument(f"--{name}", type=int, default=value)
+    for name, value in (("rows", 500), ("epochs", 10), ("batch", 32), ("texts", 64), ("repeats", 5), ("threads", 1), ("seeds", 1), ("test", 0), ("length", 128)): parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--rate", type=float, default=2e-4)
     parser.add_argument("--work", default=os.path.join(tempfile.gettempdir(), "clfm-kit-multitask"))
     parser.add_argument("--out", default="multitask")
     arguments = parser.parse_args()
+    arguments.seed = 0
     import torch
     torch.set_num_threads(arguments.threads)
     Path(arguments.work).mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,8 @@
     python benchmarks/token_sparse.py --data FOLDER [--data FOLDER] [--seeds 3] [--sides trainer finetune …] [--rows N]
 
 One process and one file a cell (data set, side, seed), so a run that was stopped goes on with what is missing. Every side gets the same rows, epochs and batch size, one thread a core,
-and an empty state cache, so filling it counts. `trainer` is `transformers.Trainer` as people write it: `AutoModelForSequenceClassification`, random batches padded to their longest text.
+and an empty state cache, so filling it counts. `trainer` is `transformers.Trainer` as people write it: `AutoModelForSequenceClassification`, random batches padded to their longest text; `lora`, `prefix` and `shira` are peft's, trained the same way.
+Seconds are those of loading, preparing and training, with libraries imported before; the kit's sides also choose the epoch and calibrate on validation rows, which are cut as much as the training rows. `--set` holds for all sides of the kit.
 """
 import argparse
 import json
@@ -29,27 +30,29 @@ KIT = {
     "merged": ("token-sparse", ["format=merged"]),  # adds rows to the table of embeddings: beside the others, not one of them
     "gradient-sparse": ("token-sparse", ["selector=gradient-sparse"]),
     "random-sparse": ("token-sparse", ["selector=random-sparse"]),
+    "cheaper": ("token-sparse", ["selector.cost=0.33"]),
 }
-SIDES = (*KIT, "trainer", "lora")
-USUAL = [side for side in SIDES if side not in ("heads-channels", "auto", "merged")]  # the rest by name
-CELLS = RESULTS / "token_sparse"
+PEERS = {"trainer": 2e-4, "lora": 1e-3, "prefix": 1e-2, "shira": 3e-3}  # rates; the libraries' examples use lower ones, with which most have not left their start after these few steps
+SIDES = (*KIT, *PEERS)
+USUAL = [side for side in SIDES if side not in ("heads-channels", "auto", "merged", "cheaper", "gradient-sparse", "random-sparse")]  # the rest by name
 
 
 def rows_of(folder, limit, seed):
-    """Training and validation rows, cut to `limit` where one is given, and all test rows."""
+    """Training rows cut to `limit` where one is given, validation rows cut as much, and all test rows."""
     from clfm_kit import load_data
     from clfm_kit.data import split_off
     data = load_data(folder)
-    train = data.train
-    if limit and limit < len(train): _, train = split_off(train, limit / len(train), seed)
-    return train, data.validation, data.test
+    cut = lambda rows: split_off(rows, limit / len(data.train), seed)[1] if limit and limit < len(data.train) else rows
+    return cut(data.train), cut(data.validation), data.test
 
 
 def kit(side, folder, limit, seed, epochs, model, settings):
-    from clfm_kit import Classifier
+    import clfm_kit.training  # imports are not what is measured
+    from clfm_kit import Classifier, Recipe
     train, held, test = rows_of(folder, limit, seed)
     recipe, own = KIT[side]
     trained = [f"training.epochs={epochs}"] if recipe != "probe" else []
+    Recipe.of(recipe).parts()
     with tempfile.TemporaryDirectory() as cache:
         classifier = Classifier(recipe, model, settings=[*own, *trained, f"seed={seed}", *settings], cache=cache)
         seconds, cpu = clock(lambda: classifier.fit(train.texts, train.labels, held))
@@ -65,9 +68,20 @@ def clock(run):
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def trainer(side, folder, limit, seed, epochs, model, settings):
-    """`Trainer` as people write it; with side `lora`, peft's adapters on all linear maps."""
+def adapted(side, network, seed):
+    """The network, with what peft adds to it."""
+    from peft import LoraConfig, PrefixTuningConfig, ShiraConfig, TaskType, get_peft_model
+    if side == "trainer": return network
+    configs = dict(lora=lambda: LoraConfig(TaskType.SEQ_CLS, r=8, lora_alpha=16, target_modules="all-linear", modules_to_save=["classifier"]),
+                   prefix=lambda: PrefixTuningConfig(task_type=TaskType.SEQ_CLS, num_virtual_tokens=20),
+                   shira=lambda: ShiraConfig(task_type=TaskType.SEQ_CLS, r=8, target_modules=["query", "value"], random_seed=seed))
+    return get_peft_model(network, configs[side]())
+
+
+def peer(side, folder, limit, seed, epochs, model, settings):
+    """`Trainer` as people write it, over the whole model or over what peft adds to it."""
     import numpy as np
+    import peft  # noqa: F401 - imports are not what is measured
     import torch
     from sklearn.metrics import accuracy_score, f1_score
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding, Trainer, TrainingArguments, set_seed
@@ -75,31 +89,30 @@ def trainer(side, folder, limit, seed, epochs, model, settings):
     from clfm_kit.backbones import model_source
     train, _, test = rows_of(folder, limit, seed)
     names = sorted(set(train.labels))
-    source = model_source(model)
-    set_seed(seed)
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    network = AutoModelForSequenceClassification.from_pretrained(source, num_labels=len(names))
-    rate = 5e-5
-    if side == "lora":
-        from peft import LoraConfig, TaskType, get_peft_model
-        network, rate = get_peft_model(network, LoraConfig(TaskType.SEQ_CLS, r=8, lora_alpha=16, target_modules="all-linear", modules_to_save=["classifier"])), 5e-4
     known = {name: n for n, name in enumerate(names)}
-    items = lambda rows: [dict(tokenizer(text, truncation=True), labels=known[label]) for text, label in zip(rows.texts, rows.labels)]
     with tempfile.TemporaryDirectory() as place:
-        arguments = TrainingArguments(place, num_train_epochs=epochs, per_device_train_batch_size=32, per_device_eval_batch_size=64, learning_rate=rate, weight_decay=0.01, warmup_steps=0.06,
-                                      seed=seed, use_cpu=not torch.cuda.is_available(), save_strategy="no", report_to=[], disable_tqdm=True, logging_strategy="no")
-        run = Trainer(network, arguments, train_dataset=items(train), data_collator=DataCollatorWithPadding(tokenizer))
-        seconds, cpu = clock(run.train)
-        found = np.argmax(run.predict(items(test)).predictions, 1)
-    truth = [known[label] for label in test.labels]
-    return dict(accuracy=float(accuracy_score(truth, found)), macro_f1=float(f1_score(truth, found, average="macro")), seconds=seconds, cpu_seconds=cpu, facts={})
+        def fit():
+            set_seed(seed)
+            tokenizer = AutoTokenizer.from_pretrained(model_source(model))
+            network = adapted(side, AutoModelForSequenceClassification.from_pretrained(model_source(model), num_labels=len(names)), seed)
+            items = [dict(tokenizer(text, truncation=True), labels=known[label]) for text, label in zip(train.texts, train.labels)]
+            arguments = TrainingArguments(place, num_train_epochs=epochs, per_device_train_batch_size=32, per_device_eval_batch_size=64, learning_rate=PEERS[side], weight_decay=0.01, warmup_steps=0.06,
+                                          seed=seed, use_cpu=not torch.cuda.is_available(), save_strategy="no", report_to=[], disable_tqdm=True, logging_strategy="no")
+            found.append((tokenizer, Trainer(network, arguments, train_dataset=items, data_collator=DataCollatorWithPadding(tokenizer))))
+            found[0][1].train()
+        found = []
+        seconds, cpu = clock(fit)
+        tokenizer, run = found[0]
+        answers = np.argmax(run.predict([dict(tokenizer(text, truncation=True)) for text in test.texts]).predictions, 1)
+    truth = [known.get(label, -1) for label in test.labels]
+    return dict(accuracy=float(accuracy_score(truth, answers)), macro_f1=float(f1_score(truth, answers, average="macro")), seconds=seconds, cpu_seconds=cpu, facts={})
 
 
 def cell(options, folder, side, seed):
     """Run one cell in this process and write its file."""
     import warnings
     warnings.filterwarnings("ignore")
-    run = kit if side in KIT else trainer
+    run = kit if side in KIT else peer
     found = run(side, folder, options.rows, seed, options.epochs, options.model, options.set)
     found["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     path = place(options, folder, side, seed)
@@ -110,7 +123,7 @@ def cell(options, folder, side, seed):
 
 
 def place(options, folder, side, seed):
-    return CELLS / f"{Path(folder).name}-{options.rows or 'all'}-{options.epochs}-{side}-{seed}.json"
+    return options.cells / f"{Path(folder).name}-{options.rows or 'all'}-{options.epochs}-{side}-{seed}.json"
 
 
 def summary(rows):
@@ -136,16 +149,21 @@ def main():
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--model", default="minilm")
     parser.add_argument("--set", action="append", default=[], help="a recipe setting for all sides of the kit")
+    parser.add_argument("--cells", type=Path, default=RESULTS / "token_sparse.partial", help="where finished cells are kept")
+    parser.add_argument("--minutes", type=float, default=1e9, help="start no cell after so many")
+    parser.add_argument("--out", default="token_sparse")
     parser.add_argument("--cell", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.cell: return cell(options, options.cell[0], options.cell[1], int(options.cell[2]))
     wanted = [(folder, side, seed) for seed in range(options.seeds) for folder in options.data for side in options.sides]
+    started = time.monotonic()
     for folder, side, seed in wanted:
         if place(options, folder, side, seed).exists(): continue
+        if time.monotonic() - started > 60 * options.minutes: break
         print(f"{Path(folder).name} {side} seed {seed}", file=sys.stderr, flush=True)
         subprocess.run([sys.executable, *sys.argv, "--cell", folder, side, str(seed)], check=True)
-    rows = [json.loads(place(options, *one).read_text()) for one in wanted]
-    write("token_sparse", summary(rows), rows)
+    rows = [json.loads(place(options, *one).read_text()) for one in wanted if place(options, *one).exists()]
+    write(options.out, summary(rows), rows)
 
 
 if __name__ == "__main__":

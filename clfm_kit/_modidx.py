@@ -991,6 +991,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'clfm_kit.training.Watch.on_pre_optimizer_step': ( 'training.html#watch.on_pre_optimizer_step',
                                                                                       'clfm_kit/training.py'),
                                    'clfm_kit.training.Watch.on_step_begin': ('training.html#watch.on_step_begin', 'clfm_kit/training.py'),
+                                   'clfm_kit.training._best_of_tasks': ('training.html#_best_of_tasks', 'clfm_kit/training.py'),
                                    'clfm_kit.training._compute_loss': ('training.html#_compute_loss', 'clfm_kit/training.py'),
                                    'clfm_kit.training._create_optimizer': ('training.html#_create_optimizer', 'clfm_kit/training.py'),
                                    'clfm_kit.training._create_scheduler': ('training.html#_create_scheduler', 'clfm_kit/training.py'),

@@ -197,7 +197,7 @@ def refuse_shared(model, change):
 def _rename(self, backbone):
     self.base = backbone.hash
     digest = hashlib.sha256(self.base.encode())
-    for name, found in sorted(self.state()[0].items()): digest.update(name.encode() + found.cpu().numpy().tobytes())
+    for name, found in sorted(self.state()[0].items()): digest.update(name.encode()), digest.update(found.cpu().numpy())
     backbone.hash = digest.hexdigest()
 
 def _apply(self, backbone):

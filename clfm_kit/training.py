@@ -142,7 +142,7 @@ class Turn:
 
 # %% ../nbs/32_training.ipynb #32014e461c
 class Watch(TrainerCallback):
-    "Guards the first step, keeps the weights of the best validation (highest `eval_quality` where the trainer gives one, then lowest loss), stops when it no longer improves, and reports."
+    "Guards the first step, keeps the weights of the best validation (highest `eval_quality` where the trainer gives one, then lowest loss), stops when neither it nor any task improves, and reports."
 
     def __init__(self, trainer):
         self.trainer, self.best, self.before, self.idle, self.turn = trainer, None, None, set(), Turn()
@@ -177,7 +177,12 @@ def _on_evaluate(self, args, state, control, metrics, **kwargs):
     best = ranks.index(max(ranks))
     if best == len(ranks) - 1: self.best = {name: tensor.clone() for name, tensor in self.trainer.net.state_dict().items()}
     emit(self.trainer.run, "validate", loss=losses[-1], best=min(losses), correct=metrics.get("eval_correct"), epoch=state.epoch)
-    if len(ranks) - 1 - best >= self.trainer.settings.patience: control.should_training_stop = True
+    if len(ranks) - 1 - max(best, *_best_of_tasks(entries)) >= self.trainer.settings.patience: control.should_training_stop = True
+
+def _best_of_tasks(entries) -> list:
+    "For each task the validation at which it was first at its best; one at -1 where there is a single task."
+    seen = [entry.get("eval_tasks", {}) for entry in entries]
+    return [max(range(len(seen)), key=lambda n: (seen[n][name], -n)) for name in seen[-1]] or [-1]
 
 Watch.on_step_end, Watch.on_evaluate = _on_step_end, _on_evaluate
 

@@ -418,6 +418,20 @@ def test_the_best_epoch_is_that_of_the_best_mean_quality(tiny, parts):
     assert control.should_training_stop
 
 
+def test_training_goes_on_while_one_task_still_improves():
+    from types import SimpleNamespace
+    from clfm_kit.training import Watch
+    watch, log = Watch(SimpleNamespace(net=SimpleNamespace(state_dict=dict), settings=SimpleNamespace(patience=2), run=None)), []
+    control = SimpleNamespace(should_training_stop=False)
+    for intent, slots in ((0.8, 0.5), (0.6, 0.6), (0.5, 0.65), (0.5, 0.65)):
+        log.append(dict(eval_loss=1.0, eval_quality=(intent + slots) / 2, eval_tasks=dict(intent=intent, slots=slots)))
+        watch.on_evaluate(None, SimpleNamespace(log_history=log, epoch=1.0), control, log[-1])
+    assert not control.should_training_stop  # slots were at their best one epoch ago, though the mean was best three ago
+    log.append(log[-1])
+    watch.on_evaluate(None, SimpleNamespace(log_history=log, epoch=1.0), control, log[-1])
+    assert control.should_training_stop
+
+
 def test_validation_during_training_reads_the_weights_as_they_are(tiny, parts):
     clf = fitted(tiny, parts, settings=["selector=full", "training.epochs=2"])
     best = max(clf.facts_["training"]["validation_quality"], key=lambda found: np.mean(list(found.values())))

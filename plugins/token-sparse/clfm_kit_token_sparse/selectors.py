@@ -28,7 +28,7 @@ class GradientSparse(Part):
     moves = by_position = True  # it must see each position of a batch once
 
     def __init__(self, weights: float | str = 0.05, cost: float | None = 0.42, seconds: float | None = None, granularity: str = "row", score: str = "gradient",
-                 lowest: int | str | None = None, calibration: int = 256, slice: int = 512):
+                 lowest: int | str | None = None, calibration: int = 128, slice: int = 512):
         self.weights, self.cost, self.seconds = weights, cost, seconds  # shares of the blocks' linear weights and of full finetuning's cost; or a time for training
         self.granularity, self.score, self.calibration = granularity, score, calibration
         self.lowest, self.slice = lowest, slice  # the lowest block that moves (None: where most is caught); how many texts "auto" tries on
@@ -131,7 +131,7 @@ class TokenSparse(GradientSparse):
     "The units of weights with the largest gradient at the positions of task-specific token groups (arXiv 2508.08635)."
 
     def __init__(self, weights: float | str = 0.05, cost: float | None = 0.42, seconds: float | None = None, granularity: str = "row", score: str = "gradient", lowest: int | str | None = None,
-                 calibration: int = 256, slice: int = 512, longest: int = 4, groups: int = 1000, embeddings: str = "frozen", reference: str | None = None):
+                 calibration: int = 128, slice: int = 512, longest: int = 4, groups: int = 1000, embeddings: str = "frozen", reference: str | None = None):
         super().__init__(weights, cost, seconds, granularity, score, lowest, calibration, slice)
         self.longest, self.groups, self.embeddings = longest, groups, embeddings  # tokens in a group; most groups; whose embedding rows move too
         self.reference = reference  # a data set of ordinary texts; what is likelier here than there counts for more
