@@ -19,9 +19,10 @@ from .schemas import Schema
 class Context:
     "What a part that is bound may use."
     backbone: Backbone
-    schema: Schema
+    schema: Schema | None
     parts: dict  # all parts of the recipe, by kind
     rows: object = None  # the training rows while fitting; None when a saved classifier is loaded
+    schemas: dict | None = None  # {task: Schema} where there are several tasks; `schema` is then None
 
     def read(self, texts) -> dict:
         "{column: float32 array [N, F]} of texts, past the cache."

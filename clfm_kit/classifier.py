@@ -65,7 +65,7 @@ def _open(self, deep=None, rows=None):
         speaks = any(getattr(part, "needs_language_head", False) for part in self.parts_.values())
         self.backbone_ = Backbone.load(self.model, deep, self.parts_["quantizer"], speaks, self.recipe_.attention)
         if hasattr(self, "delta_"): self.delta_.apply(self.backbone_)
-        bind_parts(Context(self.backbone_, getattr(self, "schema_", None), self.parts_, rows))
+        bind_parts(Context(self.backbone_, getattr(self, "schema_", None), self.parts_, rows, getattr(self, "schemas_", None)))
     return self.backbone_
 
 def _states(self, texts, columns=None):

@@ -167,6 +167,12 @@ class TaskNet(Net):
             if keep.any(): found[name] = values[keep], targets[keep]
         return found
 
+    def judged(self, batch) -> dict:
+        "{task: (mean loss, rows, decisions as from `counts`)}; a network that makes no decisions while it trains gives None for them."
+        loss = lambda name, scores, targets: self.head.tasks[name].loss(scores, targets).item()
+        judge = lambda name, *found: counts(*found, self.imbalance[name].schema, self.columns[name][0].endswith("/words"))
+        return {name: (loss(name, *found), len(found[1]), judge(name, *found)) for name, found in self.answered(batch).items()}
+
     def losses(self, batch, smoothing: float = 0.0, model=None) -> dict:
         "The mean loss of each task that has a label in the batch."
         return {name: smoothed(self.head.tasks[name], *found, self.imbalance[name], smoothing) for name, found in self.answered(batch, model).items()}
@@ -237,12 +243,12 @@ def _evaluate(self, *args, **kwargs):
     loss, found, net = {}, {}, self.net
     with torch.no_grad(), self.compute_loss_context_manager():
         for piece in self.held.all_pieces(self.settings.token_budget, self.net.backbone.device):
-            for name, (scores, targets) in net.answered(piece).items():
-                loss.setdefault(name, []).append((net.head.tasks[name].loss(scores, targets).item() * len(targets), len(targets)))
-                found[name] = found.get(name, 0) + counts(scores, targets, net.imbalance[name].schema, net.columns[name][0].endswith("/words"))
+            for name, (value, rows, decisions) in net.judged(piece).items():
+                loss.setdefault(name, []).append((value * rows, rows))
+                if decisions is not None: found[name] = found.get(name, 0) + decisions
     quality = {name: float(2 * right / max(made + there, 1)) for name, (right, made, there) in found.items()}
     losses = {name: sum(value for value, _ in parts) / sum(rows for _, rows in parts) for name, parts in loss.items()}
-    metrics = {"eval_loss": sum(net.weights[name] * value for name, value in losses.items()), "eval_quality": float(np.mean(list(quality.values()))), "eval_tasks": quality}
+    metrics = {"eval_loss": sum(net.weights[name] * value for name, value in losses.items()), **({"eval_quality": float(np.mean(list(quality.values()))), "eval_tasks": quality} if quality else {})}
     self.log(metrics)
     self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
     return metrics

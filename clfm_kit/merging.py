@@ -59,6 +59,7 @@ class Source:
 def open_source(name, folder, taken, data, model, text) -> Source:
     "Load one model, measure it, and give its base back its own weights."
     clf = Classifier.from_pretrained(folder, model=model)
+    if hasattr(clf.parts_["pooler"], "task_reader"): raise UserError(f"model {name!r} writes the answers of its tasks behind a prompt that names them, and a merged model would be asked another; train one model for all tasks")
     members = clf._by_task()
     given = getattr(clf, "tasks_", {"label": Task("label")})
     called = {task: name if task == "label" and len(given) == 1 else f"{name}-{task}" if task in taken else task for task in given}

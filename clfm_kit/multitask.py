@@ -22,7 +22,6 @@ from .parts import make
 from .plugins import emit
 from .recipes import Recipe
 from .rejecting import fit_reject
-from .schemas import Schema
 from .significance import fingerprints
 from .sites import hidden_site
 from .tagging import find_words, spans, split_words
@@ -39,15 +38,15 @@ class MultitaskClassifier(Classifier):
 
     def __sklearn_is_fitted__(self): return hasattr(self, "members_")
 
-    def _open(self, deep=None):
-        Classifier._open(self, deep)
+    def _open(self, deep=None, rows=None):
+        Classifier._open(self, deep, rows)
         for member in getattr(self, "members_", {}).values(): member.backbone_ = self.backbone_
         return self.backbone_
 
     def _by_task(self, saved=None) -> dict:
         "The tasks' classifiers; made afresh for what was `saved`, {task: facts}."
         if saved is not None:
-            self.tasks_, self.schemas_ = read_tasks(self.recipe_.tasks), {name: Schema.from_dict(facts["schema"]) for name, facts in saved.items()}
+            self.tasks_ = read_tasks(self.recipe_.tasks)
             self.members_ = {name: self._member(name) for name in saved}
         return self.members_
 
@@ -70,9 +69,9 @@ def fit(self, data, labels=None, validation=None, checkpoints=None):
     self.trained_on_ = fingerprints(train.texts + held.texts)
     for name in ("backbone_", "delta_"): vars(self).pop(name, None)
     moves = self._moves()
-    backbone = self._open()
+    backbone = self._open(rows=train)
     self.members_ = {name: self._member(name) for name in self.tasks_}
-    passes, examples = backbone.passes, [TaskExamples(backbone, self.parts_["format"], rows, self.schemas_, self._tagged) for rows in (train, held)]
+    passes, examples = backbone.passes, [self._examples(rows, self.schemas_) for rows in (train, held)]
     more = {"training": train_tasks(self, examples, checkpoints)} if moves else {}
     self._fit_members(examples, moves, held)
     self.facts_ = dict(rows=dict(train=len(train), validation=len(held)), data=Path(train.source).name, seconds=round(time.perf_counter() - started, 1), backbone_passes=backbone.passes - passes,
@@ -100,11 +99,14 @@ def _member(self, name):
     "The classifier of one task, which shares all but head and calibration."
     task, backbone = self.tasks_[name], self._open()
     member = Classifier("probe", self.model, cache=None, state_dtype=self.state_dtype, reject=task.reject)
-    spec = task.head or ("tags" if task.tokens else self.recipe_.head)
+    pooler = self.parts_["pooler"]
+    answers = hasattr(pooler, "task_widths")  # what is read are answers already, tags too
+    spec = task.head or ("tags" if task.tokens and not answers else self.recipe_.head)
     member.recipe_ = replace(self.recipe_, head=spec, class_weight=task.class_weight, training=self.recipe_.training or ({"epochs": 20, "batch_size": 256} if task.tokens else {}))
     member.parts_, member.schema_, member.backbone_ = self.parts_ | {"head": make("head", spec)}, flat(self.schemas_[name]), backbone
     member.task_schema_ = self.schemas_[name]
-    member.widths_ = {f"{hidden_site(backbone.shape, task.layer)}/words": backbone.shape.hidden} if task.tokens else column_widths(backbone, self.parts_["pooler"])
+    if answers: member.widths_ = pooler.task_widths(backbone.shape, task, self.schemas_[name])
+    else: member.widths_ = {f"{hidden_site(backbone.shape, task.layer)}/words": backbone.shape.hidden} if task.tokens else column_widths(backbone, self.parts_["pooler"])
     return member
 
 MultitaskClassifier.fit, MultitaskClassifier._prepare, MultitaskClassifier._member = fit, _prepare, _member
@@ -113,13 +115,17 @@ MultitaskClassifier._tagged = property(lambda self: any(task.tokens for task in 
 # %% ../nbs/35e_multitask.ipynb #35009b0999
 def _reader(self, columns=None):
     "A reader of the columns of all members."
-    return TaskReader(self._open(), self.parts_["pooler"], columns or [column for member in self.members_.values() for column in getattr(member, "columns_", member.widths_)])
+    pooler = self.parts_["pooler"]
+    return getattr(pooler, "task_reader", TaskReader)(self._open(), pooler, columns or [column for member in self.members_.values() for column in getattr(member, "columns_", member.widths_)])
 
+def _examples(self, rows, schemas=None):
+    "Rows encoded for the reader; with `schemas`, also for training."
+    return getattr(self.parts_["pooler"], "task_examples", TaskExamples)(self._open(), self.parts_["format"], rows, schemas, self._tagged)
 
 def _fit_members(self, examples, trained, rows):
     "Fit and calibrate every task on what one pass reads; where the base was trained, only calibrate."
     reader = self._reader()
-    read = lambda found: read_all(reader, found, np.dtype(self.state_dtype))
+    read = lambda found: read_all(reader, found, self._dtype)
     states = None if trained and not any(m.reject for m in self.members_.values()) else read(examples[0]), read(examples[1])
     for name, member in self.members_.items():
         held = task_part(states[1], examples[1], member, name)
@@ -132,7 +138,8 @@ def _fit_member(member, train, held):
     scores = member._fit_head((train[0], held[0]), (train[1], held[1]))
     member.reject_ = fit_reject(member, member.reject, (train[0], held[0]), (train[1], held[1]), scores)
 
-MultitaskClassifier._reader, MultitaskClassifier._fit_members = _reader, _fit_members
+MultitaskClassifier._reader, MultitaskClassifier._examples, MultitaskClassifier._fit_members = _reader, _examples, _fit_members
+MultitaskClassifier._dtype = property(lambda self: np.dtype(getattr(self.parts_["pooler"], "state_dtype", self.state_dtype)))  # a pooler may need all digits
 
 # %% ../nbs/35e_multitask.ipynb #3501142aaf
 def _rows(texts, tokens=None) -> TaskRows:
@@ -146,10 +153,10 @@ def _rows(texts, tokens=None) -> TaskRows:
 def _read(self, rows) -> tuple:
     "Encoded rows and what one pass reads of them."
     if not hasattr(self, "members_"): raise UserError("this classifier is not fitted; call fit, or load one with from_pretrained")
-    backbone = self._open(self.depth_)
-    examples = TaskExamples(backbone, self.parts_["format"], rows, words=self._tagged)
+    self._open(self.depth_)
+    examples = self._examples(rows)
     columns = [column for member in self.members_.values() for column in member.columns_]
-    return examples, read_all(self._reader(columns), examples, np.dtype(self.state_dtype)) if len(rows) else {c: np.zeros((0, w), dtype=np.float32) for m in self.members_.values() for c, w in m.widths_.items()}
+    return examples, read_all(self._reader(columns), examples, self._dtype) if len(rows) else {c: np.zeros((0, w), dtype=np.float32) for m in self.members_.values() for c, w in m.widths_.items()}
 
 def scores(self, texts, tokens=None) -> dict:
     "{task: uncalibrated scores}: [N, C], and for tags a list with [words, C] for each text."

@@ -67,6 +67,16 @@ def parse_yaml(text):
     "The value that a YAML text holds."
     return yaml.load(text, Loader)
 
+# %% ../nbs/04_recipes.ipynb #38d120d6
+def _mapping(loader, node, deep=False):
+    "A mapping in which no name stands twice; YAML itself would keep the last."
+    names = [(key.tag, key.value) for key, _ in node.value]
+    for number, (key, _) in enumerate(node.value):
+        if names[number] in names[:number]: raise yaml.constructor.ConstructorError(problem=f"{key.value!r} stands twice", problem_mark=key.start_mark)
+    return yaml.SafeLoader.construct_mapping(loader, node, deep)
+
+Loader.construct_mapping = _mapping
+
 # %% ../nbs/04_recipes.ipynb #040128db44
 def read_yaml(path) -> dict:
     "The mapping in a YAML file. Raises `UserError` naming the file and line."

@@ -65,7 +65,9 @@ def from_pretrained(cls, source, model: str | None = None, cache=None, accept_ot
     self.recipe_ = Recipe.of(facts["recipe"])
     self.parts_, self.depth_, self.facts_ = _parts(self.recipe_, facts["versions"]), base["depth"], facts["facts"]
     for kind, values in facts.get("parts", {}).items(): set_head_state(self.parts_[kind], {}, values, {}, None)
-    if not several_tasks(self.recipe_): self.schema_ = Schema.from_dict(facts["tasks"]["label"]["schema"])  # parts are bound to it when the base is opened
+    schemas = {name: Schema.from_dict(task["schema"]) for name, task in facts["tasks"].items()}  # parts are bound to them when the base is opened
+    if several_tasks(self.recipe_): self.schemas_ = schemas
+    else: self.schema_ = schemas["label"]
     self.trained_on_ = files["head.safetensors"]["trained_on"].numpy().view(np.uint64)
     found = self._open(self.depth_).hash
     if found != base["hash"] and not accept_other_base:

@@ -36,7 +36,7 @@ def train_tasks(clf, examples, checkpoints=None) -> dict:
     imbalance = {name: learn_imbalance(clf.tasks_[name].class_weight, found[known(found)], clf.members_[name].schema_) for name, found in answers.items()}
     _start_heads(clf, examples, settings, imbalance)
     heads = Heads({name: member.parts_["head"] for name, member in clf.members_.items()}, plan.get("weighting", "equal")).to(backbone.device)
-    net = TaskNet(reader, heads, {name: list(m.widths_) for name, m in clf.members_.items()}, imbalance, {name: task.weight for name, task in clf.tasks_.items()})
+    net = getattr(clf.parts_["pooler"], "task_net", TaskNet)(reader, heads, {name: list(m.widths_) for name, m in clf.members_.items()}, imbalance, {name: task.weight for name, task in clf.tasks_.items()})
     delta = clf.parts_["selector"].select(backbone, TaskBatches(net, examples[0], examples[0].guide, None, recipe.seed, settings.token_budget, settings))
     facts = train_delta(net, delta, *examples, imbalance=plan.get("draws"), settings=settings, seed=recipe.seed, run=clf, checkpoints=checkpoints, trainer=TaskTrainer,
                         cache=cache_folder() if clf.cache == "default" else clf.cache, identity=run_identity(clf, list(answers.values())) if checkpoints else "")
@@ -47,7 +47,7 @@ def train_tasks(clf, examples, checkpoints=None) -> dict:
 # %% ../nbs/35c_task_training.ipynb #35007ef879
 def _start_heads(clf, examples, settings, imbalance):
     "Heads of whole texts begin as probes, heads of tags after a few epochs on the base as it is."
-    if settings.head_start != "probe":
+    if settings.head_start != "probe" or hasattr(clf.parts_["pooler"], "task_net"):  # heads over answers that are written have no weights
         for member in clf.members_.values(): member.parts_["head"].build(member.widths_, member.schema_)
         return
     states = [read_all(clf._reader(), found, np.dtype(clf.state_dtype)) for found in examples]

@@ -70,6 +70,7 @@ Instruction.check_with = _check_with
 def _bind(self, context):
     "Write the prompt for the schema's labels; returns what states depend on. Raises `UserError` where labels cannot be told apart or nothing fits."
     schema, self.tokenizer = context.schema, context.backbone.tokenizer
+    if schema is None: raise UserError("format 'instruction' asks for one answer, and there are several tasks; use format 'lines' with pooler 'lines', as recipe 'multitask-lines' does")
     if context.rows is not None:
         self.template_ = read_template(self.template or ("yes-no" if schema.kind == "multi" else "classify"))
         self.answers_ = self._words(schema)
@@ -133,13 +134,7 @@ MARK = "\u2063text\u2063"  # invisible separators that no one types
 
 def _prompt(self) -> tuple:  # (ids before, (ids, spaces, name) of each column, ids after)
     "The ids around the columns, special tokens and chat format included."
-    by_label = dict(zip(self.labels_, self.answers_))
-    describe = lambda label: (self.descriptions or {}).get(label, "")
-    named = [f"{by_label[label]}: {label}" if self._coded() else by_label[label] for label in self.labels_]
-    lines = [f"- {name}" + (f" ({describe(label)})" if describe(label) else "") for label, name in zip(self.labels_, named)]
-    values = dict(labels="\n".join(lines), descriptions="\n".join(f"{by_label[label]}: {describe(label)}" for label in self.labels_ if describe(label)),
-                  examples="".join(shot(self.template_, text, self._shown(label, by_label)) for text, label in self.examples_))
-    prompt = fill(self.template_, values)
+    prompt = fill(self.template_, self._fields())
     (_, space, first), *others = [(self._ids(words), space, name) for words, space, name in prompt.columns]
     if not self._chats: return special_ids(self.tokenizer) + self._ids(prompt.before), [([], space, first), *others], self._ids(prompt.after)
     chat = self.tokenizer.apply_chat_template([{"role": "user", "content": prompt.before + space + MARK + prompt.after}], tokenize=False, add_generation_prompt=True)
@@ -147,7 +142,16 @@ def _prompt(self) -> tuple:  # (ids before, (ids, spaces, name) of each column, 
     ids = lambda words: self.tokenizer([words], add_special_tokens=False)["input_ids"][0]  # here special tokens are meant
     return ids(before.rstrip(" ")), [([], before[len(before.rstrip(" ")):], first), *others], ids(after)
 
-Instruction._prompt = _prompt
+def _fields(self) -> dict:
+    "What the template's own fields stand for."
+    by_label = dict(zip(self.labels_, self.answers_))
+    describe = lambda label: (self.descriptions or {}).get(label, "")
+    named = [f"{by_label[label]}: {label}" if self._coded() else by_label[label] for label in self.labels_]
+    lines = [f"- {name}" + (f" ({describe(label)})" if describe(label) else "") for label, name in zip(self.labels_, named)]
+    return dict(labels="\n".join(lines), descriptions="\n".join(f"{by_label[label]}: {describe(label)}" for label in self.labels_ if describe(label)),
+                  examples="".join(shot(self.template_, text, self._shown(label, by_label)) for text, label in self.examples_))
+
+Instruction._prompt, Instruction._fields = _prompt, _fields
 
 # %% ../nbs/03_format.ipynb #0301793fc8
 def _shown(self, label, by_label) -> str:

@@ -91,6 +91,7 @@ class Serving:
         if self.hash not in (None, base["hash"]): raise UserError(f"model {name!r} stands on another base ({base['source']}, hash {base['hash'][:12]}…) than the models before it; serve it apart")
         if self.backbone is not None and base["depth"] > self.backbone.loaded_depth: raise UserError(f"model {name!r} reads {base['depth']} blocks and {self.backbone.loaded_depth} are loaded; name the deepest model first")
         clf = Classifier.from_pretrained(folder, model=model)
+        if hasattr(clf.parts_["pooler"], "task_reader"): raise UserError(f"model {name!r} writes its answers, and only what heads read can be shared; serve it apart")
         if hasattr(clf, "delta_"): clf.delta_.unapply(clf.backbone_)
         if self.backbone is None: self.backbone, self.hash = clf.backbone_, base["hash"]
         for member in (clf, *clf._by_task().values()): member.backbone_ = self.backbone
