@@ -18,8 +18,9 @@ from .backbones import Backbone
 from .binding import Context, bind_parts
 from .cache import LaterStates, cache_folder, pooled_states
 from .calibration import Calibration, calibrate
-from .data import Rows, as_texts, load_data, split_off
+from .data import Rows, load_data, split_off
 from .errors import UserError
+from .fields import as_texts
 from .formats import check_texts
 from .heads import HeadTraining, train_head
 from .imbalance import learn_imbalance, row_weights

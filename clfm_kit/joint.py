@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from . import formats
 from .errors import UserError
+from .formats import bare_ids
 from .heads import Linear
 from .metrics import correct_rows
 from .network import Batches, Examples, LengthBatches, Net
@@ -40,7 +40,7 @@ class TaskExamples(Examples):
 
     def _find(self, backbone, format):
         if len(self.sequences) != len(self): raise UserError(f"format {format!r} cuts a text into several windows, and tags need it in one; use format 'plain'")
-        _, before, after = formats._tokens(["a"], backbone.tokenizer)
+        _, before, after = bare_ids(["a"], backbone.tokenizer)
         ids, words = sub_words(backbone.tokenizer, self.texts, self.places)
         for row, (bare, found, sequence) in enumerate(zip(ids, words, self.sequences)):
             last = len(sequence) - len(after)
