@@ -603,6 +603,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'clfm_kit.network.Net': ('network.html#net', 'clfm_kit/network.py'),
                                   'clfm_kit.network.Net.__init__': ('network.html#net.__init__', 'clfm_kit/network.py'),
                                   'clfm_kit.network.Net.forward': ('network.html#net.forward', 'clfm_kit/network.py'),
+                                  'clfm_kit.network.Net.loss': ('network.html#net.loss', 'clfm_kit/network.py'),
                                   'clfm_kit.network.Net.start': ('network.html#net.start', 'clfm_kit/network.py'),
                                   'clfm_kit.network.Training': ('network.html#training', 'clfm_kit/network.py'),
                                   'clfm_kit.network._load_state_dict': ('network.html#_load_state_dict', 'clfm_kit/network.py'),

@@ -169,7 +169,7 @@ class TaskNet(Net):
 
     def losses(self, batch, smoothing: float = 0.0, model=None) -> dict:
         "The mean loss of each task that has a label in the batch."
-        return {name: smoothed(self.head.tasks[name], *found, self.imbalance[name], smoothing) for name, found in self.answered(batch, model).items()}
+        return {name: smoothed(self.head.tasks[name].loss, *found, self.imbalance[name], smoothing) for name, found in self.answered(batch, model).items()}
 
 # %% ../nbs/35b_joint.ipynb #3501960a61
 class TaskBatches(Batches):
