@@ -111,7 +111,8 @@ def _reject(score, coverage, out_of_scope):
 # %% ../nbs/27_cli.ipynb #27013385a0
 def _fit(recipe, model, splits, out, reject, out_of_scope, checkpoints, as_json):
     "Fit, evaluate beside the floor, save and show."
-    from clfm_kit.classifier import Classifier, training_rows
+    from clfm_kit.classifier import Classifier
+    from clfm_kit.data import training_rows
     from clfm_kit.floor import Floor
     with progress():
         clf = Classifier(recipe, model, reject=reject).fit(splits, checkpoints=checkpoints)

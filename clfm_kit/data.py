@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'TAG_COLUMNS', 'SHIPPED', 'Rows', 'Splits', 'records', 'read_rows', 'shipped', 'tables_of', 'load_data',
-           'normalised', 'split_off']
+           'normalised', 'split_off', 'training_rows']
 
 # %% ../nbs/06_data.ipynb #060022e1d7
 import difflib
@@ -18,8 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from .errors import UserError, unknown
-from .fields import read_label, read_tags, read_text, read_value
+from .fields import as_texts, read_label, read_tags, read_text, read_value
 from .files import FORMATS, records_of
+from .formats import check_texts
+from .schemas import Schema, plain_labels
 
 # %% ../nbs/06_data.ipynb #06005adfc3
 @dataclass(repr=False)
@@ -227,3 +229,22 @@ def _hold(names, share):
             for other in names[i]: want[other][side] -= 1
         del left[name]
     return held
+
+# %% ../nbs/06_data.ipynb #c7a3208d
+def training_rows(data, labels=None, validation=None, seed: int = 0) -> tuple:  # (training Rows, validation Rows)
+    "Training and validation rows with plain labels; a tenth of the training rows is held out where there is no validation part. Raises `UserError` when there is nothing to learn from."
+    splits = load_data(Rows(as_texts(data), list(labels)) if labels is not None else data)
+    held = load_data(validation) if validation is not None else None
+    train, held = splits.train, (held.validation or held.train) if held else splits.validation
+    for rows in (rows for rows in (train, held) if rows is not None):
+        if not rows.texts: raise UserError(f"{rows.source} has no rows")
+        if not rows.labels: raise UserError(f"{rows.source} has no labels; give fit texts and labels, or a table with a label column")
+        if len(rows.labels) != len(rows.texts): raise UserError(f"{len(rows.texts)} texts and {len(rows.labels)} labels given; each text needs one entry")
+        check_texts(rows.texts)
+        if rows.kind == "tags": raise UserError(f"{rows.source} has a tag for each token; this recipe gives one answer for each text")
+        rows.labels = plain_labels(rows.labels)
+    if train is None: raise UserError(f"{splits.name} has no training rows")
+    if held is None:
+        Schema.learn(train.labels)  # one class only is a better message than a failed split
+        train, held = split_off(train, 0.1, seed)
+    return train, held
