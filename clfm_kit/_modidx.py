@@ -4,6 +4,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
   'syms': { 'clfm_kit.artifacts': { 'clfm_kit.artifacts._check_file': ('artifacts.html#_check_file', 'clfm_kit/artifacts.py'),
                                     'clfm_kit.artifacts._json': ('artifacts.html#_json', 'clfm_kit/artifacts.py'),
                                     'clfm_kit.artifacts._swap': ('artifacts.html#_swap', 'clfm_kit/artifacts.py'),
+                                    'clfm_kit.artifacts.check_folder': ('artifacts.html#check_folder', 'clfm_kit/artifacts.py'),
                                     'clfm_kit.artifacts.fresh_folder': ('artifacts.html#fresh_folder', 'clfm_kit/artifacts.py'),
                                     'clfm_kit.artifacts.head_state': ('artifacts.html#head_state', 'clfm_kit/artifacts.py'),
                                     'clfm_kit.artifacts.read_artifact': ('artifacts.html#read_artifact', 'clfm_kit/artifacts.py'),

@@ -88,6 +88,9 @@ def fit(recipe: Annotated[str, typer.Option("--recipe", help="A recipe's name or
     from clfm_kit.data_report import data_report
     from clfm_kit.recipes import Recipe
     if out is None and not dry_run: raise UserError("say where the model goes with --out DIR, or check only with --dry-run")
+    if out is not None:
+        from clfm_kit.artifacts import check_folder
+        check_folder(out)  # now, rather than after the fit
     settings = [*(settings or []), *([f"seed={seed}"] if seed is not None else [])]
     checked = Recipe.of(recipe).with_params(settings)
     checked.parts()

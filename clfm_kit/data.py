@@ -98,8 +98,8 @@ def _columns(record, text, label, tokens, name):
     elif label not in record: raise lacking("label", label)
     tokens = tokens or ("tokens" if label in TAG_COLUMNS else None)
     if tokens and tokens not in record: raise lacking("tokens", tokens)
-    for name in [text] if text in record or tokens else text.split("+"):
-        if name not in record and not tokens: raise lacking("text", name)
+    for column in [text] if text in record or tokens else text.split("+"):
+        if column not in record and not tokens: raise lacking("text", column)
     return text, label, tokens
 
 # %% ../nbs/06_data.ipynb #060158fe63
