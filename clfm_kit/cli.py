@@ -88,6 +88,9 @@ def fit(recipe: Annotated[str, typer.Option("--recipe", help="A recipe's name or
     from clfm_kit.data_report import data_report
     from clfm_kit.recipes import Recipe
     if out is None and not dry_run: raise UserError("say where the model goes with --out DIR, or check only with --dry-run")
+    if out is not None:
+        from clfm_kit.artifacts import check_folder
+        check_folder(out)  # now, rather than after the fit
     settings = [*(settings or []), *([f"seed={seed}"] if seed is not None else [])]
     checked = Recipe.of(recipe).with_params(settings)
     checked.parts()
@@ -111,7 +114,8 @@ def _reject(score, coverage, out_of_scope):
 # %% ../nbs/27_cli.ipynb #27013385a0
 def _fit(recipe, model, splits, out, reject, out_of_scope, checkpoints, as_json):
     "Fit, evaluate beside the floor, save and show."
-    from clfm_kit.classifier import Classifier, training_rows
+    from clfm_kit.classifier import Classifier
+    from clfm_kit.data import training_rows
     from clfm_kit.floor import Floor
     with progress():
         clf = Classifier(recipe, model, reject=reject).fit(splits, checkpoints=checkpoints)

@@ -20,8 +20,8 @@ import numpy as np
 import psutil
 
 from .artifacts import head_state
-from .classifier import Classifier, training_rows
-from .data import load_data
+from .classifier import Classifier
+from .data import load_data, training_rows
 from .errors import UserError
 from .floor import Floor
 from .metrics import Report, Undefined, correct_rows, decide, evaluate, plain

@@ -30,13 +30,15 @@ def open_teacher(teacher) -> Classifier:
     if hasattr(found, "tasks_"): raise UserError("the teacher has several tasks, and a student learns one; fit a teacher of that task alone")
     return found
 
-def lessons(classifier, head, teacher, texts) -> tuple:  # (targets, imbalance, facts)
-    "What a teacher says of (training, validation) texts; gives `head` the loss to learn it. Raises `UserError` when its labels are others."
-    teacher, schema = open_teacher(teacher), classifier.schema_
+def lessons(schema, teacher, texts) -> tuple:  # (targets, imbalance, loss, facts)
+    """What a teacher says of (training, validation) texts: float32 [N, C] of each, and the loss to learn it by, None for the head's own.
+
+    Raises `UserError` when the teacher's labels are not those of `schema`."""
+    teacher = open_teacher(teacher)
     refuse_different_labels({"the teacher": teacher.schema_, "the data": schema})
-    if schema.kind == "single": head.loss = soft_loss
     even = Imbalance(replace(schema, kind="multi"), np.ones(len(schema), dtype=np.float32))  # every number of a row of targets counts alike
-    return [teacher.predict_proba(found).astype(np.float32) for found in texts], even, {"teacher": teacher.recipe_.name}
+    loss = soft_loss if schema.kind == "single" else None
+    return [teacher.predict_proba(found).astype(np.float32) for found in texts], even, loss, {"teacher": teacher.recipe_.name}
 
 # %% ../nbs/33b_distilling.ipynb #33007dd37b
 def distil(teacher, data, validation=None, recipe="finetune", model="minilm", settings=(), cache="default") -> Classifier:

@@ -22,7 +22,8 @@ def _lines(path):
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
             for number, line in enumerate(file, 1): yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
-        cure = f"save it as UTF-8, for example with: iconv -f latin1 -t utf-8 {path.name}"
+        encoding = "utf-16" if error.object[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin1"
+        cure = f"save it as UTF-8, for example with: iconv -f {encoding} -t utf-8 {path.name}"
         raise UserError(f"{path} line {number}: byte 0x{error.object[error.start]:02x} is not UTF-8; {cure}") from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{path} is damaged or cut off after line {number} ({error}); copy or download it again") from error
@@ -48,6 +49,7 @@ def _csv(path):
             if cells and header and len(cells) != len(header):
                 raise UserError(f'{path} line {start}: {len(cells)} fields, but the header has {len(header)}; put "…" around texts that contain the separator')
             if cells and header: yield f"{path} line {start}", dict(zip(header, cells))
+            if not header and len({*cells}) < len(cells): raise UserError(f"{path} line {start}: the header names a column twice ({', '.join(cells)}); give every column a name of its own")
             header, start = header or cells, reader.line_num + 1
     except csv.Error as error: raise UserError(f'{path} line {start}: {error}; a quote inside a quoted text is written ""') from error
 
@@ -59,7 +61,7 @@ def _parquet(path):
         for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=4096):
             for record in batch.to_pylist(): yield f"{path} row {(row := row + 1)}", record
     except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path} cannot be read after row {row}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path} cannot be read{f' after row {row}' if row >= 0 else ''}: {str(error).splitlines()[0]}") from error
 
 # %% ../nbs/06a_files.ipynb #06011cab66
 FORMATS = {"jsonl": _jsonl, "jsonl.gz": _jsonl, "csv": _csv, "csv.gz": _csv, "tsv": _csv, "tsv.gz": _csv, "parquet": _parquet}

@@ -26,27 +26,25 @@ def train_base(classifier, train, held, targets, checkpoints=None) -> dict:
     torch.manual_seed(recipe.seed)
     head = parts["head"]
     head.build(column_widths(backbone, parts["pooler"]), schema)
-    if settings.head_start == "probe":
-        features = classifier._states(train), classifier._states(held)
-        start_head(head, features[0], targets[0], schema, (features[1], targets[1]), imbalance, recipe.seed)
-    targets, imbalance, taught = _taught(classifier, head, (train, held), targets, imbalance)
-    net = Net(backbone, parts["pooler"], head.to(backbone.device))
+    start = (classifier._states(train), targets[0], imbalance) if settings.head_start == "probe" else None
+    if start: start_head(head, *start[:2], schema, (classifier._states(held), targets[1]), imbalance, recipe.seed)
+    targets, imbalance, loss, taught = _taught(classifier, (train, held), targets, imbalance)
+    net = Net(backbone, parts["pooler"], head.to(backbone.device), loss)
     examples = [Examples(backbone, parts["format"], texts, found) for texts, found in zip((train, held), targets)]
-    delta = parts["selector"].select(backbone, Batches(net, examples[0], schema, imbalance, recipe.seed, settings.token_budget, settings))
+    delta = parts["selector"].select(backbone, Batches(net, examples[0], schema, imbalance, recipe.seed, settings.token_budget, settings, start))
     folder = cache_folder() if classifier.cache == "default" else classifier.cache
     facts = train_delta(net, delta, *examples, imbalance=imbalance, settings=settings, seed=recipe.seed, run=classifier, checkpoints=checkpoints, cache=folder,
                         identity=run_identity(classifier, targets) if checkpoints else "")
-    vars(head).pop("loss", None)
     classifier.delta_, classifier.head_ = delta, head.cpu()
     return facts | getattr(delta, "facts", {}) | taught
 
 # %% ../nbs/33a_finetuning.ipynb #330067c31d
-def _taught(classifier, head, texts, targets, imbalance) -> tuple:  # (targets, imbalance, facts)
+def _taught(classifier, texts, targets, imbalance) -> tuple:  # (targets, imbalance, a loss in the place of the head's or None, facts)
     "Where there is a teacher, what it says of each text in the place of targets."
     teacher = getattr(classifier, "teacher_", None) or classifier.recipe_.teacher
-    if teacher is None: return targets, imbalance, {}
+    if teacher is None: return targets, imbalance, None, {}
     from clfm_kit.distilling import lessons
-    return lessons(classifier, head, teacher, texts)
+    return lessons(classifier.schema_, teacher, texts)
 
 # %% ../nbs/33a_finetuning.ipynb #3300673624
 def run_identity(classifier, targets) -> str:

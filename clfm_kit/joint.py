@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from . import formats
 from .errors import UserError
+from .formats import bare_ids
 from .heads import Linear
 from .metrics import correct_rows
 from .network import Batches, Examples, LengthBatches, Net
@@ -40,7 +40,7 @@ class TaskExamples(Examples):
 
     def _find(self, backbone, format):
         if len(self.sequences) != len(self): raise UserError(f"format {format!r} cuts a text into several windows, and tags need it in one; use format 'plain'")
-        _, before, after = formats._tokens(["a"], backbone.tokenizer)
+        _, before, after = bare_ids(["a"], backbone.tokenizer)
         ids, words = sub_words(backbone.tokenizer, self.texts, self.places)
         for row, (bare, found, sequence) in enumerate(zip(ids, words, self.sequences)):
             last = len(sequence) - len(after)
@@ -175,7 +175,7 @@ class TaskNet(Net):
 
     def losses(self, batch, smoothing: float = 0.0, model=None) -> dict:
         "The mean loss of each task that has a label in the batch."
-        return {name: smoothed(self.head.tasks[name], *found, self.imbalance[name], smoothing) for name, found in self.answered(batch, model).items()}
+        return {name: smoothed(self.head.tasks[name].loss, *found, self.imbalance[name], smoothing) for name, found in self.answered(batch, model).items()}
 
 # %% ../nbs/35b_joint.ipynb #3501960a61
 class TaskBatches(Batches):

@@ -110,11 +110,11 @@ class Loader(DataLoader):
 
 # %% ../nbs/31a_network.ipynb #31014d4f24
 class Net(nn.Module):
-    "Scores of a batch; `delta` is what moves below the head."
+    "Scores of a batch; `delta` is what moves below the head, `own_loss` a loss in the place of the head's."
 
-    def __init__(self, backbone, pooler, head):
+    def __init__(self, backbone, pooler, head, own_loss=None):
         super().__init__()
-        self.backbone, self.pooler, self.head, self.base = backbone, pooler, head, backbone.model
+        self.backbone, self.pooler, self.head, self.base, self.own_loss = backbone, pooler, head, backbone.model, own_loss
         self.sites, self.delta, self.prefix, self.moving = pooler.sites(backbone.shape), None, None, nn.ParameterList()
         self.reading = list(getattr(pooler, "parameters", list)())  # what a pooler learns
 
@@ -136,6 +136,10 @@ class Net(nn.Module):
         self.backbone.read(ids, mask, {site: tap(site) for site in self.sites}, inputs)
         if self.prefix: self.prefix.use(None, mask)
         with torch.autocast(self.backbone.device.type, enabled=False): return self.head.scores(found)  # in float32 whatever the base computes in
+
+    def loss(self, scores, targets, imbalance=None):
+        "The mean loss of scores [B, C] against targets: int64 [B], or float32 [B, C] where labels are many or a teacher gave probabilities."
+        return (self.own_loss or self.head.loss)(scores, targets, imbalance)
 
 # %% ../nbs/31a_network.ipynb #310157bfb4
 def _train(self, mode=True):
@@ -173,6 +177,7 @@ class Batches:
     seed: int = 0
     budget: int = 4096
     settings: Training = field(default_factory=Training)
+    start: tuple = None  # what the head began on as a probe: (pooled states {column: [N, F]}, targets, imbalance)
 
     def __iter__(self):
         rows = np.random.default_rng(self.seed).permutation(len(self.examples))
@@ -181,7 +186,7 @@ class Batches:
     def loss(self, batch):
         "The training loss of one batch, with a graph back to whatever requires a gradient."
         scores = self.net(*(batch[name] for name in ("ids", "mask", "owner", "sequences")))
-        return self.net.head.loss(scores, batch["targets"].to(scores.device), self.imbalance)
+        return self.net.loss(scores, batch["targets"].to(scores.device), self.imbalance)
 
     @property
     def sites(self): return self.net.sites

@@ -8,7 +8,7 @@ __all__ = ['Part', 'Format', 'Quantizer', 'Selector', 'Pooler', 'Head', 'setting
 # %% ../nbs/03_parts.ipynb #03002b87d7
 import inspect
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import Protocol, get_args
 
 from .errors import UserError, unknown
 from .plugins import catalogue
@@ -103,9 +103,11 @@ def make(kind: str, spec):  # a fresh part
     "Build the part that `spec` names. Raises `UserError` for an unknown name, parameter or value."
     name, params = name_and_params(spec)
     factory = catalogue.find(kind, name).load()
-    known = [p for p in inspect.signature(factory).parameters]
-    for param in params:
+    known = inspect.signature(factory).parameters
+    for param, value in params.items():
         if param not in known: raise unknown(f"parameter of {kind} {name!r}", param, known)
+        allowed = get_args(known[param].annotation) or (known[param].annotation,)
+        if {*allowed} <= {int, float, type(None)} and not isinstance(value, (int, float, type(None))): raise UserError(f"{kind}.{param} is {value!r}; a number expected")
     part = factory(**params)
     if hasattr(part, "check"): part.check()
     return part

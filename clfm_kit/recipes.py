@@ -134,6 +134,7 @@ def _parts(self) -> dict:  # kind -> part
     parts = {kind: make(kind, getattr(self, kind)) for kind in PART_KINDS}
     for part in parts.values():
         if hasattr(part, "check_with"): part.check_with(parts)
+    if not isinstance(self.seed, int) or self.seed < 0: raise UserError(f"seed is {self.seed!r}; a whole number from 0 up expected")
     if self.attention not in ("own", "bidirectional"): raise unknown("attention", self.attention, ("own", "bidirectional"))
     if self.teacher is not None: check_taught(self, parts)
     closed_form = hasattr(parts["head"], "fit") and not hasattr(parts["head"], "loss")

@@ -43,7 +43,7 @@ def _fit(recipe, model, parts, tasks, out, as_json):
 
 def _floor(clf, parts, tasks) -> dict:
     "The floor of the tasks with one answer for each text."
-    from clfm_kit.classifier import training_rows
+    from clfm_kit.data import training_rows
     from clfm_kit.floor import Floor
     from clfm_kit.task_reports import TasksReport
     from clfm_kit.tasks import task_splits

@@ -14,10 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from . import data as tables
-from .data import SPLITS, TAG_COLUMNS, Rows, Splits, split_off
+from .data import SPLITS, TAG_COLUMNS, Rows, Splits, records, split_off, tables_of
 from .errors import UserError, unknown
-from .files import records_of
+from .fields import read_label, read_tags, read_text
 from .formats import check_texts
 from .schemas import Schema, plain_labels
 from .tagging import find_words, repair, split_words, tag_schema, tag_targets
@@ -85,12 +84,10 @@ class TaskRows:
 # %% ../nbs/35a_tasks.ipynb #3501115bfd
 def task_rows(source, tasks: dict, text: str = "text", group: str = "data") -> TaskRows:
     "One table with the columns of all tasks. Raises `UserError` naming file, line or row, and field."
-    path = Path(source).expanduser() if isinstance(source, (str, Path)) else None
     if isinstance(source, Rows): return _of_rows(source, tasks, group)
-    name = str(path or "data")
-    rows = TaskRows([], {task: [] for task in tasks}, [], [], Counter(), name)
-    seen = set()
-    for where, record in records_of(path) if path else tables._objects(source, text, None):
+    name, found = records(source, text)
+    rows, seen = TaskRows([], {task: [] for task in tasks}, [], [], Counter(), name), set()
+    for where, record in found:
         seen.update(record)
         _add(rows, record, tasks, text, where, group)
     if not rows.texts: raise UserError(f"{name} has no rows")
@@ -102,15 +99,15 @@ def _of_rows(source, tasks, group):
     "Rows already read, which carry one task."
     if len(tasks) != 1 or not source.labels: raise UserError(f"{source.source} is one table of {source.kind or 'no'} labels for the tasks {', '.join(tasks)}; give a table with a column for each task, or one data set for each")
     task, = tasks.values()
-    records = [{"text": a, task.label: b} | ({task.tokens: c} if c else {}) for a, b, c in zip(source.texts, source.labels, source.tokens or [None] * len(source))]
-    return task_rows(records, tasks, group=group)
+    found = [{"text": a, task.label: b} | ({task.tokens: c} if c else {}) for a, b, c in zip(source.texts, source.labels, source.tokens or [None] * len(source))]
+    return task_rows(found, tasks, group=group)
 
 # %% ../nbs/35a_tasks.ipynb #35012e0dc9
 def _add(rows, record, tasks, text, where, group):
     "Add one record."
     words = next((record[task.tokens] for task in tasks.values() if task.tokens and record.get(task.tokens) is not None), None)
     if text not in record and words is None: raise UserError(f"{where}: {unknown('text column', text, record)}")
-    found = tables._text(record, text, where) if text in record else " ".join(words)
+    found = read_text(record, text, where) if text in record else " ".join(words)
     try: places = split_words(found) if words is None else find_words(found, list(words), len(rows))
     except UserError as error: raise UserError(f"{where}: {error}") from error
     for name, task in tasks.items():
@@ -123,9 +120,9 @@ def _value(record, task, where):
     "The label of one task, or None; with the number of repaired tags."
     value = record.get(task.label)
     if value is None or value == "" or isinstance(value, float) and value != value: return None, 0
-    if not task.tokens: return tables._label(value, task.label, where), 0
+    if not task.tokens: return read_label(value, task.label, where), 0
     if record.get(task.tokens) is None: raise UserError(f"{where}: tags in {task.label!r} and no words in {task.tokens!r}; give every tagged row its tokens")
-    return repair(tables._tags(value, record[task.tokens], task.label, where)[0])
+    return repair(read_tags(value, record[task.tokens], task.label, where)[0])
 
 # %% ../nbs/35a_tasks.ipynb #35015ed49a
 def load_tasks(source, tasks: dict, text: str = "text") -> dict:  # {part: TaskRows}
@@ -134,7 +131,7 @@ def load_tasks(source, tasks: dict, text: str = "text") -> dict:  # {part: TaskR
     sources, parts = task_sources(source, tasks), {}
     for number, (given, names) in enumerate(sources):
         name = Path(given).name if isinstance(given, (str, Path)) else f"data {number + 1}"
-        for part, table in _parts(given).items():
+        for part, table in tables_of(given).items():
             parts.setdefault(part, []).append(task_rows(table, {n: tasks[n] for n in names}, text, name))
     return {part: united(tables, tasks) for part, tables in parts.items()}
 
@@ -159,13 +156,6 @@ def task_sources(source, tasks) -> list:  # [(data set, names of its tasks)]
     return list(groups.values())
 
 # %% ../nbs/35a_tasks.ipynb #3501686ce8
-def _parts(source) -> dict:
-    "{part: table} of a data set."
-    if isinstance(source, Splits): return dict(source.items())
-    if isinstance(source, (str, Path)): source = tables._named(str(source))
-    if not isinstance(source, dict): source = {"train": source}
-    return {part: source[word] for part, words in SPLITS.items() for word in words if word in source}
-
 def united(found, tasks) -> TaskRows:
     "Several tables as one."
     joined = lambda pick: [value for rows in found for value in pick(rows)]

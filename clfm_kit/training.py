@@ -28,9 +28,9 @@ from .prefix import frozen_prefix
 from .sites import depth, layer
 
 # %% ../nbs/32_training.ipynb #32018fb34f
-def smoothed(head, scores, targets, imbalance, smoothing):
-    "The head's loss, with a share `smoothing` of it against an even answer."
-    found = head.loss(scores, targets, imbalance)
+def smoothed(loss, scores, targets, imbalance, smoothing):
+    "A loss, with a share `smoothing` of it against an even answer."
+    found = loss(scores, targets, imbalance)
     if not smoothing: return found
     if imbalance.schema.kind == "multi": even = nn.functional.binary_cross_entropy_with_logits(scores.float(), torch.full_like(scores, 0.5))
     else: even = -scores.float().log_softmax(-1).mean()
@@ -74,7 +74,7 @@ class TextTrainer(Trainer):
 # %% ../nbs/32_training.ipynb #32008800c6
 def _compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
     scores = model(*(inputs[name] for name in ("ids", "mask", "owner", "sequences")))
-    found = smoothed(self.net.head, scores, inputs["targets"], self.imbalance, self.settings.label_smoothing)
+    found = smoothed(self.net.loss, scores, inputs["targets"], self.imbalance, self.settings.label_smoothing)
     if not torch.isfinite(found): raise UserError(not_finite(self.net, found.item(), self.state.global_step))
     return found * inputs["share"]
 
@@ -110,7 +110,7 @@ def _evaluate(self, *args, **kwargs):
     with torch.no_grad(), self.compute_loss_context_manager():
         for piece in self.held.all_pieces(self.settings.token_budget, self.net.backbone.device):
             scores = self.net(*(piece[name] for name in ("ids", "mask", "owner", "sequences")))
-            total += self.net.head.loss(scores, piece["targets"].to(scores.device)).item() * len(piece["targets"])
+            total += self.net.loss(scores, piece["targets"].to(scores.device)).item() * len(piece["targets"])
             right += correct_rows((scores > 0 if schema.kind == "multi" else scores.argmax(-1)).cpu(), piece["targets"], schema).sum()
     metrics = {"eval_loss": total / len(self.held), "eval_correct": float(right / len(self.held))}
     self.log(metrics)

@@ -81,6 +81,9 @@ def test_missing_value_in_a_frame_names_row_and_field(tiny):
     (b"text,label\na,x\nb,x\n", ("only one class",)),
     (b"", ("rows.csv",)),
     (b"text,label\n", ("no rows",)),
+    (b"text\nhello\nbye\n", ("rows.csv", "has no labels")),
+    (b"text,text,label\na,b,x\nc,d,y\n", ("rows.csv line 1", "names a column twice")),
+    ("text,label\na,x\nb,y\n".encode("utf-16"), ("line 1", "iconv -f utf-16")),
 ])
 def test_bad_files_at_the_command_line(content, parts, tiny, tmp_path):
     file = tmp_path / "rows.csv"
@@ -97,12 +100,37 @@ def test_bad_files_at_the_command_line(content, parts, tiny, tmp_path):
     (["fit", "--recipe", "probe", "--data", "helpdesk"], ["--out"]),
     (["fit", "--recipe", "probe", "--data", "./nowhere.csv", "--out", "x"], ["nowhere.csv"]),
     (["fit", "--recipe", "probe", "--data", "helpdesk", "--model", "./no-model", "--out", "x"], ["no-model"]),
+    (["fit", "--recipe", "probe", "--data", "helpdesk", "--out", "x", "--set", "head.C=big"], ["head.C is 'big'; a number expected"]),
+    (["fit", "--recipe", "probe", "--data", "helpdesk", "--out", "x", "--set", "seed=abc"], ["seed is 'abc'; a whole number from 0 up"]),
+    (["fit", "--recipe", "probe", "--data", "helpdesk", "--out", "x", "--set", "nope=1"], ["unknown field of a recipe 'nope'"]),
+    (["fit", "--recipe", "probe", "--data", "helpdesk", "--text-column", "x", "--out", "x"], ["train.jsonl: unknown text column 'x'"]),
+    (["tune", "probe", "--data", "helpdesk", "--rows", "-1"], ["No such option: --rows"]),
     (["predict", "no-model", "a"], ["no-model"]),
     (["frobnicate"], ["frobnicate"]),
 ])
 def test_wrong_words_at_the_command_line(words, parts, tmp_path):
     refused(clfm(*words, cwd=tmp_path, env=os.environ | {"HF_HUB_OFFLINE": "1"}), *parts)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name, content, parts", [
+    ("tab.yaml", "name: mine\nhead:\n\tname: logistic\n", ["tab.yaml, line 3 is not YAML"]),
+    ("list.yaml", "- a\n", ["list.yaml must hold a mapping"]),
+    ("key.jsonl", '{"text": "a", "label": "x"}\n{"label": "y"}\n', ["key.jsonl line 2: field 'text' is None"]),
+    ("junk.parquet", "PAR1junk", ["junk.parquet cannot be read: "]),
+])
+def test_bad_recipe_and_data_files(name, content, parts, tmp_path):
+    (tmp_path / name).write_text(content)
+    recipe, data = (name, "helpdesk") if name.endswith("yaml") else ("probe", name)
+    refused(clfm("fit", "--recipe", recipe, "--data", data, "--out", "x", cwd=tmp_path), *parts)
+
+
+def test_no_model_is_fitted_where_none_can_be_saved(tmp_path):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("keep")
+    for out, part in (("notes/mine.txt", "is a file"), ("notes", "holds no clfm-kit model")):
+        refused(clfm("fit", "--recipe", "probe", "--data", "helpdesk", "--model", "no-such-model", "--out", out, cwd=tmp_path, env=os.environ | {"HF_HUB_OFFLINE": "1"}), part)
+    refused(clfm("predict", "notes", "hello", cwd=tmp_path), "notes holds no clfm-kit model")
 
 
 @pytest.mark.parametrize("harm, part", [

@@ -291,7 +291,7 @@ def test_a_template_that_names_a_missing_column(decoder):
 
 
 def test_of_several_columns_the_longest_is_cut(decoder):
-    from clfm_kit.data import Fields
+    from clfm_kit.fields import Fields
     data = Rows([Fields({"title": f"about {label}", "body": "words"}) for label in LABELS], LABELS)
     parts = dict(format=make("format", {"name": "instruction", "template": "{labels}\nT: {title}\nB: {body}\nL:"}), pooler=make("pooler", "answers"), head=make("head", "verbalizer"))
     context = Context(Backbone.load(decoder, language_head=True), Schema("single", tuple(LABELS)), parts, data)

@@ -179,6 +179,14 @@ def test_auto_from_a_yaml_recipe(tiny, tmp_path):
     np.testing.assert_array_equal(fitted.scores(texts[:9]), again.scores(texts[:9]))
 
 
+def test_auto_tries_what_a_teacher_says(tiny):
+    texts, labels, held = some_rows()
+    teacher = Classifier("probe", tiny, cache=None).fit(texts, labels, held)
+    student = Classifier("token-sparse", tiny, settings=[*QUICK, "selector.weights=auto", "selector.lowest=1", "selector.slice=90"], cache=None)
+    student.teacher_ = teacher
+    assert len(student.fit(texts, labels, held).facts_["training"]["trials"]) > 1
+
+
 def test_auto_is_refused_for_several_tasks(tiny):
     from clfm_kit.tasks import load_tasks, read_tasks
     tasks = {"intent": "label", "slots": "slots"}

@@ -98,9 +98,10 @@ def test_ten_thousand_classes_and_fifty_thousand_errors():
 
 def test_many_classes_in_a_playground(clf):
     import numpy as np
+    from clfm_kit.classifier import Answers
     labels = [f"class {number}" for number in range(10_000)]
-    wide = SimpleNamespace(answer=lambda texts: (labels[:1], np.full((1, 10_000), 1e-4)), schema_=SimpleNamespace(labels=labels, kind="single"), calibration_=SimpleNamespace(thresholds=None),
-                           recipe_=SimpleNamespace(name="wide"), facts_={})
+    wide = SimpleNamespace(schema_=SimpleNamespace(labels=labels, kind="single"), calibration_=SimpleNamespace(thresholds=None), recipe_=SimpleNamespace(name="wide"), facts_={})
+    wide.answer_tasks = lambda texts: {"": Answers(wide, wide.schema_, labels[:1], np.full((1, 10_000), 1e-4))}
     assert "and 9,994 more labels" in safe(Playground(wide, text="hello"))
 
 

@@ -20,7 +20,6 @@ from clfm_kit.deltas import locate
 from clfm_kit.errors import UserError, unknown
 from clfm_kit.interference import changes_of
 from clfm_kit.joint import TaskExamples, TaskReader
-from clfm_kit.multitask import labels_of
 from clfm_kit.states import batches
 from clfm_kit.tagging import split_words
 from clfm_kit.tasks import TaskRows
@@ -159,9 +158,8 @@ def _put(clf, name, models, rows, examples, states, places, answers):
 def _answers(clf, examples, states) -> list:
     "A model's answers from what was read for it: a label for each text, or {task: answer}."
     if hasattr(clf, "tasks_"):
-        labels, _ = clf._decided(examples, states)
-        return [{task: found[row] for task, found in labels.items()} for row in range(len(examples.texts))]
-    scores = clf._scores({c: states[c] for c in clf.columns_})
-    return list(labels_of(clf, scores, states, clf.calibration_.probabilities(scores, clf.schema_)))
+        found = clf.answers_from(examples, states)
+        return [{task: answers.labels[row] for task, answers in found.items()} for row in range(len(examples.texts))]
+    return list(clf.answers_from(states).labels)
 
 Serving.answer, Serving._together = _answer, _together
