@@ -256,7 +256,7 @@ def quality(options):
     import json
     import numpy as np
     import torch
-    from clfm_kit import load_data
+    from clfm_kit import UserError, load_data
     torch.set_num_threads(1)
     budget = dict(model=Path(options.model).name, train=options.rows, tests=options.tests, words=options.words, epochs=options.epochs)
     partial, ends = RESULTS / "instruct_quality.partial", time.monotonic() + options.minutes * 60
@@ -268,11 +268,13 @@ def quality(options):
             for side in sides_of(options):
                 if any((row["data"], row["side"], row["seed"]) == (name, side, seed) for row in rows): continue
                 if time.monotonic() > ends: return print("the piece ends here; run it again to go on")
-                rows.append(quality_row(options, data, name, side, seed))
+                try: rows.append(quality_row(options, data, name, side, seed))
+                except UserError as error: rows.append(dict(data=name, side=side, seed=seed, refused=str(error)))  # examples that do not fit the model
                 partial.write_text(json.dumps(dict(budget=budget, rows=rows)))
                 print(rows[-1], flush=True)
     figures = {}
-    for row in rows: figures.setdefault(f"{row['data']}: {row['side']}", []).append(row["value"])
+    for row in rows:
+        if "value" in row: figures.setdefault(f"{row['data']}: {row['side']}", []).append(row["value"])
     spread = {f"{name}, deviation": float(np.std(found, ddof=1)) for name, found in figures.items() if len(found) > 1}
     write("instruct_quality", {name: float(np.mean(found)) for name, found in figures.items()} | spread, rows, **budget)
     partial.unlink()
@@ -297,7 +299,7 @@ def plot():
             rows = found[name]["rows"]
             sides, sets = list(dict.fromkeys(r["side"] for r in rows)), list(dict.fromkeys(r["data"] for r in rows))
             for number, side in enumerate(sides):
-                values = [[r["value"] for r in rows if r["side"] == side and r["data"] == one] for one in sets]
+                values = [[r.get("value", float("nan")) for r in rows if r["side"] == side and r["data"] == one] for one in sets]
                 axis.errorbar([n + 0.12 * (number - len(sides) / 2) for n in range(len(sets))], [statistics.mean(v) for v in values], [statistics.pstdev(v) for v in values], fmt="o", label=side)
             axis.set(xticks=range(len(sets)), xticklabels=sets, title=f"accuracy or micro-F1, {found[name]['model']}", ylim=(0, 1))
             axis.legend(fontsize=7)
