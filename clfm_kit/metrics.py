@@ -66,7 +66,9 @@ class Report:
     notes: list = field(default_factory=list)
     intervals: dict = field(default_factory=dict)
 
-    def to_dict(self) -> dict: return plain(dict(vars(self)))
+    def to_dict(self) -> dict:
+        "All fields as JSON can hold them; a figure without a value is {\"undefined\": reason}, figures are shares from 0 to 1 unless their name says otherwise."
+        return plain(dict(vars(self)))
     def __getitem__(self, figure): return self.figures[figure]
 
     def __str__(self):
