@@ -67,7 +67,7 @@ class Report:
     intervals: dict = field(default_factory=dict)
 
     def to_dict(self) -> dict:
-        "All fields as JSON can hold them; a figure without a value is {\"undefined\": reason}, figures are shares from 0 to 1 unless their name says otherwise."
+        "All fields as JSON can hold them; a figure without a value is {\"undefined\": reason}, figures as `FIGURES` explains them, `log_loss` in nats."
         return plain(dict(vars(self)))
     def __getitem__(self, figure): return self.figures[figure]
 

@@ -167,6 +167,12 @@ def test_a_folder_that_holds_something_else_is_left_alone(fitted, tmp_path):
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
+def test_an_export_does_not_take_the_place_of_a_model(fitted):
+    from clfm_kit.exporting import export
+    with pytest.raises(UserError, match="an export would take its place"): export(Classifier.from_pretrained(fitted), fitted)
+    assert (fitted / "clfm.json").exists()
+
+
 def _read_states(model, folder, queue):
     from clfm_kit.backbones import Backbone
     found = pooled_states(Backbone.load(model), [f"text {i}" for i in range(200)], Plain(), Mean(), cache=folder)
