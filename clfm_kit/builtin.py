@@ -36,14 +36,18 @@ class Frozen(Part):
 # %% ../nbs/20_builtin.ipynb #200072c9f6
 @hookimpl
 def register_formats(register):
+    "Core's formats; `register(name, class or \"module:Class\", about=, paper=)` in this and the hooks below."
     register("plain", "clfm_kit.formats:Plain", about="the text as it is, cut to the model's limit")
     register("windows", "clfm_kit.formats:Windows", about="overlapping windows over long texts, states averaged")
 
 @hookimpl
-def register_quantizers(register): register("none", Unquantized, about="the base as it comes")
+def register_quantizers(register):
+    "Core's quantizer, which does nothing."
+    register("none", Unquantized, about="the base as it comes")
 
 @hookimpl
 def register_selectors(register):
+    "Core's selectors, those of `finetune` among them."
     register("frozen", Frozen, about="no weight of the base moves")
     register("full", "clfm_kit.selectors:Full", about="every weight that the scores depend on moves")
     register("bias", "clfm_kit.selectors:Bias", about="only biases move", paper="arXiv 2106.10199")
@@ -51,6 +55,7 @@ def register_selectors(register):
 
 @hookimpl
 def register_poolers(register):
+    "Core's poolers."
     register("mean", "clfm_kit.poolers:Mean", about="average over tokens at one layer")
     register("max", "clfm_kit.poolers:Max", about="largest value over tokens at one layer")
     register("first", "clfm_kit.poolers:First", about="first token, BERT's summary of the text")
@@ -59,6 +64,7 @@ def register_poolers(register):
 
 @hookimpl
 def register_heads(register):
+    "Core's heads: solved (`logistic`) or trained."
     register("logistic", "clfm_kit.heads:Logistic", about="L2 logistic regression, penalty chosen on validation")
     register("linear", "clfm_kit.heads:Linear", about="one linear map, trained")
     register("mlp", "clfm_kit.heads:MLP", about="one hidden layer, trained")
@@ -75,5 +81,6 @@ def finetune():
 
 @hookimpl
 def register_recipes(register):
+    "Core's recipes; a factory is called each time one is asked for."
     register("probe", probe, about="frozen model, mean of the last layer, logistic regression")
     register("finetune", finetune, about="all weights trained, batches by length, the head starting from the probe")

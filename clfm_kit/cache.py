@@ -33,7 +33,9 @@ class Column:
     where: np.ndarray
 
     @property
-    def shape(self): return (len(self.where), self.pieces[0].shape[1])
+    def shape(self) -> tuple:
+        "(N texts, F numbers of each)."
+        return (len(self.where), self.pieces[0].shape[1])
 
     def __len__(self): return len(self.where)
 
@@ -109,14 +111,20 @@ ShardWriter._header, ShardWriter.commit, ShardWriter.discard = _header, _commit,
 # %% ../nbs/12_cache.ipynb #120155df4d
 @dataclass
 class Shard:
-    "A stored shard: memory-mapped columns."
+    "A stored shard: pooled states of N texts that were read together, in one file for each column."
     path: Path
 
-    def keys(self): return np.load(self.path / "keys.npy").view("V16").ravel().tolist()
+    def keys(self) -> list:
+        "The hashes (16 bytes) of its N texts, in the order of the rows."
+        return np.load(self.path / "keys.npy").view("V16").ravel().tolist()
 
-    def has(self, column): return (self.path / _file_name(column)).exists()
+    def has(self, column: str) -> bool:
+        "Whether the column is stored here."
+        return (self.path / _file_name(column)).exists()
 
-    def column(self, name): return np.load(self.path / _file_name(name), mmap_mode="r")
+    def column(self, name: str) -> np.ndarray:
+        "The states [N, F] of a column in the type they were stored in, mapped from disk and read-only. Raises `FileNotFoundError` where `has` is false."
+        return np.load(self.path / _file_name(name), mmap_mode="r")
 
 def shards(folder: Path):
     "The readable shards in a folder, oldest first; unreadable ones are named in a warning."
@@ -190,7 +198,9 @@ class LaterStates(Mapping):
     def __init__(self, read): self.read = read
 
     @cached_property
-    def columns(self) -> dict: return self.read()
+    def columns(self) -> dict:
+        "{column: Column}; reads the first time. Raises what reading raises."
+        return self.read()
 
     def __getitem__(self, column): return self.columns[column]
 

@@ -78,10 +78,14 @@ class Calibration:
         shares = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
         return shares / shares.sum(axis=-1, keepdims=True)
 
-    def to_dict(self) -> dict: return asdict(self)
+    def to_dict(self) -> dict:
+        "What was learned, as it stands in clfm.json."
+        return asdict(self)
 
     @classmethod
-    def from_dict(cls, given: dict): return cls(**given)
+    def from_dict(cls, given: dict) -> "Calibration":
+        "From what `to_dict` gave."
+        return cls(**given)
 
 # %% ../nbs/15_calibration.ipynb #1501986854
 def calibrate(scores, targets, schema: Schema) -> Calibration:

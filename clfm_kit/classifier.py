@@ -54,7 +54,9 @@ class Classifier(ClassifierMixin, BaseEstimator):
         return object.__new__(cls)
 
     @property
-    def classes_(self): return np.array(self.schema_.labels)
+    def classes_(self) -> np.ndarray:
+        "The labels [C], in the order of the columns of `predict_proba`."
+        return np.array(self.schema_.labels)
 
     def __sklearn_is_fitted__(self): return hasattr(self, "head_")
 

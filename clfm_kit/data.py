@@ -42,6 +42,7 @@ class Rows:
         return "" if not self.labels else "tags" if self.tokens is not None else "multi" if isinstance(self.labels[0], list) else "single"
 
     def take(self, indices) -> "Rows":
+        "The rows of these numbers (from 0), in their order; one may come twice. Raises `IndexError` for a number there is no row of."
         pick = lambda values: None if values is None else [values[i] for i in indices]
         return Rows(pick(self.texts), pick(self.labels), pick(self.tokens), self.source)
 
@@ -59,7 +60,9 @@ class Splits:
         return [(split, getattr(self, split)) for split in SPLITS if getattr(self, split) is not None]
 
     @property
-    def measured(self): return self.test or self.validation or self.train  # the rows that are there to measure on
+    def measured(self) -> Rows:
+        "The rows to measure on: test, else validation, else training rows."
+        return self.test or self.validation or self.train
 
 SPLITS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 

@@ -115,7 +115,9 @@ class DataReport:
     classes: dict  # class -> rows in each part
     warnings: list
 
-    def to_dict(self) -> dict: return asdict(self)
+    def to_dict(self) -> dict:
+        "All fields as JSON can hold them; `parts` {part: {figure: value}}: counts and numbers of rows, lengths in words, `truncated` a share."
+        return asdict(self)
 
 # %% ../nbs/13_data_report.ipynb #1301753f76
 def data_report(splits: Splits, encode=None) -> DataReport:

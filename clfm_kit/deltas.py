@@ -156,7 +156,9 @@ class Delta:
     changes: list = field(default_factory=list)
 
     @property
-    def lowest(self) -> int: return min((change.level for change in self.changes), default=1 << 30)
+    def lowest(self) -> int:
+        "The lowest level that changes: -1 below all blocks, the number of a block from 0, their count above them; 1 << 30 for an empty delta."
+        return min((change.level for change in self.changes), default=1 << 30)
 
     @property
     def size(self) -> int:

@@ -53,7 +53,7 @@ def distil(teacher, data, validation=None, recipe="finetune", model="minilm", se
     if splits.train is None: raise UserError(f"{splits.name} has no training rows for a student to read")
     labels = [label if isinstance(label, list) else np.asarray(label).item() for label in teacher._decide(teacher.predict_proba(splits.train.texts))]  # none left out
     missing = set(teacher.schema_.labels) - {label for found in labels for label in (found if isinstance(found, list) else [found])}
-    if missing: raise UserError(f"the teacher never answers {', '.join(map(repr, sorted(missing)[:5]))} on these {len(labels)} texts; give more, and more varied ones")
+    if missing: raise UserError(f"the teacher never answers {', '.join(map(repr, sorted(missing)[:5]))} on these {len(labels)} texts; give more, and more varied ones, or a teacher that answers them all")
     held = Rows(list(validation[0]), list(validation[1])) if validation is not None else splits.validation if splits.validation is not None and splits.validation.labels else None
     student = Classifier(found, model, cache=cache)
     student.teacher_ = teacher

@@ -78,7 +78,9 @@ class ErrorAnalysis:
 
     def __repr__(self): return f"ErrorAnalysis({self.name} on {self.data}: {len(self.mistakes)} mistakes, {len(self.pairs)} confused pairs, {len(self.suspects)} suspects)"
 
-    def to_dict(self) -> dict: return asdict(self) | dict(report=self.report.to_dict())
+    def to_dict(self) -> dict:
+        "All fields as JSON can hold them: mistakes, pairs and suspects as lists of dicts, the report as `Report.to_dict`."
+        return asdict(self) | dict(report=self.report.to_dict())
 
 # %% ../nbs/34_error_analysis.ipynb #34017646bb
 def analyse_errors(entry, data, model: str = "minilm", folds: int = 5, most: int = 50) -> ErrorAnalysis:

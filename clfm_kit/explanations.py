@@ -35,7 +35,9 @@ class Explanation:
     words: list
     features: list
 
-    def to_dict(self) -> dict: return asdict(self)
+    def to_dict(self) -> dict:
+        "All fields as JSON can hold them; `words` [start, end, weight] in characters of the text."
+        return asdict(self)
 
     def top_words(self, number: int = 5) -> list:  # [(word, weight)]
         "The words that spoke loudest for the label."

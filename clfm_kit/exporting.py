@@ -114,6 +114,7 @@ def _limit(clf) -> int:
 def export(clf, folder, form: str = "onnx", texts=None, tolerance: float | None = None) -> dict:
     "Write `folder` with the graph, the tokenizer and the labels; returns how far it is from the classifier. Raises `UserError` when more labels change than `tolerance`."
     if form not in FORMS: raise unknown("form", form, FORMS)
+    if Path(folder, "clfm.json").exists(): raise UserError(f"{folder} holds a clfm-kit model, and an export would take its place; choose another folder")
     limit = _limit(clf)
     allowed = {"onnx": 0.0, "onnx-int8": 0.05}[form] if tolerance is None else tolerance
     texts = load_data("helpdesk").validation.texts[:64] if texts is None else list(texts)

@@ -100,6 +100,7 @@ class Merged:
         return float(np.mean([row["kept"] for row in self.rows if row["part"] == ("test" if "test" in parts else "validation")]))
 
     def to_dict(self) -> dict:
+        "All but the classifier, and `kept`, as JSON can hold them: shares from 0 to 1, `rows` with each task's figure before and after."
         return dict(method=self.method, coefficient=self.coefficient, kept=self.kept, rows=self.rows, interference=self.interference, trials=self.trials)
 
 # %% ../nbs/35h_merging.ipynb #3501241806

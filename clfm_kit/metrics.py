@@ -66,7 +66,9 @@ class Report:
     notes: list = field(default_factory=list)
     intervals: dict = field(default_factory=dict)
 
-    def to_dict(self) -> dict: return plain(dict(vars(self)))
+    def to_dict(self) -> dict:
+        "All fields as JSON can hold them; a figure without a value is {\"undefined\": reason}, figures as `FIGURES` explains them, `log_loss` in nats."
+        return plain(dict(vars(self)))
     def __getitem__(self, figure): return self.figures[figure]
 
     def __str__(self):

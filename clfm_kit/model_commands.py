@@ -43,9 +43,11 @@ def export(folder: Annotated[str, typer.Argument(help="A saved model.")], out: A
            data: Annotated[Optional[str], typer.Option("--data", help="Texts to check the export on; shipped messages without.")] = None,
            tolerance: Annotated[Optional[float], typer.Option("--tolerance", help="The share of texts whose label may change.")] = None, text_column: Text = "text", as_json: Json = False):
     "Write a saved model as ONNX, with its tokenizer and labels, checked against the original."
+    from clfm_kit.artifacts import check_folder
     from clfm_kit.classifier import Classifier
     from clfm_kit.data import load_data
     from clfm_kit.exporting import export as write
+    check_folder(out)  # before any work, here and below
     texts = load_data(data, text=text_column).measured.texts if data else None
     found = write(Classifier.from_pretrained(folder), out, form, texts, tolerance)
     show(dict(folder=out, **found), as_json, table_of(f"{folder} → {out}", ["fact", "value"], [[name, value] for name, value in found.items()]))
@@ -57,8 +59,10 @@ def merge(models: Annotated[list[str], typer.Argument(help="Saved models of one 
           method: Annotated[str, typer.Option("--method", help="A merger: task-arithmetic, ties, dare, breadcrumbs or regmean.")] = "task-arithmetic",
           settings: Settings = None, text_column: Text = "text", as_json: Json = False):
     "Merge saved models into one, and show every task before and after."
+    from clfm_kit.artifacts import check_folder
     from clfm_kit.merging import merge_models
     from clfm_kit.recipes import Recipe
+    check_folder(out)
     chosen = Recipe(merger=method).with_params([f"merger.{setting}" for setting in settings or []]).merger
     with progress(): found = merge_models(models, chosen, data, text=text_column)
     folder = found.classifier.save_pretrained(out)
@@ -69,9 +73,11 @@ def distil(teacher: Annotated[str, typer.Argument(help="A saved model.")], data:
            recipe: Annotated[str, typer.Option("--recipe", help="The student's recipe: a name or a YAML file.")] = "finetune", model: Model = "minilm", settings: Settings = None,
            text_column: Text = "text", label_column: Label = None, as_json: Json = False):
     "Teach a smaller model what a saved one says of each text, and tell the share of macro-F1 kept and the gain in speed."
+    from clfm_kit.artifacts import check_folder
     from clfm_kit.data import load_data
     from clfm_kit.distilling import distil as run
     from clfm_kit.distilling import kept, open_teacher
+    check_folder(out)
     master, splits = open_teacher(teacher), load_data(data, text=text_column, label=label_column)
     with progress(): student = run(master, splits, None, recipe, model, settings or [])
     rows = splits.measured

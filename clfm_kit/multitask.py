@@ -51,11 +51,12 @@ class MultitaskClassifier(Classifier):
         return self.members_
 
     def explain(self, text, label=None, task: str = "", **settings):
-        "Why `task` (the first that has one answer a text, when empty) answers as it does."
+        "Why `task` (the first that has one answer a text, when empty) answers as it does; `settings` as of `clfm_kit.explanations.explain`. Raises `UserError` for a task of tags or an unknown one."
+        from clfm_kit.explanations import explain
         self._open(self.depth_)
         name = task or next((n for n, found in self.tasks_.items() if not found.tokens), None)
         if name not in self.members_ or self.tasks_[name].tokens: raise UserError(f"task {name!r} has no answer for a whole text that could be explained; the tasks are {', '.join(self.tasks_)}")
-        return self.members_[name].explain(text, label, **settings)
+        return explain(self.members_[name], text, label, **settings)
 
 # %% ../nbs/35e_multitask.ipynb #350079a903
 def fit(self, data, labels=None, validation=None, checkpoints=None):

@@ -119,9 +119,13 @@ class Plan:
     advice: list
 
     @property
-    def fits(self) -> bool: return self.memory <= self.available
+    def fits(self) -> bool:
+        "Whether the peak of memory is within what is available."
+        return self.memory <= self.available
 
-    def to_dict(self): return {**asdict(self), "fits": self.fits}
+    def to_dict(self) -> dict:
+        "All fields and `fits`; memory in bytes, times in seconds."
+        return {**asdict(self), "fits": self.fits}
 
 # %% ../nbs/34a_plans.ipynb #34013568ba
 MINILM_LINEAR = 10_616_832  # weights in the linear maps of the demo encoder

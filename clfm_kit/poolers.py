@@ -61,7 +61,7 @@ class Last(Pooler): "The last token, which in a decoder has read the whole text.
 
 # %% ../nbs/10_poolers.ipynb #10017066d7
 def attention(states, mask, query):
-    "The average over tokens, each weighed by how well its state agrees with a query [D]."
+    "The average [B, D] over tokens of `states` [B, T, D] whose `mask` [B, T] is 1, each weighed by how well its state agrees with a `query` [D]."
     agreement = states.float() @ query / len(query) ** 0.5
     weight = agreement.masked_fill(mask == 0, -torch.inf).softmax(1).unsqueeze(-1)
     return (states.float().masked_fill(mask.unsqueeze(-1) == 0, 0) * weight).sum(1)
@@ -80,8 +80,12 @@ class Attention(Pooler):
         width = context.backbone.shape.hidden
         self.query = nn.Parameter(torch.tensor(getattr(self, "query_", [0.0] * width), device=context.backbone.device))
 
-    def parameters(self) -> list: return [self.query]
+    def parameters(self) -> list:
+        "What is trained beside the head: the query [D]."
+        return [self.query]
 
-    def learned(self) -> dict: return {"query_": self.query.tolist()} if hasattr(self, "query") else {}
+    def learned(self) -> dict:
+        "The query as a list of D numbers, nothing before it is bound."
+        return {"query_": self.query.tolist()} if hasattr(self, "query") else {}
 
     def pool(self, states, mask): return {self.pooling: attention(states, mask, self.query.to(states.device))}

@@ -100,10 +100,14 @@ class Rejection:
         "Which of the ratings [N] fall below the cut."
         return np.asarray(ratings) < self.cut
 
-    def to_dict(self) -> dict: return asdict(self) | dict(cut=None if np.isneginf(self.cut) else self.cut)
+    def to_dict(self) -> dict:
+        "What was learned, as it stands in clfm.json; a cut below which nothing falls is null."
+        return asdict(self) | dict(cut=None if np.isneginf(self.cut) else self.cut)
 
     @classmethod
-    def from_dict(cls, given: dict): return cls(**given | dict(cut=-np.inf if given["cut"] is None else given["cut"]))
+    def from_dict(cls, given: dict) -> "Rejection":
+        "From what `to_dict` gave."
+        return cls(**given | dict(cut=-np.inf if given["cut"] is None else given["cut"]))
 
 # %% ../nbs/16_rejection.ipynb #160229274b
 REJECTION_FIGURES = dict(

@@ -74,7 +74,9 @@ def from_pretrained(cls, source, model: str | None = None, cache=None, accept_ot
         raise UserError(f"base model {self.model!r} has other weights (hash {found[:12]}…) than the one this classifier was fitted on ({base['hash'][:12]}…); "
                         "give the right one with model=…, or pass accept_other_base=True")
     if "delta" in facts: _put_delta(self, files["delta.safetensors"], facts["delta"])
-    for name, task in self._by_task(facts["tasks"]).items(): _restore_task(name, task, facts["tasks"][name], files["head.safetensors"])
+    for name, task in self._by_task(facts["tasks"]).items():
+        task.depth_ = self.depth_
+        _restore_task(name, task, facts["tasks"][name], files["head.safetensors"])
     self.reports_ = {name: _report(found) for name, found in facts["reports"].items()}
     return self
 

@@ -24,10 +24,14 @@ class Schema:
 
     def __len__(self): return len(self.labels)
 
-    def to_dict(self) -> dict: return dict(kind=self.kind, labels=list(self.labels))
+    def to_dict(self) -> dict:
+        "Kind and labels, as they stand in clfm.json."
+        return dict(kind=self.kind, labels=list(self.labels))
 
     @classmethod
-    def from_dict(cls, given): return cls(given["kind"], tuple(given["labels"]))
+    def from_dict(cls, given: dict) -> "Schema":
+        "From what `to_dict` gave."
+        return cls(given["kind"], tuple(given["labels"]))
 
 # %% ../nbs/05_schemas.ipynb #05007011e2
 def plain_label(value, row: int):

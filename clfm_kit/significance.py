@@ -67,7 +67,9 @@ class Difference:
         return self.low > 0 or self.high < 0
 
     def __str__(self): return f"{self.difference:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
-    def to_dict(self) -> dict: return asdict(self)
+    def to_dict(self) -> dict:
+        "The difference with its interval, all in the unit of the figure that is compared, and how it was found."
+        return asdict(self)
 
 # %% ../nbs/17_significance.ipynb #17008cdf34
 def _pair(a, b):
@@ -151,7 +153,9 @@ class SeedSummary:
     seeds: int
 
     def __str__(self): return f"{self.mean:.4f} ± {self.sd:.4f} ({self.seeds} seeds)"
-    def to_dict(self) -> dict: return plain(dict(vars(self)))
+    def to_dict(self) -> dict:
+        "Mean, standard deviation and interval as JSON can hold them; with one seed {\"undefined\": reason}."
+        return plain(dict(vars(self)))
 
 # %% ../nbs/17_significance.ipynb #17023c65d1
 def over_seeds(values, level: float = 0.95) -> SeedSummary:

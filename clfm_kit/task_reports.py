@@ -22,13 +22,16 @@ class TasksReport(Report):
     tasks: dict = field(default_factory=dict)
 
     @classmethod
-    def of(cls, reports: dict, rows: int, joint=None):
+    def of(cls, reports: dict, rows: int, joint=None) -> "TasksReport":
+        "From {task: Report} on `rows` rows; `joint` is the share of rows with every task right, None where it has no meaning."
         figures = {f"{name}.{figure}": value for name, report in reports.items() for figure, value in report.figures.items()}
         if joint is not None: figures["joint_exact_match"] = joint
         intervals = {f"{name}.{figure}": value for name, report in reports.items() for figure, value in report.intervals.items()}
         return cls("tasks", rows, figures, notes=[f"{name}: {note}" for name, report in reports.items() for note in report.notes], intervals=intervals, tasks=reports)
 
-    def to_dict(self) -> dict: return Report.to_dict(replace(self, tasks={})) | dict(tasks={name: report.to_dict() for name, report in self.tasks.items()})
+    def to_dict(self) -> dict:
+        "As `Report.to_dict`, and the report of each task under `tasks`."
+        return Report.to_dict(replace(self, tasks={})) | dict(tasks={name: report.to_dict() for name, report in self.tasks.items()})
 
 # %% ../nbs/35d_task_reports.ipynb #35008e9189
 def set_aside(rows, name, schema) -> int:

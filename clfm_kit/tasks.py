@@ -36,7 +36,9 @@ class Task:
     class_weight: str | dict | None = None
     reject: object = None  # the task's reject option, see `clfm_kit.rejecting`
 
-    def to_dict(self) -> dict: return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("name", "data") and getattr(self, f.name) != f.default}
+    def to_dict(self) -> dict:
+        "The settings that differ from the default, as a recipe writes them; neither its name nor where its rows are."
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("name", "data") and getattr(self, f.name) != f.default}
 
 # %% ../nbs/35a_tasks.ipynb #350062d215
 def read_tasks(given) -> dict:  # {name: Task}
@@ -78,6 +80,7 @@ class TaskRows:
         return [row for row, value in enumerate(self.labels[task]) if value is not None]
 
     def take(self, rows) -> "TaskRows":
+        "The rows of these numbers (from 0), in their order, with the labels of every task; `repairs` stay those of the whole."
         pick = lambda values: [values[row] for row in rows]
         return TaskRows(pick(self.texts), {name: pick(values) for name, values in self.labels.items()}, pick(self.places), pick(self.group), self.repairs, self.source)
 

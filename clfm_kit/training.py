@@ -134,9 +134,12 @@ class Turn:
 
     def __init__(self): self.held = False
 
-    def take(self): self.held = self.held or Turn.lock.acquire()
+    def take(self):
+        "Wait until no other training is in a step; taking it again changes nothing."
+        self.held = self.held or Turn.lock.acquire()
 
     def give(self):
+        "Let the next one go on; giving what is not held changes nothing."
         if self.held: Turn.lock.release()
         self.held = False
 
@@ -148,9 +151,12 @@ class Watch(TrainerCallback):
         self.trainer, self.best, self.before, self.idle, self.turn = trainer, None, None, set(), Turn()
         trainer.watch = self
 
-    def on_step_begin(self, args, state, control, **kwargs): self.turn.take()
+    def on_step_begin(self, args, state, control, **kwargs):
+        "Take the turn, which the end of the step gives back."
+        self.turn.take()
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        "Before the first step: keep what moves to see that it does. Raises `UserError` naming a tensor without a gradient, or one whose gradient is not finite."
         if self.before is not None or state.global_step: return
         moving = self.trainer.net.delta.parameters()
         for name, tensor, _ in moving:

@@ -188,9 +188,13 @@ class Tuning:
         return (min if self.figure in LOWER_IS_BETTER else max)(worked, key=lambda trial: trial["value"])
 
     @property
-    def recipe(self) -> Recipe: return self.base.with_params(self.best["settings"])  # the base recipe with the best settings
+    def recipe(self) -> Recipe:
+        "The base recipe with the settings of the best trial. Raises `UserError` as `best`."
+        return self.base.with_params(self.best["settings"])
 
-    def to_dict(self) -> dict: return dict(recipe=self.recipe.to_dict(), figure=self.figure, folds=self.folds, best=self.best, trials=self.trials)
+    def to_dict(self) -> dict:
+        "The best recipe, the figure that was searched by, and all trials, as JSON can hold them. Raises `UserError` as `best`."
+        return dict(recipe=self.recipe.to_dict(), figure=self.figure, folds=self.folds, best=self.best, trials=self.trials)
 
 # %% ../nbs/29_tuning.ipynb #290277bcfd
 def _cells(self) -> list:

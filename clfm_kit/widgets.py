@@ -111,7 +111,9 @@ class View:
         "The picture for where there is no kernel; it may hold more than `render`, folded away."
         return self.render()
 
-    def to_html(self) -> str: return str(markup('<div class="clfm">{}{}</div>', Markup(STYLE), self.static()))
+    def to_html(self) -> str:
+        "`static` with its style: a piece of a page that needs no script and no kernel, all text in it escaped."
+        return str(markup('<div class="clfm">{}{}</div>', Markup(STYLE), self.static()))
 
     def _repr_html_(self): return self.to_html()
 

@@ -133,6 +133,19 @@ def test_no_model_is_fitted_where_none_can_be_saved(tmp_path):
     refused(clfm("predict", "notes", "hello", cwd=tmp_path), "notes holds no clfm-kit model")
 
 
+@pytest.mark.parametrize("words", [
+    ["merge", "no-model", "nor-this", "--data", "helpdesk"],
+    ["distil", "no-model", "--data", "helpdesk"],
+    ["export", "no-model"],
+], ids=lambda words: words[0])
+def test_nothing_is_opened_for_a_model_that_cannot_be_saved(words, tmp_path):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("keep")
+    for out, part in (("notes/mine.txt", "is a file"), ("notes", "holds no clfm-kit model; choose another folder")):
+        refused(clfm(*words, "--out", out, cwd=tmp_path, env=os.environ | {"HF_HUB_OFFLINE": "1"}), f"{out} ", part)
+    assert [path.name for path in tmp_path.rglob("*")] == ["notes", "mine.txt"]
+
+
 @pytest.mark.parametrize("harm, part", [
     (lambda folder: (folder / "head.safetensors").write_bytes((folder / "head.safetensors").read_bytes()[:-100]), "head.safetensors is damaged"),
     (lambda folder: (folder / "head.safetensors").unlink(), "head.safetensors is missing"),
@@ -152,6 +165,12 @@ def test_a_folder_that_holds_something_else_is_left_alone(fitted, tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(UserError, match="holds no clfm-kit model"): Classifier.from_pretrained(fitted).save_pretrained(tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_an_export_does_not_take_the_place_of_a_model(fitted):
+    from clfm_kit.exporting import export
+    with pytest.raises(UserError, match="an export would take its place"): export(Classifier.from_pretrained(fitted), fitted)
+    assert (fitted / "clfm.json").exists()
 
 
 def _read_states(model, folder, queue):

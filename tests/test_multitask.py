@@ -181,8 +181,10 @@ def test_a_reject_cut_and_thresholds_are_a_tasks_own(tiny, parts, tmp_path):
     clf = Classifier("probe", tiny, tasks=tasks, cache=None).fit(some(tasks))
     clf.save_pretrained(tmp_path / "model")
     texts = parts["test"].texts
-    answers, again = clf.predict(texts), Classifier.from_pretrained(tmp_path / "model").predict(texts)
-    assert None in answers["intent"] and None not in answers["plain"].tolist() and again["intent"].tolist() == answers["intent"].tolist()
+    loaded = Classifier.from_pretrained(tmp_path / "model")
+    answers, why = clf.predict(texts), loaded.explain("where is my parcel", task="plain")  # before anything else is asked of it
+    assert None in answers["intent"] and None not in answers["plain"].tolist() and loaded.predict(texts)["intent"].tolist() == answers["intent"].tolist()
+    assert why.to_dict() == clf.explain("where is my parcel", task="plain").to_dict()
 
 
 def test_words_that_are_cut_off_are_counted(tiny, parts):
