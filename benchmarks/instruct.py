@@ -286,6 +286,7 @@ def plot():
     import matplotlib
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    import numpy as np
     read = lambda name: json.loads((RESULTS / f"{name}.json").read_text()) if (RESULTS / f"{name}.json").exists() else None
     found = {name: read(f"instruct_{name}") for name in ("speed", "quality")}
     there = [name for name, result in found.items() if result]
@@ -300,7 +301,7 @@ def plot():
             sides, sets = list(dict.fromkeys(r["side"] for r in rows)), list(dict.fromkeys(r["data"] for r in rows))
             for number, side in enumerate(sides):
                 values = [[r.get("value", float("nan")) for r in rows if r["side"] == side and r["data"] == one] for one in sets]
-                axis.errorbar([n + 0.12 * (number - len(sides) / 2) for n in range(len(sets))], [statistics.mean(v) for v in values], [statistics.pstdev(v) for v in values], fmt="o", label=side)
+                axis.errorbar([n + 0.12 * (number - len(sides) / 2) for n in range(len(sets))], [np.mean(v) for v in values], [np.std(v) for v in values], fmt="o", label=side)
             axis.set(xticks=range(len(sets)), xticklabels=sets, title=f"accuracy or micro-F1, {found[name]['model']}", ylim=(0, 1))
             axis.legend(fontsize=7)
     figure.savefig(RESULTS / "instruct.png", dpi=110)
