@@ -53,14 +53,16 @@ def peers():
 def crossed(cells, row_of, column_of, head, row_name, column_name):
     """A table of the main figure, mean over seeds, with seconds and what was set apart from the defaults."""
     rows, columns = sorted({row_of(cell) for cell in cells}), sorted({column_of(cell) for cell in cells})
+    most = max(cell["seed"] for cell in cells) + 1
     at = lambda row, column: [cell for cell in cells if (row_of(cell), column_of(cell)) == (row, column)]
     return [f"| {head} | {' | '.join(map(column_name, columns))} |", "|---" * (len(columns) + 1) + "|",
-            *(f"| {row_name(row)} | {' | '.join(shown(at(row, column)) for column in columns)} |" for row in rows)]
+            *(f"| {row_name(row)} | {' | '.join(shown(at(row, column), most) for column in columns)} |" for row in rows)]
 
 
-def shown(found):
+def shown(found, most):
+    """Mean over seeds; said where there are fewer seeds than the table's `most`."""
     if not found: return "not run"
-    notes = [f"{statistics.median(cell['figures']['seconds'] for cell in found):,.0f} s", *(f"{name} {value}" for name, value in found[0]["settings"].items())]
+    notes = [f"{len(found)} of {most} seeds"] * (len(found) < most) + [f"{statistics.median(cell['figures']['seconds'] for cell in found):,.0f} s", *(f"{name} {value}" for name, value in found[0]["settings"].items())]
     return f"{percent(statistics.mean(cell['figures'][cell['main']] for cell in found))} ({', '.join(notes)})"
 
 
