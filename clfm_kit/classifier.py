@@ -76,10 +76,10 @@ def _open(self, deep=None, rows=None):
 def _states(self, texts, columns=None):
     "{column: Column} of texts, through the cache."
     cache = cache_folder() if self.cache == "default" else self.cache
-    dtype = getattr(self.parts_["pooler"], "state_dtype", self.state_dtype)  # a pooler may need all digits
-    return pooled_states(self._open(), texts, self.parts_["format"], self.parts_["pooler"], columns, cache, np.dtype(dtype), run=self)
+    return pooled_states(self._open(), texts, self.parts_["format"], self.parts_["pooler"], columns, cache, self._dtype, run=self)
 
 Classifier._open, Classifier._states = _open, _states
+Classifier._dtype = property(lambda self: np.dtype(getattr(self.parts_["pooler"], "state_dtype", self.state_dtype)))  # a pooler may need all digits
 
 # %% ../nbs/22_classifier.ipynb #220090c8fa
 def fit(self, data, labels=None, validation=None, checkpoints=None):

@@ -8,6 +8,7 @@ __all__ = ['train_base', 'run_identity', 'restore_delta']
 # %% ../nbs/33a_finetuning.ipynb #33002e7a2b
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from .cache import cache_folder, column_widths
 from .deltas import Delta
 from .imbalance import learn_imbalance
 from .network import Batches, Examples, Net, Training
-from .training import start_head, train_delta
+from .training import replaying, start_head, train_delta
 
 # %% ../nbs/33a_finetuning.ipynb #3300526ac7
 def train_base(classifier, train, held, targets, checkpoints=None) -> dict:
@@ -24,19 +25,30 @@ def train_base(classifier, train, held, targets, checkpoints=None) -> dict:
     recipe, parts, backbone, schema = classifier.recipe_, classifier.parts_, classifier._open(), classifier.schema_
     settings, imbalance = Training.of(recipe.training), learn_imbalance(recipe.class_weight, targets[0], schema)
     torch.manual_seed(recipe.seed)
-    head = parts["head"]
+    head, own, folder = parts["head"], (targets, imbalance), cache_folder() if classifier.cache == "default" else classifier.cache
     head.build(column_widths(backbone, parts["pooler"]), schema)
-    start = (classifier._states(train), targets[0], imbalance) if settings.head_start == "probe" else None
-    if start: start_head(head, *start[:2], schema, (classifier._states(held), targets[1]), imbalance, recipe.seed)
     targets, imbalance, loss, taught = _taught(classifier, (train, held), targets, imbalance)
-    net = Net(backbone, parts["pooler"], head.to(backbone.device), loss)
+    net = Net(backbone, parts["pooler"], head, loss)
     examples = [Examples(backbone, parts["format"], texts, found) for texts, found in zip((train, held), targets)]
-    delta = parts["selector"].select(backbone, Batches(net, examples[0], schema, imbalance, recipe.seed, settings.token_budget, settings, start))
-    folder = cache_folder() if classifier.cache == "default" else classifier.cache
-    facts = train_delta(net, delta, *examples, imbalance=imbalance, settings=settings, seed=recipe.seed, run=classifier, checkpoints=checkpoints, cache=folder,
-                        identity=run_identity(classifier, targets) if checkpoints else "")
+    batches = Batches(net, examples[0], schema, imbalance, recipe.seed, settings.token_budget, settings)
+    level = getattr(parts["selector"], "frozen_below", lambda *_: 0)(backbone, batches)
+    with replaying(net, level, *examples, settings, classifier, folder) as prefix:
+        if level > 0 and not prefix: settings = replace(settings, prefix_gigabytes=0.0)  # what could not be kept once is not tried again
+        if settings.head_start == "probe": batches.start = _start(classifier, batches, examples[1], *own)
+        head.to(backbone.device)
+        delta = parts["selector"].select(backbone, batches)
+        facts = train_delta(net, delta, *examples, imbalance=imbalance, settings=settings, seed=recipe.seed, run=classifier, checkpoints=checkpoints, cache=folder,
+                            identity=run_identity(classifier, targets) if checkpoints else "")
     classifier.delta_, classifier.head_ = delta, head.cpu()
     return facts | getattr(delta, "facts", {}) | taught
+
+# %% ../nbs/33a_finetuning.ipynb #ff42c58e
+def _start(classifier, batches, held, targets, imbalance) -> tuple:  # (pooled states of the training rows, their targets, imbalance)
+    "Make the head a probe: on states that the net computes where it replays a prefix, else on those that are cached."
+    read = lambda found: batches.net.states(found, batches.budget, classifier._dtype, classifier) if batches.net.prefix else classifier._states(found.texts)
+    train = read(batches.examples)
+    start_head(batches.net.head, train, targets[0], classifier.schema_, (read(held), targets[1]), imbalance, batches.seed)
+    return train, targets[0], imbalance
 
 # %% ../nbs/33a_finetuning.ipynb #330067c31d
 def _taught(classifier, texts, targets, imbalance) -> tuple:  # (targets, imbalance, a loss in the place of the head's or None, facts)

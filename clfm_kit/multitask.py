@@ -140,7 +140,6 @@ def _fit_member(member, train, held):
     member.reject_ = fit_reject(member, member.reject, (train[0], held[0]), (train[1], held[1]), scores)
 
 MultitaskClassifier._reader, MultitaskClassifier._examples, MultitaskClassifier._fit_members = _reader, _examples, _fit_members
-MultitaskClassifier._dtype = property(lambda self: np.dtype(getattr(self.parts_["pooler"], "state_dtype", self.state_dtype)))  # a pooler may need all digits
 
 # %% ../nbs/35e_multitask.ipynb #3501142aaf
 def _rows(texts, tokens=None) -> TaskRows:

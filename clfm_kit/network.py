@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader
 from .errors import UserError, unknown
 from .imbalance import epoch_rows
 from .parts import settings_of
-from .states import TOKEN_BUDGET, batches, combine, pad
+from .plugins import emit
+from .states import TOKEN_BUDGET, batches, combine, pad, rounded
 
 # %% ../nbs/31a_network.ipynb #31005552f3
 @dataclass
@@ -58,6 +59,7 @@ class Examples:
         self.first = np.searchsorted(found.rows, np.arange(len(self.texts) + 1))
         sizes = np.array([len(ids) for ids in found.ids])
         self.counts, self.lengths = np.diff(self.first), np.maximum.reduceat(sizes, self.first[:-1])
+        self.truncated = int(found.truncated.sum())  # texts of which tokens were cut off
         self.offset = 0  # number of the first sequence among those of the frozen prefix
 
     def __len__(self): return len(self.texts)
@@ -76,7 +78,12 @@ class Examples:
 
     def all_pieces(self, budget, device):
         "Every row, for reading without gradients: no more at once than either budget allows."
-        return self.pieces(np.arange(len(self)), min(budget, TOKEN_BUDGET.get(device.type, 8192)))
+        return self.pieces(np.arange(len(self)), self.most(budget, device))
+
+    @staticmethod
+    def most(budget, device) -> int:
+        "Padded tokens that are read at once without gradients."
+        return min(budget, TOKEN_BUDGET.get(device.type, 8192))
 
 # %% ../nbs/31a_network.ipynb #3101059cbb
 @dataclass
@@ -128,13 +135,18 @@ class Net(nn.Module):
         self.delta = delta
         self.moving.extend([*(tensor for _, tensor, _ in delta.parameters()), *self.reading])
 
-    def forward(self, ids, mask, owner, sequences):
+    def pooled(self, ids, mask, owner, sequences) -> dict:  # {column: [B, F]}
+        "What the head reads of a batch."
         found, on_device = {}, mask.to(self.backbone.device)
         def tap(site): return lambda states: found.update({f"{site}/{name}": combine(v, owner.cpu().numpy()) for name, v in self.pooler.pool(states, on_device).items()})
         inputs = self.backbone.inputs(ids, mask)
         if self.prefix: self.prefix.use(sequences.cpu().numpy(), mask)
         self.backbone.read(ids, mask, {site: tap(site) for site in self.sites}, inputs)
         if self.prefix: self.prefix.use(None, mask)
+        return found
+
+    def forward(self, ids, mask, owner, sequences):
+        found = self.pooled(ids, mask, owner, sequences)
         with torch.autocast(self.backbone.device.type, enabled=False): return self.head.scores(found)  # in float32 whatever the base computes in
 
     def loss(self, scores, targets, imbalance=None):
@@ -165,6 +177,20 @@ def _load_state_dict(self, state, strict=True, assign=False):
     return self.head.load_state_dict({k.removeprefix("head."): v for k, v in state.items() if k.startswith("head.")}, strict)
 
 Net.train, Net.state_dict, Net.load_state_dict = _train, _state_dict, _load_state_dict
+
+# %% ../nbs/31a_network.ipynb #98084487
+def _states(self, examples, budget, dtype=np.float16, run=None) -> dict:  # {column: [N, F]}
+    "What the head reads of all examples; `budget` is the most padded tokens at once. Raises `UserError` for a state beyond `dtype`."
+    found, done = {}, 0
+    for rows in batches(examples.lengths, examples.counts, examples.most(budget, self.backbone.device)):
+        batch = examples.batch(rows)
+        with torch.inference_mode(): pooled = self.pooled(*(batch[name] for name in ("ids", "mask", "owner", "sequences")))
+        for column, values in pooled.items(): found.setdefault(column, np.empty((len(examples), values.shape[1]), dtype))[rows] = rounded(values, dtype, column)
+        done += len(rows)
+        emit(run, "states", done=done, total=len(examples), truncated=examples.truncated)
+    return found
+
+Net.states = _states
 
 # %% ../nbs/31a_network.ipynb #3101623394
 @dataclass

@@ -22,8 +22,9 @@ from .states import batches, pad
 class Prefix:
     "Stored states [T, D] of sequences, entering block `level`; `start` [S] says where each sequence begins."
 
-    def __init__(self, backbone, level: int):
+    def __init__(self, backbone, level: int, below=None):
         self.backbone, self.level, self.current = backbone, level, None
+        self.below = below  # a prefix of the same sequences at a lower level, which need not be computed again
         self.kinds = {}  # number of a block -> how many more values its output has, or None for a plain tensor
 
     @staticmethod
@@ -31,10 +32,12 @@ class Prefix:
         "What storing these sequences takes on disk."
         return sum(map(len, sequences)) * backbone.shape.hidden * 2
 
-    def entering(self, ids, mask):
+    def entering(self, ids, mask, sequences):
         "The states [B, T, D] that enter block `level`."
-        found, site = [], f"hidden.{self.level}"
-        with torch.inference_mode(): self.backbone.read(ids, mask, {site: found.append})
+        found, inputs = [], self.backbone.inputs(ids, mask)
+        if self.below: self.below.use(sequences, mask)
+        with torch.inference_mode(): self.backbone.read(ids, mask, {f"hidden.{self.level}": found.append}, inputs)
+        if self.below: self.below.use(None, mask)
         return found[0]
 
 # %% ../nbs/31_prefix.ipynb #310078b844
@@ -46,7 +49,7 @@ def _fill(self, sequences, folder, budget=4096, run=None):
     with open(path, "wb") as file, self._watch():
         for batch in batches(sizes, np.ones_like(sizes), budget):
             ids, mask = pad([sequences[s] for s in batch], self.backbone.tokenizer.pad_token_id)
-            states = self.entering(ids, mask).half().cpu()[mask.bool()]
+            states = self.entering(ids, mask, batch).half().cpu()[mask.bool()]
             if not torch.isfinite(states).all(): raise ValueError("a state is beyond half precision")
             file.write(states.numpy())
             self.start[batch] = position + np.concatenate([[0], np.cumsum(sizes[batch])[:-1]])
@@ -117,13 +120,13 @@ Prefix.faithful = _faithful
 
 # %% ../nbs/31_prefix.ipynb #31014ab11f
 @contextmanager
-def frozen_prefix(backbone, sequences, level, site, folder=None, gigabytes: float = 20.0, run=None):
-    "A `Prefix` that replays while the block lasts, or None; `gigabytes` is the most it may take on disk."
+def frozen_prefix(backbone, sequences, level, site, folder=None, gigabytes: float = 20.0, run=None, below=None):
+    "A `Prefix` that replays while the block lasts, or None; `gigabytes` is the most it may take on disk, `below` a prefix that replays already, at a lower level."
     size = Prefix.bytes(backbone, sequences)
     if folder: Path(folder).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="prefix-", dir=folder, ignore_cleanup_errors=True) as place:
         room = min(gigabytes * 1e9, 0.8 * shutil.disk_usage(place).free)
-        prefix, why = Prefix(backbone, level), None
+        prefix, why = Prefix(backbone, level, below), None
         if size > room: why = f"they need {size / 1e9:.1f} GB and {room / 1e9:.1f} GB may be used"
         else:
             try: prefix.fill(sequences, place, run=run)

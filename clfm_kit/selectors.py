@@ -17,6 +17,10 @@ class Full(Part):
 
     def select(self, backbone, batches) -> Delta: return Delta([Change(name, level=level) for name, level in self.choose(levels(backbone, batches.sites), backbone).items()])
 
+    def frozen_below(self, backbone, batches) -> int:
+        "The lowest block that can move."
+        return self.select(backbone, batches).lowest
+
     def choose(self, found, backbone):
         "{name: block} of the tensors that move, out of those that the scores depend on."
         return found

@@ -27,7 +27,7 @@ class GradientSparse(Part):
     "The units of weights with the largest gradient on training texts, within a budget of weights and of cost."
     moves = by_position = True  # it must see each position of a batch once
 
-    def __init__(self, weights: float | str = 0.05, cost: float | None = 0.42, seconds: float | None = None, granularity: str = "row", score: str = "gradient",
+    def __init__(self, weights: float | str = 0.05, cost: float | None = 0.33, seconds: float | None = None, granularity: str = "row", score: str = "gradient",
                  lowest: int | str | None = None, calibration: int = 128, slice: int = 512):
         self.weights, self.cost, self.seconds = weights, cost, seconds  # shares of the blocks' linear weights and of full finetuning's cost; or a time for training
         self.granularity, self.score, self.calibration = granularity, score, calibration
@@ -52,15 +52,24 @@ def _check_with(self, parts):
 GradientSparse.check, GradientSparse.check_with = _check, _check_with
 
 # %% ../nbs/02_selectors.ipynb #0200730740
-def _select(self, backbone, batches):
-    "The delta of the chosen units. Raises `UserError` when the budget moves nothing."
+def _affordable(self, backbone, batches) -> tuple:  # (linear maps, budget, units)
+    "What may move within the budget; what is too dear need not be measured. Raises `UserError` when the budget moves nothing."
     self.check()
     maps = linear_maps(backbone, levels(backbone, batches.sites))
-    backbone.model.requires_grad_(False)
     blocks = {level: sum(module.weight.numel() for module, where in maps.values() if where == level) for level in sorted({level for _, level in maps.values()})}
     budget = Budget(blocks, batches.settings.epochs, self.cost if self.seconds is None else None, below=self.embeddings != "frozen")
     units = make_units(backbone, maps, self.granularity)
-    units = [each for each in units if each.level >= self._depths(budget, units)[0]]  # what is too dear need not be measured
+    return maps, budget, [each for each in units if each.level >= self._depths(budget, units)[0]]
+
+def _frozen_below(self, backbone, batches) -> int:
+    "The lowest block that the budget can pay for; 0 where the embeddings may move, or where a time is given and a whole reading has to be timed."
+    _, budget, units = self._affordable(backbone, batches)
+    return 0 if budget.below or self.seconds is not None else min(each.level for each in units)
+
+def _select(self, backbone, batches):
+    "The delta of the chosen units. Raises `UserError` when the budget moves nothing."
+    maps, budget, units = self._affordable(backbone, batches)
+    backbone.model.requires_grad_(False)
     self.learn(backbone, batches)
     reading = self.measure(backbone, batches, maps, units)
     if self.seconds is not None: budget.cost = self.seconds / (3 * reading * budget.epochs)
@@ -88,7 +97,8 @@ def _measure(self, backbone, batches, maps, units) -> float:  # seconds of one f
     for each in units: measure(each, found, maps, self.score)
     return seconds
 
-GradientSparse.select, GradientSparse._depths, GradientSparse.measure, GradientSparse.embeddings = _select, _depths, _measure, "frozen"
+GradientSparse._affordable, GradientSparse._depths, GradientSparse.frozen_below = _affordable, _depths, _frozen_below
+GradientSparse.select, GradientSparse.measure, GradientSparse.embeddings = _select, _measure, "frozen"
 GradientSparse.learn, GradientSparse.found = lambda self, backbone, batches: None, lambda self: {}
 
 # %% ../nbs/02_selectors.ipynb #0201059fd6
@@ -117,7 +127,7 @@ GradientSparse._choose = _choose
 class RandomSparse(GradientSparse):
     "Units at random, at the same budgets."
 
-    def __init__(self, weights: float | str = 0.05, cost: float | None = 0.42, granularity: str = "row", lowest: int | str | None = None, slice: int = 512):
+    def __init__(self, weights: float | str = 0.05, cost: float | None = 0.33, granularity: str = "row", lowest: int | str | None = None, slice: int = 512):
         super().__init__(weights, cost, None, granularity, "gradient", lowest, slice=slice)
 
     def measure(self, backbone, batches, maps, units):
@@ -130,7 +140,7 @@ EMBEDDINGS = ("frozen", "groups", "merged")
 class TokenSparse(GradientSparse):
     "The units of weights with the largest gradient at the positions of task-specific token groups (arXiv 2508.08635)."
 
-    def __init__(self, weights: float | str = 0.05, cost: float | None = 0.42, seconds: float | None = None, granularity: str = "row", score: str = "gradient", lowest: int | str | None = None,
+    def __init__(self, weights: float | str = 0.05, cost: float | None = 0.33, seconds: float | None = None, granularity: str = "row", score: str = "gradient", lowest: int | str | None = None,
                  calibration: int = 128, slice: int = 512, longest: int = 4, groups: int = 1000, embeddings: str = "frozen", reference: str | None = None):
         super().__init__(weights, cost, seconds, granularity, score, lowest, calibration, slice)
         self.longest, self.groups, self.embeddings = longest, groups, embeddings  # tokens in a group; most groups; whose embedding rows move too
@@ -158,7 +168,8 @@ def _learn(self, backbone, batches):
     documents = [[t for s in range(a, b) for t in examples.sequences[s]] for a, b in zip(examples.first, examples.first[1:])]
     special = {tokenizer.pad_token_id, *getattr(tokenizer, "all_special_ids", ())}
     ordinary = Plain().encode(load_data(self.reference).train.texts, tokenizer, backbone.shape.limit).ids if self.reference else None
-    salient = lambda holds: saliency(backbone, batches, holds, self.longest, self.calibration)
+    block = backbone.blocks[self.frozen_below(backbone, batches)]
+    salient = lambda holds: saliency(block, batches, holds, self.longest, self.calibration)
     self.kept = find_groups(documents, examples.targets.numpy(), special, self.longest, self.groups, saliency=salient, reference=ordinary)
     if not self.kept: raise UserError(f"no sequence of tokens is in 5 or more of the {len(documents)} training texts, so there are no token groups; give more texts, or use selector 'gradient-sparse'")
     pieces = getattr(backbone, "merged", {})
@@ -171,11 +182,11 @@ def _learn(self, backbone, batches):
 TokenSparse.learn = _learn
 
 # %% ../nbs/02_selectors.ipynb #02023a7a7a
-def saliency(backbone, batches, holds, longest, calibration) -> dict:
-    "Mean saliency of each group over its occurrences in calibration texts."
+def saliency(block, batches, holds, longest, calibration) -> dict:
+    "Mean saliency, where states enter a block, of each group over its occurrences in calibration texts."
     total, count, everything, done = {}, {}, [], 0
     for batch in batches:
-        values = _token_saliency(backbone, batches, batch)
+        values = _token_saliency(block, batches, batch)
         for ids, mask, row in zip(batch["ids"].tolist(), batch["mask"].bool(), values):
             sums = np.concatenate([[0], np.cumsum(row.numpy())])
             everything.append(row[mask])
@@ -189,14 +200,14 @@ def saliency(backbone, batches, holds, longest, calibration) -> dict:
     return {gram: value / count[gram] / average for gram, value in total.items()}
 
 # %% ../nbs/02_selectors.ipynb #020248925a
-def _token_saliency(backbone, batches, batch):
+def _token_saliency(block, batches, batch):
     "[S, T] of one batch."
     seen = []
     def keep(module, args, kwargs):
         states = (args[0] if args else kwargs["hidden_states"]).detach().requires_grad_(True)
         seen.append(states)
         return ((states, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": states})
-    handle = backbone.blocks[0].register_forward_pre_hook(keep, with_kwargs=True)
+    handle = block.register_forward_pre_hook(keep, with_kwargs=True)
     try: gradient, = torch.autograd.grad(batches.loss(batch), seen)
     finally: handle.remove()
     return (gradient * seen[0]).sum(-1).abs().float().cpu().detach()

@@ -49,5 +49,5 @@ class Trials:
         net = Net(net.backbone, net.pooler, deepcopy(self.head).to(net.backbone.device), net.own_loss)
         found = train_delta(net, delta, self.train, self.held, imbalance=self.batches.imbalance, settings=self.batches.settings, seed=self.batches.seed)
         delta.unapply(net.backbone)
-        self.seen.append(dict(**facts, validation_loss=round(min(found["validation_loss"]), 4)))
+        self.seen.append(dict(**facts, validation_loss=float(f"{min(found['validation_loss']):.4g}")))
         return min(found["validation_loss"])
