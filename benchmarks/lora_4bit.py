@@ -147,6 +147,11 @@ def speed_cell(options, side):
     return dict(rows_per_second=round((steps - 1) * 32 / found["loop"], 2), rows_per_cpu_second=round((steps - 1) * 32 / found["loop_cpu"], 2), peak_mb=round(peak), rows=len(train), load=os.getloadavg()[0], **found)
 
 
+def named(options, side):
+    "A side with the model it is over."
+    return side if side.startswith("minilm") else f"{Path(options.model).name} {side}"
+
+
 def quality_cell(options, folder, side, seed):
     from clfm_kit import Classifier
     train, held, test = rows_of(folder, options.rows, seed)
@@ -291,7 +296,7 @@ def cell(options):
         model += f" {options.length}" * bool(options.length) + " cuda" * (options.device == "cuda")
         found = dict(model=model, side=kind, repeat=int(rest[0]), **speed_cell(options, kind))
     elif options.part == "plan": found = plan_cell(options, kind)
-    elif options.part == "quality": found = dict(data=Path(kind).name, side=rest[0], seed=int(rest[1]), **quality_cell(options, kind, rest[0], int(rest[1])))
+    elif options.part == "quality": found = dict(data=Path(kind).name, side=named(options, rest[0]), seed=int(rest[1]), **quality_cell(options, kind, rest[0], int(rest[1])))
     else:
         found = parity_cell(options)
         found = dict(texts=found["texts"], cells=found["rows"])
@@ -305,7 +310,7 @@ def run(options):
     if options.part == "speed":
         name += f"-{options.length}" * bool(options.length) + "-cuda" * (options.device == "cuda")
         wanted = [(f"speed-{name}-{side}-{repeat}", side, repeat) for repeat in range(options.repeats) for side in ("kit", "plain")]
-    elif options.part == "quality": wanted = [(f"quality-{Path(folder).name}-{side.replace(' ', '-')}-{seed}", folder, side, seed) for seed in range(options.seeds) for folder in options.data for side in options.sides]
+    elif options.part == "quality": wanted = [(f"quality-{Path(folder).name}-{named(options, side).replace(' ', '-')}-{seed}", folder, side, seed) for seed in range(options.seeds) for folder in options.data for side in options.sides]
     elif options.part == "plan": wanted = [(f"plan-{case.replace(' ', '-')}", case) for case in PLANS]
     else: wanted = [(f"parity-{name}", "all")]
     for file, *rest in wanted:

@@ -32,9 +32,12 @@ KIT = {
     "random-sparse": ("token-sparse", ["selector=random-sparse"]),
     "dearer": ("token-sparse", ["selector.cost=0.42"]),  # a block more
 }
+CONTROLS = ("token-sparse", "gradient-sparse", "random-sparse")
+SHARES = (0.01, 0.1)  # of the weights, beside the 0.05 that is the default
+KIT |= {f"{selector}-{share}": ("token-sparse", [f"selector={selector}", f"selector.weights={share}"]) for share in SHARES for selector in CONTROLS}
 PEERS = {"trainer": 2e-4, "lora": 1e-3, "prefix": 1e-2, "shira": 3e-3}  # rates; the libraries' examples use lower ones, with which most have not left their start after these few steps
 SIDES = (*KIT, *PEERS)
-USUAL = [side for side in SIDES if side not in ("heads-channels", "auto", "merged", "dearer", "gradient-sparse", "random-sparse")]  # the rest by name
+USUAL = ["probe", "finetune", "top-layers", "token-sparse", *PEERS]  # the rest by name
 
 
 def rows_of(folder, limit, seed):
@@ -58,7 +61,8 @@ def kit(side, folder, limit, seed, epochs, model, settings):
         seconds, cpu = clock(lambda: classifier.fit(train.texts, train.labels, held))
         report = classifier.evaluate(test.texts, test.labels)
     facts = {name: value for name, value in classifier.facts_.get("training", {}).items() if name != "table"}
-    return dict(accuracy=float(report["accuracy"]), macro_f1=float(report["macro_f1"]), seconds=seconds, cpu_seconds=cpu, facts=facts)
+    rows = {change.name: change.index.tolist() for change in getattr(getattr(classifier, "delta_", None), "changes", ()) if change.index is not None}
+    return dict(accuracy=float(report["accuracy"]), macro_f1=float(report["macro_f1"]), seconds=seconds, cpu_seconds=cpu, facts=facts, rows_moved=rows)
 
 
 def clock(run):
@@ -137,6 +141,17 @@ def summary(rows):
             both = sorted(seeds.keys() & groups.get((data, other), {}).keys())
             for clock in ("seconds", "cpu_seconds") if side != other and both else ():
                 figures[f"{data} {side} {clock} against {other}"] = round(statistics.median(seeds[s][clock] / groups[data, other][s][clock] for s in both), 3)
+    return figures | overlaps(groups)
+
+
+def overlaps(groups):
+    """The share of the rows that token-sparse moves which a control moves too, at equal seeds and shares."""
+    figures = {}
+    for (data, side), seeds in groups.items():
+        if not side.startswith("token-sparse"): continue
+        for other in (side.replace("token-sparse", control) for control in CONTROLS[1:]):
+            both = [[{(name, row) for name, rows in found[seed].get("rows_moved", {}).items() for row in rows} for found in (seeds, groups[data, other])] for seed in seeds if seed in groups.get((data, other), {})]
+            if any(mine for mine, _ in both): figures[f"{data} {side} rows shared with {other}"] = round(statistics.mean(len(mine & theirs) / len(mine) for mine, theirs in both if mine), 3)
     return figures
 
 
@@ -163,7 +178,7 @@ def main():
         print(f"{Path(folder).name} {side} seed {seed}", file=sys.stderr, flush=True)
         subprocess.run([sys.executable, *sys.argv, "--cell", folder, side, str(seed)], check=True)
     rows = [json.loads(place(options, *one).read_text()) for one in wanted if place(options, *one).exists()]
-    write(options.out, summary(rows), rows)
+    write(options.out, summary(rows), [{name: value for name, value in row.items() if name != "rows_moved"} for row in rows])
 
 
 if __name__ == "__main__":

@@ -24,9 +24,10 @@ from .errors import UserError
 # %% ../nbs/21_artifacts.ipynb #21005f7298
 FORMAT_VERSION = 1
 
-def check_folder(path):
-    "Raise `UserError` for a place where no model can be saved: a file, or a folder with something else in it."
+def check_folder(path, sources=()):
+    "Raise `UserError` for a place where no model can be saved: a file, a folder with something else in it, or that of a model in `sources`, which the new one is made from."
     path = Path(path)
+    if any(Path(source).resolve() == path.resolve() for source in sources): raise UserError(f"{path} is a model that this one is made from; choose another folder, so that it is not overwritten")
     if path.is_file(): raise UserError(f"{path} is a file, and a model is a folder; choose another name")
     if path.exists() and not (path / "clfm.json").exists() and any(path.iterdir()):
         raise UserError(f"{path} exists and holds no clfm-kit model; choose another folder, so that nothing of yours is overwritten")

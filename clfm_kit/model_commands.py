@@ -16,7 +16,8 @@ from .terminal import Data, Json, Label, Model, Settings, Text, progress, show, 
 # %% ../nbs/26c_model_commands.ipynb #260053f45a
 def explain(folder: Annotated[str, typer.Argument(help="A saved model.")], text: Annotated[Optional[str], typer.Argument(help="A text; without one, the model itself is explained.")] = None,
             label: Annotated[Optional[str], typer.Option("--label", help="Why this label; without it, the likeliest.")] = None,
-            tokens: Annotated[bool, typer.Option("--tokens", help="Show the token groups that training found, by class.")] = False, as_json: Json = False):
+            tokens: Annotated[bool, typer.Option("--tokens", help="Show the token groups that training found, by class.")] = False,
+            task: Annotated[Optional[str], typer.Option("--task", help="Which of several tasks; without it, the first that gives a text one answer.")] = None, as_json: Json = False):
     "Show what moved a decision: words, layers and features."
     import clfm_kit.explanations
     from clfm_kit.classifier import Classifier
@@ -25,7 +26,8 @@ def explain(folder: Annotated[str, typer.Argument(help="A saved model.")], text:
     if text is None:
         report = getattr(clf.head_, "report_", {})
         return show(report, as_json, table_of(f"{folder}: what fitting found", ["fact", "value"], report.items()))
-    found = clf.explain(text, label)
+    if task and not hasattr(clf, "tasks_"): raise UserError(f"{folder} has a single task without a name; leave --task out")
+    found = clf.explain(text, label, **(dict(task=task) if task else {}))
     rows = [["word", *pair] for pair in found.top_words()] + [["feature", f"{f['column']} #{f['index']}", f"{f['contribution']:+.3f}"] for f in found.features]
     show(found.to_dict(), as_json, table_of(f"{found.label} ({found.probability:.2f})", ["what", "which", "weight"], rows))
 
@@ -62,7 +64,7 @@ def merge(models: Annotated[list[str], typer.Argument(help="Saved models of one 
     from clfm_kit.artifacts import check_folder
     from clfm_kit.merging import merge_models
     from clfm_kit.recipes import Recipe
-    check_folder(out)
+    check_folder(out, [model.partition("=")[2] or model for model in models])
     chosen = Recipe(merger=method).with_params([f"merger.{setting}" for setting in settings or []]).merger
     with progress(): found = merge_models(models, chosen, data, text=text_column)
     folder = found.classifier.save_pretrained(out)
@@ -77,7 +79,7 @@ def distil(teacher: Annotated[str, typer.Argument(help="A saved model.")], data:
     from clfm_kit.data import load_data
     from clfm_kit.distilling import distil as run
     from clfm_kit.distilling import kept, open_teacher
-    check_folder(out)
+    check_folder(out, [teacher])
     master, splits = open_teacher(teacher), load_data(data, text=text_column, label=label_column)
     with progress(): student = run(master, splits, None, recipe, model, settings or [])
     rows = splits.measured

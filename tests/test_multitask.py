@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clfm_kit import Classifier, UserError
+from clfm_kit import Classifier, UserError, model_commands
 from clfm_kit.cli import main
 from clfm_kit.highlights import Highlighted
 from clfm_kit.merging import merge_models
@@ -176,7 +176,7 @@ def test_labels_that_training_never_showed_are_told(tiny, parts):
     assert report.rows == 1 and any("never showed" in note for note in report.notes) and report["accuracy_with_unseen"] <= 0.5
 
 
-def test_a_reject_cut_and_thresholds_are_a_tasks_own(tiny, parts, tmp_path):
+def test_a_reject_cut_and_thresholds_are_a_tasks_own(tiny, parts, tmp_path, capsys):
     tasks = {"intent": {"label": "label", "reject": {"score": "centroid-distance", "coverage": 0.5}}, "plain": "label"}
     clf = Classifier("probe", tiny, tasks=tasks, cache=None).fit(some(tasks))
     clf.save_pretrained(tmp_path / "model")
@@ -185,6 +185,9 @@ def test_a_reject_cut_and_thresholds_are_a_tasks_own(tiny, parts, tmp_path):
     answers, why = clf.predict(texts), loaded.explain("where is my parcel", task="plain")  # before anything else is asked of it
     assert None in answers["intent"] and None not in answers["plain"].tolist() and loaded.predict(texts)["intent"].tolist() == answers["intent"].tolist()
     assert why.to_dict() == clf.explain("where is my parcel", task="plain").to_dict()
+    model_commands.explain(str(tmp_path / "model"), "where is my parcel", task="plain", as_json=True)
+    assert json.loads(capsys.readouterr().out)["probability"] == pytest.approx(why.probability)
+    with pytest.raises(UserError, match="'nothing' has no answer"): model_commands.explain(str(tmp_path / "model"), "where is my parcel", task="nothing")
 
 
 def test_words_that_are_cut_off_are_counted(tiny, parts):
