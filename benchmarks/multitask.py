@@ -168,7 +168,7 @@ def plot(figures, path):
         axes.plot([100 * kept[f"{data}.merge.{selector}.{method}.kept"] for method in METHODS], range(len(METHODS)), mark, label=group, markersize=8)
     axes.axvline(100, color="#777777", linewidth=1)
     axes.set(yticks=range(len(METHODS)), yticklabels=METHODS, xlabel="% of single-task quality kept after merging")
-    axes.legend(frameon=False)
+    figure.legend(loc="outside upper center", ncols=len(groups), frameon=False)
     figure.savefig(path, dpi=150)
 
 
