@@ -632,6 +632,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'clfm_kit.parts.Head.scores': ('parts.html#head.scores', 'clfm_kit/parts.py'),
                                 'clfm_kit.parts.Part': ('parts.html#part', 'clfm_kit/parts.py'),
                                 'clfm_kit.parts.Part.__repr__': ('parts.html#part.__repr__', 'clfm_kit/parts.py'),
+                                'clfm_kit.parts.Part.check': ('parts.html#part.check', 'clfm_kit/parts.py'),
+                                'clfm_kit.parts.Part.check_with': ('parts.html#part.check_with', 'clfm_kit/parts.py'),
                                 'clfm_kit.parts.Part.defaults': ('parts.html#part.defaults', 'clfm_kit/parts.py'),
                                 'clfm_kit.parts.Part.get_params': ('parts.html#part.get_params', 'clfm_kit/parts.py'),
                                 'clfm_kit.parts.Part.learned': ('parts.html#part.learned', 'clfm_kit/parts.py'),

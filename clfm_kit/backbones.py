@@ -96,6 +96,7 @@ class LanguageModel:
 
     @staticmethod
     def from_pretrained(source, config, **kwargs):
+        "The body of a causal language model, its head kept beside it. Raises `UserError` for a model that has none."
         cure = "use a decoder such as a Llama, Qwen or Mistral, or a recipe whose head reads vectors, such as 'probe'"
         if type(config) not in AutoModelForCausalLM._model_mapping: raise UserError(f"{config.model_type!r} models have no language-model head; {cure}")
         whole, found = AutoModelForCausalLM.from_pretrained(source, config=config, output_loading_info=True, **kwargs)
@@ -189,7 +190,9 @@ class Backbone:
         self.shape = Shape(full_depth or self.loaded_depth, config.hidden_size, widths.pop() if len(widths) == 1 else 0, int(limit))
 
     @property
-    def device(self): return self.model.device
+    def device(self):
+        "Where the weights are."
+        return self.model.device
 
     def plain_inputs(self, ids, mask) -> dict:
         "What the model is called with for ids [B, T] under mask [B, T]; a bound part may put its own function in the place of `inputs`."

@@ -21,9 +21,12 @@ class Unquantized(Part):
     def check(self):
         if self.dtype not in ("auto", "float32", "bfloat16"): raise unknown("dtype", self.dtype, ("auto", "float32", "bfloat16"))
 
-    def load_kwargs(self) -> dict: return {} if self.dtype == "auto" else {"dtype": self.dtype}
+    def load_kwargs(self) -> dict:
+        "What `from_pretrained` is told."
+        return {} if self.dtype == "auto" else {"dtype": self.dtype}
 
     def after_load(self, model):
+        "The model as it was loaded. Raises `UserError` when its files are quantised."
         found = getattr(model.config, "quantization_config", None)
         method = getattr(found, "quant_method", "")
         if getattr(method, "value", method) == "bitsandbytes": raise UserError("the model's files are already quantised by bitsandbytes; choose the quantizer that reads them: nf4, fp4 or int8")

@@ -154,7 +154,9 @@ class Comparison:
     def __repr__(self): return f"Comparison({self.data!r}, {self.rows} rows, {', '.join(self.runs)})"
 
     @property
-    def main(self): return "micro_f1" if next(iter(self.runs.values()))[0].report.kind == "multi" else "accuracy"
+    def main(self):
+        "The name of the figure that entries are compared by."
+        return "micro_f1" if next(iter(self.runs.values()))[0].report.kind == "multi" else "accuracy"
 
     def _results(self, name):
         "What the main figure is made of, over seeds: [N], or [N, C, 3]."

@@ -252,6 +252,8 @@ def _sum(a, b):
     for change in (a, b): total.index_add_(axis, torch.searchsorted(index, change.index), change.difference)
     return Change(a.name, index, a.axis, total, a.level)
 
-def _scale(self, factor: float): return Delta([Change(c.name, c.index, c.axis, c.difference * factor, c.level) for c in self.changes])
+def _scale(self, factor: float):
+    "The delta with every difference times `factor`."
+    return Delta([Change(c.name, c.index, c.axis, c.difference * factor, c.level) for c in self.changes])
 
 Delta.__add__, Delta.scale = _add, _scale

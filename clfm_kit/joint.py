@@ -97,6 +97,7 @@ class TaskReader:
         self.sites = list(self.wanted)
 
     def read(self, ids, mask, owner, words) -> dict:
+        "{column: [texts, F]}, or [words, F] for tags, of ids and mask [S, T]; `owner` [S] is the text of each sequence, `words` as from `batch_words`."
         found, on_device = {}, mask.to(self.backbone.device)
         position, word, count = (value.to(self.backbone.device) if torch.is_tensor(value) else value for value in words)
         def tap(site):
@@ -190,6 +191,7 @@ class MixedBatches(LengthBatches):
     def __len__(self): return -(-len(self.rows()) // self.size)
 
     def rows(self):
+        "The epoch's row numbers, each data set as often as it is drawn."
         if not self.draws: return LengthBatches.rows(self)
         random, group, parts = np.random.default_rng(self.seed + self.epoch), np.asarray(self.group), []
         for name, count in self.draws.items():

@@ -25,7 +25,9 @@ class Undefined:
 
     def __str__(self): return "–"
     def __format__(self, spec): return format("–", ">" + re.match(r"\d*", spec)[0])
-    def to_dict(self) -> dict: return dict(undefined=self.reason)
+    def to_dict(self) -> dict:
+        "The reason, under the name `undefined`."
+        return dict(undefined=self.reason)
 
 def ratio(part, whole, reason: str):  # a float, or `Undefined(reason)` when `whole` is 0
     "Divide, or say why it cannot be done."

@@ -97,11 +97,15 @@ class LengthBatches:
     epoch: int = 0
     window: int = 32  # batches that are sorted by length together
 
-    def set_epoch(self, epoch): self.epoch = epoch
+    def set_epoch(self, epoch):
+        "Shuffle as this epoch does."
+        self.epoch = epoch
 
     def __len__(self): return -(-len(self.lengths) // self.size)
 
-    def rows(self): return epoch_rows(self.imbalance, self.targets, self.seed + self.epoch)
+    def rows(self):
+        "The epoch's row numbers, drawn as the imbalance says."
+        return epoch_rows(self.imbalance, self.targets, self.seed + self.epoch)
 
     def __iter__(self):
         rows = self.rows()
@@ -113,7 +117,9 @@ class LengthBatches:
 # %% ../nbs/31a_network.ipynb #31011f49fb
 class Loader(DataLoader):
     "A data loader that tells its batch sampler which epoch it is; batches of any size."
-    def set_epoch(self, epoch): self.batch_sampler.set_epoch(epoch)
+    def set_epoch(self, epoch):
+        "Tell the batch sampler."
+        self.batch_sampler.set_epoch(epoch)
 
 # %% ../nbs/31a_network.ipynb #31014d4f24
 class Net(nn.Module):
@@ -170,6 +176,7 @@ def _state_dict(self, *args, **kwargs):
 
 # %% ../nbs/31a_network.ipynb #310166935e
 def _load_state_dict(self, state, strict=True, assign=False):
+    "Set what moves to the values of `_state_dict`, and the base with it."
     with torch.no_grad():
         for name, tensor, _ in self.delta.parameters(): tensor.copy_(state[f"delta.{name}"])
         for number, tensor in enumerate(self.reading): tensor.copy_(state[f"pooler.{number}"])
@@ -215,4 +222,6 @@ class Batches:
         return self.net.loss(scores, batch["targets"].to(scores.device), self.imbalance)
 
     @property
-    def sites(self): return self.net.sites
+    def sites(self):
+        "The sites that the scores depend on."
+        return self.net.sites

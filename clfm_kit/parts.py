@@ -38,6 +38,12 @@ class Part:
         "Learned values by name: attributes that end in one underscore."
         return {k: v for k, v in vars(self).items() if k.endswith("_") and not k.startswith("_")}
 
+    def check(self):
+        "Called when a recipe is made. A part raises `UserError` for a parameter's value that cannot work."
+
+    def check_with(self, parts: dict):
+        "Called with {kind: part} when all parts of a recipe are made. A part raises `UserError` for others it cannot work with."
+
     def __repr__(self):
         changed = (f"{k}={v!r}" for k, v in self.get_params().items() if v != self.defaults()[k])
         return f"{type(self).__name__}({', '.join(changed)})"

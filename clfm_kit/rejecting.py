@@ -47,7 +47,9 @@ class RejectOption:
         features = np.asarray(states[self.column]) if self.score.learned() else None
         return self.score.rate(np.asarray(scores) / clf.calibration_.temperature, features, clf.schema_)
 
-    def to_dict(self) -> dict: return dict(column=self.column, **self.rejection.to_dict())
+    def to_dict(self) -> dict:
+        "As it stands in clfm.json."
+        return dict(column=self.column, **self.rejection.to_dict())
 
     @classmethod
     def from_dict(cls, given, tensors):

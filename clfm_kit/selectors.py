@@ -15,7 +15,9 @@ class Full(Part):
     "All weights that the scores depend on."
     moves = True
 
-    def select(self, backbone, batches) -> Delta: return Delta([Change(name, level=level) for name, level in self.choose(levels(backbone, batches.sites), backbone).items()])
+    def select(self, backbone, batches) -> Delta:
+        "The delta of the chosen tensors."
+        return Delta([Change(name, level=level) for name, level in self.choose(levels(backbone, batches.sites), backbone).items()])
 
     def frozen_below(self, backbone, batches) -> int:
         "The lowest block that can move."

@@ -48,6 +48,7 @@ class TextTrainer(Trainer):
     "`transformers.Trainer` over a `Net`."
 
     def setup(self, net, train, held, imbalance, settings, run):
+        "Say what to train on; returns the trainer."
         self.net, self.train_examples, self.held, self.imbalance, self.settings, self.run = net, train, held, imbalance, settings, run
         self.sampler = LengthBatches(train.lengths, train.targets.numpy(), imbalance, settings.batch_size, self.args.seed)
         self.remove_callback(PrinterCallback)
@@ -74,6 +75,7 @@ class TextTrainer(Trainer):
 
 # %% ../nbs/32_training.ipynb #32008800c6
 def _compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    "A piece's part of the batch's loss. Raises `UserError` naming a tensor when it is not finite."
     scores = model(*(inputs[name] for name in ("ids", "mask", "owner", "sequences")))
     found = smoothed(self.net.loss, scores, inputs["targets"], self.imbalance, self.settings.label_smoothing)
     if not torch.isfinite(found): raise UserError(not_finite(self.net, found.item(), self.state.global_step))
@@ -99,6 +101,7 @@ TextTrainer.compute_loss, TextTrainer.create_optimizer = _compute_loss, _create_
 
 # %% ../nbs/32_training.ipynb #3201087889
 def _create_scheduler(self, num_training_steps, optimizer=None):
+    "Rates rise for `warmup` of the steps, then fall in a line to 0."
     rising = max(1, round(self.settings.warmup * num_training_steps))
     rate = lambda step: min((step + 1) / rising, max(num_training_steps - step, 0) / max(num_training_steps - rising, 1))
     self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, rate)
@@ -172,6 +175,7 @@ class Watch(TrainerCallback):
 
 # %% ../nbs/32_training.ipynb #3201522ee8
 def _on_step_end(self, args, state, control, **kwargs):
+    "Report the step. Raises `UserError` naming a tensor that was chosen to train and has not moved."
     self.turn.give()
     still = [name for name, tensor, _ in self.trainer.net.delta.parameters() if name in (self.before or {}) and torch.equal(tensor, self.before[name])]
     # a first gradient of exactly zero is forgiven for some steps: one factor of a product may begin at zero
@@ -184,6 +188,7 @@ def _on_step_end(self, args, state, control, **kwargs):
 
 # %% ../nbs/32_training.ipynb #320162c2df
 def _on_evaluate(self, args, state, control, metrics, **kwargs):
+    "Keep the weights if they are the best so far; stop when nothing improves any more."
     entries = [entry for entry in state.log_history if "eval_loss" in entry]
     losses, ranks = [entry["eval_loss"] for entry in entries], [(entry.get("eval_quality", 0.0), -entry["eval_loss"]) for entry in entries]
     best = ranks.index(max(ranks))

@@ -41,7 +41,9 @@ class TrainingMonitor(View):
             if self.stopping: event["stop"]()
         if time.monotonic() - self.drawn > EVERY: self.redraw()
 
-    def redraw(self): self.drawn = time.monotonic(); self.refresh()
+    def redraw(self):
+        "Draw again, and note when."
+        self.drawn = time.monotonic(); self.refresh()
 
 # %% ../nbs/42_training_monitor.ipynb #4200730c7b
 def _advance(self, event):

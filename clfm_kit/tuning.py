@@ -101,9 +101,13 @@ class Dimension:
     high: float = 0
 
     @property
-    def logarithmic(self) -> bool: return isinstance(self.low, float) and 0 < self.low and self.high >= 10 * self.low
+    def logarithmic(self) -> bool:
+        "Whether values are searched by their logarithm."
+        return isinstance(self.low, float) and 0 < self.low and self.high >= 10 * self.low
 
-    def size(self) -> float: return len(self.choices) or (self.high - self.low + 1 if isinstance(self.low, int) else np.inf)
+    def size(self) -> float:
+        "How many values there are to try."
+        return len(self.choices) or (self.high - self.low + 1 if isinstance(self.low, int) else np.inf)
 
     def suggest(self, trial):
         "A value of this setting from an Optuna trial."

@@ -72,7 +72,9 @@ def _without_text(self):
     found = tensor(found)
     return found.mean(0) if self.schema.kind == "multi" else found.logsumexp(0) - np.log(len(found))
 
-def _scores(self, features): return (tensor(features) - self.without_text) / self.tokens
+def _scores(self, features):
+    "Scores [B, C]: log-probabilities, less what the model says without a text, by the token where asked."
+    return (tensor(features) - self.without_text) / self.tokens
 
 Verbalizer.fit, Verbalizer._without_text, Verbalizer.scores = _fit, _without_text, _scores
 

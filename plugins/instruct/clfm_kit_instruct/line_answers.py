@@ -110,6 +110,7 @@ class LineReader:
         self.backbone, self.pooler, self.columns, self.format, self.head, self.sites = backbone, pooler, list(columns), pooler.format, pooler.head, pooler.sites(backbone.shape)
 
     def read(self, ids, mask, owner, words) -> dict:
+        "{column: scores} of the prompts in `words`; what it writes is read as it goes."
         format, found, left = self.format, {}, self.format.least
         writing = Writing(format.reader, [asked.prompt for asked in words], self.head)
         for task, line in format.lines.items():
@@ -134,7 +135,9 @@ class LineAnswers(Part):
         head = parts["head"]
         if not getattr(head, "per_label", False) or getattr(head, "calibration", "none") != "none" or getattr(head, "length", "sum") != "sum": raise UserError("pooler 'lines' gives scores of answers; use head 'verbalizer' with it, as it is")
 
-    def sites(self, shape) -> list: return [hidden_site(shape)]
+    def sites(self, shape) -> list:
+        "The last hidden state, which the language-model head reads."
+        return [hidden_site(shape)]
 
     def bind(self, context):
         "Find the language-model head. Raises `UserError` where a model does more to its logits."

@@ -51,7 +51,9 @@ class Answers(Part):
     def check_with(self, parts):
         if not hasattr(parts["format"], "tokens_of_answers"): raise UserError("pooler 'answers' scores the answers to a prompt; use format 'instruction' with it")
 
-    def sites(self, shape) -> list: return [hidden_site(shape)]
+    def sites(self, shape) -> list:
+        "The last hidden state, which the language-model head reads."
+        return [hidden_site(shape)]
 
 # %% ../nbs/04_pooler.ipynb #040112b503
 def _bind(self, context):

@@ -38,7 +38,9 @@ class Reader:
         self.merges = False  # whether rows may attend to one copy of the prefix
 
     @property
-    def shared(self) -> int: return len(self.prefix) if self.sharing == "shared" else 0  # tokens read once
+    def shared(self) -> int:
+        "How many tokens of the prompt are read once for all texts."
+        return len(self.prefix) if self.sharing == "shared" else 0  # tokens read once
 
     def sequences(self, prompt: list) -> list:
         "What is read for one prompt: one sequence, or one for each answer."

@@ -20,7 +20,9 @@ class Answer:
     given: list = field(default_factory=list)
 
     @property
-    def tokens(self) -> list: return [*self.given, *self.scored]
+    def tokens(self) -> list:
+        "All its tokens, in order."
+        return [*self.given, *self.scored]
 
 # %% ../nbs/01_tree.ipynb #010077a383
 NORMALISATIONS = ("vocabulary", "tree")

@@ -123,7 +123,9 @@ class LowRank:
     layers: dict = field(default_factory=dict, repr=False)  # while they train
 
     @property
-    def lowest(self) -> int: return min(self.levels.values(), default=1 << 30)
+    def lowest(self) -> int:
+        "The lowest block with an adapter; 1 << 30 for none."
+        return min(self.levels.values(), default=1 << 30)
 
     @property
     def size(self) -> int:

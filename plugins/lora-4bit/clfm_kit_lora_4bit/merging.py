@@ -31,7 +31,9 @@ class Drift:
 
     def __str__(self): return f"scores differ by {self.mean:.4f} on average and {self.largest:.4f} at most, {self.flips} of {self.rows} answers change, accuracy {self.before:.3f} before and {self.after:.3f} after"
 
-    def to_dict(self): return asdict(self)
+    def to_dict(self):
+        "The figures by name."
+        return asdict(self)
 
 def drift(before, after, texts, labels) -> Drift:
     "Compare two classifiers on labelled texts."

@@ -136,12 +136,14 @@ class Int8(Part):
         if not self.outliers > 0: raise UserError(f"outliers={self.outliers!r} must be a number above 0")
 
     def load_kwargs(self) -> dict:
+        "What `from_pretrained` is told. Raises `UserError` where bitsandbytes is missing."
         from transformers import BitsAndBytesConfig
         bitsandbytes()
         rest = DTYPES[self.dtype] if self.dtype != "auto" else DTYPES[machine_dtype()] if torch.cuda.is_available() else torch.float32
         return dict(quantization_config=BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=self.outliers), dtype=rest)
 
     def after_load(self, model):
+        "The model. Raises `UserError` when nothing in it is held in eight bits."
         quantised(model, "Linear8bitLt", "int8")
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)  # says at each product that inputs are rounded, which is the point
         return model

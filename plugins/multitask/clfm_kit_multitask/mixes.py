@@ -36,6 +36,7 @@ class Mixed(Joint):
             raise UserError(f"temperature={self.temperature!r} must be a number from 0 (data sets count alike) to 1 (by their size)")
 
     def plan(self, sizes):
+        "The rows an epoch draws from each data set, by temperature, and the weighting of losses."
         powers = {name: count ** self.temperature for name, count in sizes.items()}
         share = sum(sizes.values()) / sum(powers.values())
         return dict(draws={name: max(1, round(share * power)) for name, power in powers.items()}, weighting=self.weighting)

@@ -33,7 +33,9 @@ class TaskArithmetic(Part):
 
     def prepare(self, found): "What must be known of all parameters before any is combined."
 
-    def combine(self, name, vectors): return vectors.sum(0)
+    def combine(self, name, vectors):
+        "One change [N] of a parameter from those of all models [M, N]."
+        return vectors.sum(0)
 
 # %% ../nbs/01_weights.ipynb #0100706f93
 def low_rank(delta) -> bool:
@@ -56,6 +58,7 @@ class Ties(TaskArithmetic):
         self.least = [_quantile([vectors[k] for *_, vectors in found.values()], 1 - self.density) for k in range(count)]
 
     def combine(self, name, vectors):
+        "The mean of the large changes that agree with the sign most of them have: [N] from [M, N]."
         kept = torch.stack([torch.where(v.abs() >= least, v, 0.0) for v, least in zip(vectors, self.least)])
         sign = kept.sum(0).sign()
         agree = (kept.sign() == sign) & (kept != 0)
@@ -83,6 +86,7 @@ class Dare(TaskArithmetic):
     def prepare(self, found): self.random = torch.Generator().manual_seed(self.seed)
 
     def combine(self, name, vectors):
+        "The sum of what is not dropped, rescaled: [N] from [M, N]."
         keep = torch.rand(vectors.shape, generator=self.random) >= self.drop
         return (vectors * keep).sum(0) / (1 - self.drop)
 
@@ -96,6 +100,7 @@ class Breadcrumbs(TaskArithmetic):
         if not (0 <= self.small and 0 <= self.large and self.small + self.large < 1): raise UserError(f"small={self.small!r} and large={self.large!r} are shares that are cut away; together they must stay below 1")
 
     def combine(self, name, vectors):
+        "The sum without the smallest and the largest changes: [N] from [M, N]."
         cut = lambda v: torch.where((v.abs() >= _quantile([v], self.small)) & (v.abs() <= _quantile([v], 1 - self.large)), v, 0.0)
         return torch.stack([cut(v) for v in vectors]).sum(0)
 
@@ -110,6 +115,7 @@ class RegMean(TaskArithmetic):
         _share("shrink", self.shrink)
 
     def merge(self, base, deltas, schemas=None, texts=None):
+        "As `TaskArithmetic.merge`. Raises `UserError` without texts of every task."
         if not texts or not all(texts): raise UserError("merger 'regmean' needs texts of every task, to see what its maps are given; pass data for each model")
         found = aligned(base, deltas)
         self.grams = [_grams(base, delta, some[:256], found) for delta, some in zip(deltas, texts)]

@@ -49,9 +49,13 @@ class Budget:
     below: bool = False
 
     @property
-    def total(self): return sum(self.blocks.values())
+    def total(self):
+        "All weights of the linear maps."
+        return sum(self.blocks.values())
 
-    def price(self, lowest, share): return price(-1 if self.below else lowest, self.blocks, self.epochs, share)
+    def price(self, lowest, share):
+        "See `price`; with embeddings that move, every epoch goes all the way down."
+        return price(-1 if self.below else lowest, self.blocks, self.epochs, share)
 
     def room(self, lowest, weights: float) -> float:
         "How many weights may move when the lowest block that moves is this one."

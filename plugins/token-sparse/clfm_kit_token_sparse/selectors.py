@@ -33,7 +33,9 @@ class GradientSparse(Part):
         self.granularity, self.score, self.calibration = granularity, score, calibration
         self.lowest, self.slice = lowest, slice  # the lowest block that moves (None: where most is caught); how many texts "auto" tries on
 
-    def masks(self, batch): return batch["mask"].bool()
+    def masks(self, batch):
+        "Which positions [S, T] count: here all tokens."
+        return batch["mask"].bool()
 
 # %% ../nbs/02_selectors.ipynb #02006d2815
 def _check(self):
@@ -131,6 +133,7 @@ class RandomSparse(GradientSparse):
         super().__init__(weights, cost, None, granularity, "gradient", lowest, slice=slice)
 
     def measure(self, backbone, batches, maps, units):
+        "Set the scores of units to random numbers."
         generator = torch.Generator().manual_seed(batches.seed)
         for each in units: each.scores = torch.rand(len(each), generator=generator)
 
@@ -155,11 +158,14 @@ class TokenSparse(GradientSparse):
         if self.embeddings == "merged" and not hasattr(parts["format"], "merges"): raise UserError("embeddings='merged' moves the rows of merged tokens; use it with format 'merged'")
 
     def masks(self, batch):
+        "The positions [S, T] of token groups."
         chosen = {group.tokens for group in self.kept}
         rows = [positions(ids, chosen, self.longest) for ids in batch["ids"].tolist()]
         return torch.from_numpy(np.array(rows)) & batch["mask"].bool()
 
-    def found(self): return dict(groups=len(self.kept), table=self.table)
+    def found(self):
+        "Facts for the report: how many groups, and a table of them by class."
+        return dict(groups=len(self.kept), table=self.table)
 
 # %% ../nbs/02_selectors.ipynb #0201544f8a
 def _learn(self, backbone, batches):
@@ -214,6 +220,7 @@ def _token_saliency(block, batches, batch):
 
 # %% ../nbs/02_selectors.ipynb #02020a27fe
 def _select_with_embeddings(self, backbone, batches):
+    "The delta of the chosen units, with embedding rows where those move. Raises `UserError` when the budget moves nothing."
     delta = GradientSparse.select(self, backbone, batches)
     if self.embeddings == "frozen": return delta
     table, merged = backbone.model.get_input_embeddings(), getattr(backbone, "merged", {})
