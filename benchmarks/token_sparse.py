@@ -30,6 +30,7 @@ KIT = {
     "merged": ("token-sparse", ["format=merged"]),  # adds rows to the table of embeddings: beside the others, not one of them
     "gradient-sparse": ("token-sparse", ["selector=gradient-sparse"]),
     "random-sparse": ("token-sparse", ["selector=random-sparse"]),
+    "lora-kit": ("token-sparse", ["selector=lora", "selector.rank=13", "training.learning_rate=1e-3"]),  # as many weights as token-sparse moves in MiniLM
     "dearer": ("token-sparse", ["selector.cost=0.42"]),  # a block more
 }
 CONTROLS = ("token-sparse", "gradient-sparse", "random-sparse")
@@ -52,17 +53,31 @@ def rows_of(folder, limit, seed):
 def kit(side, folder, limit, seed, epochs, model, settings):
     import clfm_kit.training  # imports are not what is measured
     from clfm_kit import Classifier, Recipe
+    from clfm_kit.plugins import using
     train, held, test = rows_of(folder, limit, seed)
     recipe, own = KIT[side]
     trained = [f"training.epochs={epochs}", f"training.patience={epochs}"] if recipe != "probe" else []  # every side makes all its epochs
     Recipe.of(recipe).parts()
-    with tempfile.TemporaryDirectory() as cache:
+    steps = []
+    def run_event(event): steps.extend([time.process_time()] * (event["kind"] == "train"))
+    with tempfile.TemporaryDirectory() as cache, using(run_event=run_event):
         classifier = Classifier(recipe, model, settings=[*own, *trained, f"seed={seed}", *settings], cache=cache)
         seconds, cpu = clock(lambda: classifier.fit(train.texts, train.labels, held))
+        peak = peak_mb()  # before the test rows are read
         report = classifier.evaluate(test.texts, test.labels)
     facts = {name: value for name, value in classifier.facts_.get("training", {}).items() if name != "table"}
     rows = {change.name: change.index.tolist() for change in getattr(getattr(classifier, "delta_", None), "changes", ()) if change.index is not None}
-    return dict(accuracy=float(report["accuracy"]), macro_f1=float(report["macro_f1"]), seconds=seconds, cpu_seconds=cpu, facts=facts, rows_moved=rows)
+    return dict(accuracy=float(report["accuracy"]), macro_f1=float(report["macro_f1"]), seconds=seconds, cpu_seconds=cpu, facts=facts, rows_moved=rows, step_cpu_seconds=per_step(steps), peak_mb=peak)
+
+
+def per_step(times):
+    """Processor seconds of a step, validation between epochs included; None without steps."""
+    return (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else None
+
+
+def peak_mb():
+    """The most memory this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
 def clock(run):
@@ -88,7 +103,7 @@ def peer(side, folder, limit, seed, epochs, model, settings):
     import peft  # noqa: F401 - imports are not what is measured
     import torch
     from sklearn.metrics import accuracy_score, f1_score
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding, Trainer, TrainingArguments, set_seed
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments, set_seed
 
     from clfm_kit.backbones import model_source
     train, _, test = rows_of(folder, limit, seed)
@@ -103,13 +118,17 @@ def peer(side, folder, limit, seed, epochs, model, settings):
             arguments = TrainingArguments(place, num_train_epochs=epochs, per_device_train_batch_size=32, per_device_eval_batch_size=64, learning_rate=PEERS[side], weight_decay=0.01, warmup_steps=0.06,
                                           seed=seed, use_cpu=not torch.cuda.is_available(), save_strategy="no", report_to=[], disable_tqdm=True, logging_strategy="no")
             found.append((tokenizer, Trainer(network, arguments, train_dataset=items, data_collator=DataCollatorWithPadding(tokenizer))))
+            found[0][1].add_callback(Steps())
             found[0][1].train()
-        found = []
+        class Steps(TrainerCallback):
+            def on_step_end(self, *args, **kwargs): steps.append(time.process_time())
+        found, steps = [], []
         seconds, cpu = clock(fit)
+        peak = peak_mb()
         tokenizer, run = found[0]
         answers = np.argmax(run.predict([dict(tokenizer(text, truncation=True)) for text in test.texts]).predictions, 1)
     truth = [known.get(label, -1) for label in test.labels]
-    return dict(accuracy=float(accuracy_score(truth, answers)), macro_f1=float(f1_score(truth, answers, average="macro")), seconds=seconds, cpu_seconds=cpu, facts={})
+    return dict(accuracy=float(accuracy_score(truth, answers)), macro_f1=float(f1_score(truth, answers, average="macro")), seconds=seconds, cpu_seconds=cpu, facts={}, step_cpu_seconds=per_step(steps), peak_mb=peak)
 
 
 def cell(options, folder, side, seed):
@@ -118,7 +137,6 @@ def cell(options, folder, side, seed):
     warnings.filterwarnings("ignore")
     run = kit if side in KIT else peer
     found = run(side, folder, options.rows, seed, options.epochs, options.model, options.set)
-    found["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     path = place(options, folder, side, seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
