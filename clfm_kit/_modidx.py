@@ -493,6 +493,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'clfm_kit.kernels.Packed.__call__': ('kernels.html#packed.__call__', 'clfm_kit/kernels.py'),
                                   'clfm_kit.kernels.Packed.__init__': ('kernels.html#packed.__init__', 'clfm_kit/kernels.py'),
                                   'clfm_kit.kernels.has_kernels': ('kernels.html#has_kernels', 'clfm_kit/kernels.py'),
+                                  'clfm_kit.kernels.mkl_is_at_home': ('kernels.html#mkl_is_at_home', 'clfm_kit/kernels.py'),
                                   'clfm_kit.kernels.pack_linears': ('kernels.html#pack_linears', 'clfm_kit/kernels.py'),
                                   'clfm_kit.kernels.product': ('kernels.html#product', 'clfm_kit/kernels.py'),
                                   'clfm_kit.kernels.served': ('kernels.html#served', 'clfm_kit/kernels.py')},
