@@ -111,6 +111,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                     'clfm_kit_token_sparse/selectors.py'),
                                                  'clfm_kit_token_sparse.selectors._learn': ( 'selectors.html#_learn',
                                                                                              'clfm_kit_token_sparse/selectors.py'),
+                                                 'clfm_kit_token_sparse.selectors._lowest': ( 'selectors.html#_lowest',
+                                                                                              'clfm_kit_token_sparse/selectors.py'),
                                                  'clfm_kit_token_sparse.selectors._measure': ( 'selectors.html#_measure',
                                                                                                'clfm_kit_token_sparse/selectors.py'),
                                                  'clfm_kit_token_sparse.selectors._select': ( 'selectors.html#_select',

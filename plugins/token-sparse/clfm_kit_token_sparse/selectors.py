@@ -65,14 +65,15 @@ def _affordable(self, backbone, batches) -> tuple:  # (linear maps, budget, unit
 
 def _frozen_below(self, backbone, batches) -> int:
     "The lowest block that the budget can pay for; 0 where the embeddings may move, or where a time is given and a whole reading has to be timed."
-    _, budget, units = self._affordable(backbone, batches)
-    return 0 if budget.below or self.seconds is not None else min(each.level for each in units)
+    return self._lowest(*self._affordable(backbone, batches)[1:])
+
+def _lowest(self, budget, units): return 0 if budget.below or self.seconds is not None else min(each.level for each in units)
 
 def _select(self, backbone, batches):
     "The delta of the chosen units. Raises `UserError` when the budget moves nothing."
     maps, budget, units = self._affordable(backbone, batches)
     backbone.model.requires_grad_(False)
-    self.learn(backbone, batches)
+    self.learn(backbone, batches, self._lowest(budget, units))
     reading = self.measure(backbone, batches, maps, units)
     if self.seconds is not None: budget.cost = self.seconds / (3 * reading * budget.epochs)
     chosen, facts = self._choose(backbone, batches, maps, units, budget)
@@ -99,9 +100,9 @@ def _measure(self, backbone, batches, maps, units) -> float:  # seconds of one f
     for each in units: measure(each, found, maps, self.score)
     return seconds
 
-GradientSparse._affordable, GradientSparse._depths, GradientSparse.frozen_below = _affordable, _depths, _frozen_below
+GradientSparse._affordable, GradientSparse._depths, GradientSparse.frozen_below, GradientSparse._lowest = _affordable, _depths, _frozen_below, _lowest
 GradientSparse.select, GradientSparse.measure, GradientSparse.embeddings = _select, _measure, "frozen"
-GradientSparse.learn, GradientSparse.found = lambda self, backbone, batches: None, lambda self: {}
+GradientSparse.learn, GradientSparse.found = lambda self, backbone, batches, lowest: None, lambda self: {}
 
 # %% ../nbs/02_selectors.ipynb #0201059fd6
 SHARES = (1.0, 0.2, 0.05, 0.01)
@@ -168,14 +169,13 @@ class TokenSparse(GradientSparse):
         return dict(groups=len(self.kept), table=self.table)
 
 # %% ../nbs/02_selectors.ipynb #0201544f8a
-def _learn(self, backbone, batches):
-    "Find the token groups of the training texts."
+def _learn(self, backbone, batches, lowest):
+    "Find the token groups of the training texts, with their saliency where states enter block `lowest`."
     examples, tokenizer = batches.examples, backbone.tokenizer
     documents = [[t for s in range(a, b) for t in examples.sequences[s]] for a, b in zip(examples.first, examples.first[1:])]
     special = {tokenizer.pad_token_id, *getattr(tokenizer, "all_special_ids", ())}
     ordinary = Plain().encode(load_data(self.reference).train.texts, tokenizer, backbone.shape.limit).ids if self.reference else None
-    block = backbone.blocks[self.frozen_below(backbone, batches)]
-    salient = lambda holds: saliency(block, batches, holds, self.longest, self.calibration)
+    salient = lambda holds: saliency(backbone.blocks[lowest], batches, holds, self.longest, self.calibration)
     self.kept = find_groups(documents, examples.targets.numpy(), special, self.longest, self.groups, saliency=salient, reference=ordinary)
     if not self.kept: raise UserError(f"no sequence of tokens is in 5 or more of the {len(documents)} training texts, so there are no token groups; give more texts, or use selector 'gradient-sparse'")
     pieces = getattr(backbone, "merged", {})
