@@ -1,6 +1,6 @@
 """Every widget in a real browser: JupyterLab in headless Chromium, clicked and typed through, a screenshot of each.
 
-Screenshots go to a temporary folder, or to the one that CLFM_KIT_SHOTS names.
+Screenshots go to a temporary folder, or to the one that CLFM_KIT_SHOTS names; CLFM_KIT_THEME="JupyterLab Dark" shows them on a dark page.
 """
 import json
 import os
@@ -51,6 +51,7 @@ def lab(chromium, tmp_path_factory, tiny):
     kernel = dict(argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"], display_name="this", language="python")
     (spec / "kernel.json").write_text(json.dumps(kernel))
     (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
+    (settings / "themes.jupyterlab-settings").write_text(json.dumps(dict(theme=os.environ.get("CLFM_KIT_THEME", "JupyterLab Light"))))
     with socket.socket() as free: free.bind(("127.0.0.1", 0)); port = free.getsockname()[1]
     variables = {**os.environ, "JUPYTER_PATH": str(home / "data"), "JUPYTER_CONFIG_DIR": str(home / "config"), "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
                  "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"), "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
