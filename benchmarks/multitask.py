@@ -49,13 +49,14 @@ def fit(name, side, tasks, parts, arguments, selector, more=()):
 
 
 def quality(clf, rows):
-    """Main figures of each task; accuracy counts unseen labels as wrong."""
+    """Main figures of each task, where they are defined; accuracy counts unseen labels as wrong."""
+    from clfm_kit.metrics import Undefined
     report, found = clf.evaluate(rows), {}
     for name, task in report.tasks.items():
         if task.kind == "tags": found |= {f"{name}.entity_f1": task["entity_f1"], f"{name}.pair_f1": task["pair_f1"]}
         else: found[f"{name}.accuracy"] = task.figures.get("accuracy_with_unseen", task.figures.get("accuracy"))
     if "joint_exact_match" in report.figures: found["joint_exact_match"] = report["joint_exact_match"]
-    return {name: float(value) for name, value in found.items()}
+    return {name: float(value) for name, value in found.items() if not isinstance(value, Undefined)}  # no row may have labels of two tasks
 
 
 def over_seeds(seeds):

@@ -69,12 +69,20 @@ def _settings(self) -> dict:
 Lora.among, Lora.choose, Lora.settings = _among, _choose, _settings
 
 # %% ../nbs/02_lora.ipynb #020072427b
-def _select(self, backbone, batches) -> LowRank:
-    "Adapters for the maps that the scores depend on."
+def _chosen(self, backbone, batches) -> dict:  # {name: block}
+    "The maps that get an adapter, out of those that the scores depend on. Raises `UserError` when these are none."
     maps = linear_maps(backbone.model, backbone.blocks)
     maps = {name: maps[name] for name in needed(backbone, list(maps), batches.sites)}
     if not maps: raise UserError("the scores depend on no linear map: the pooler reads the embeddings; give it a higher layer")
-    chosen = self.choose(maps, backbone.model)
+    return self.choose(maps, backbone.model)
+
+def _frozen_below(self, backbone, batches) -> int:
+    "The lowest block that gets an adapter."
+    return min(self._chosen(backbone, batches).values())
+
+def _select(self, backbone, batches) -> LowRank:
+    "Adapters for the maps that the scores depend on."
+    chosen = self._chosen(backbone, batches)
     if self.variant == "dora": refuse_dora(backbone.model, chosen)
     delta = LowRank(chosen, settings=self.settings(), prepare=self.starts(backbone, chosen, batches.seed))
     delta.facts = dict(maps=len(chosen), rank=self.rank)
@@ -87,7 +95,7 @@ def refuse_dora(model, names):
         if type(module).__name__ == "Linear4bit" and module.weight.device.type == "cpu" and module.in_features % 64:
             raise UserError(f"DoRA needs the lengths of the rows of {name!r}, and bitsandbytes unpacks a width of {module.in_features} wrongly on a processor; use variant 'lora', or quantizer 'none'")
 
-Lora.select = _select
+Lora._chosen, Lora.frozen_below, Lora.select = _chosen, _frozen_below, _select
 
 # %% ../nbs/02_lora.ipynb #02009e90fa
 def strongest(weight, rank, seed=0):
