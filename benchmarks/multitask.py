@@ -2,7 +2,7 @@
 
     python benchmarks/multitask.py --data FOLDER [--data FOLDER] [--rows N] [--epochs E] [--selector full] [--mixed NEWS HOME] [--work FOLDER]
 
-Rows carry `label` and `slots` with `tokens`. All sides get the same rows, epochs, rates and seed; latency is measured on the same texts, sides alternating, threads as given; the load of the machine is written down. With
+Rows carry `label` and `slots` with `tokens`. All sides get the same rows, epochs, rates and seed (with `--joint-epochs` the joint model gets as many of its own: twice `--epochs` is as much training as the two single models have together); latency is measured on the same texts, sides alternating, threads as given; the load of the machine is written down. With
 `--skip merging`, `--skip memory` or `--skip latency` a part is left out. Training rows are cut to 500 unless `--rows` says more (0: all). Test labels that the training rows never show count as errors. Trained models and merged cells stay in `--work`; a run that was interrupted goes on there, in
 the middle of a training if need be.
 """
@@ -37,9 +37,10 @@ RECIPES = {"token-sparse": ["training.learning_rate=1e-3"], "lora": ["training.l
 def fit(name, side, tasks, parts, arguments, selector, more=()):
     """A model trained on these tasks, or the one that a former run left in the working folder."""
     from clfm_kit import Classifier
-    folder = Path(arguments.work, f"{name}-{side}-{selector}-{arguments.rows}-{arguments.epochs}-{arguments.rate:g}-{arguments.batch}-{arguments.seed}")
+    epochs = arguments.joint_epochs if side == "joint" and arguments.joint_epochs else arguments.epochs
+    folder = Path(arguments.work, f"{name}-{side}-{selector}-{arguments.rows}-{epochs}-{arguments.rate:g}-{arguments.batch}-{arguments.seed}")
     if (folder / "clfm.json").exists(): return Classifier.from_pretrained(folder)
-    settings = [f"selector={selector}", f"training.epochs={arguments.epochs}", f"training.learning_rate={arguments.rate}", f"training.batch_size={arguments.batch}", f"seed={arguments.seed}"]
+    settings = [f"selector={selector}", f"training.epochs={epochs}", f"training.learning_rate={arguments.rate}", f"training.batch_size={arguments.batch}", f"seed={arguments.seed}"]
     settings += [*RECIPES.get(selector, ()), *arguments.set, *more]
     clf = Classifier("token-sparse" if selector == "token-sparse" else "finetune", arguments.model, tasks=tasks, settings=settings, cache=None)
     clf.fit(parts, checkpoints=f"{folder}-steps").save_pretrained(folder)
@@ -182,7 +183,7 @@ def main():
     parser.add_argument("--merge", nargs="*", default=["full", "token-sparse", "lora"])
     parser.add_argument("--skip", nargs="*", default=[])
     parser.add_argument("--set", nargs="*", default=[])
-    for name, value in (("rows", 500), ("epochs", 10), ("batch", 32), ("texts", 64), ("repeats", 5), ("threads", 1), ("seeds", 1), ("test", 0), ("length", 128)): parser.add_argument(f"--{name}", type=int, default=value)
+    for name, value in (("rows", 500), ("epochs", 10), ("batch", 32), ("texts", 64), ("repeats", 5), ("threads", 1), ("seeds", 1), ("test", 0), ("length", 128), ("joint-epochs", 0)): parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--rate", type=float, default=2e-4)
     parser.add_argument("--work", default=os.path.join(tempfile.gettempdir(), "clfm-kit-multitask"))
     parser.add_argument("--out", default="multitask")

@@ -23,18 +23,21 @@ from common import RESULTS, write
 KIT = {
     "probe": ("probe", []),
     "finetune": ("finetune", []),
+    "finetune-refit": ("finetune", ["head=logistic", "pooler.layer=[-3, -2, -1]"]),  # the head of token-sparse
     "top-layers": ("finetune", ["selector=top-layers", "selector.layers=2"]),
     "token-sparse": ("token-sparse", []),
     "heads-channels": ("token-sparse", ["selector.granularity=head+channel"]),
+    "last-layer": ("token-sparse", ["pooler.layer=-1"]),
+    "trained-head": ("token-sparse", ["pooler.layer=-1", "head=linear"]),  # as it came out of training
     "auto": ("token-sparse", ["selector.weights=auto", "selector.lowest=auto"]),
     "merged": ("token-sparse", ["format=merged"]),  # adds rows to the table of embeddings: beside the others, not one of them
     "gradient-sparse": ("token-sparse", ["selector=gradient-sparse"]),
     "random-sparse": ("token-sparse", ["selector=random-sparse"]),
-    "lora-kit": ("token-sparse", ["selector=lora", "selector.rank=13", "training.learning_rate=1e-3"]),  # as many weights as token-sparse moves in MiniLM
+    "lora-kit": ("token-sparse", ["selector=lora", "selector.rank=26"]),  # as many weights as token-sparse moves in MiniLM
     "dearer": ("token-sparse", ["selector.cost=0.42"]),  # a block more
 }
 CONTROLS = ("token-sparse", "gradient-sparse", "random-sparse")
-SHARES = (0.01, 0.1)  # of the weights, beside the 0.05 that is the default
+SHARES = (0.01, 0.05)  # of the weights, beside the 0.1 that is the default
 KIT |= {f"{selector}-{share}": ("token-sparse", [f"selector={selector}", f"selector.weights={share}"]) for share in SHARES for selector in CONTROLS}
 PEERS = {"trainer": 2e-4, "lora": 1e-3, "prefix": 1e-2, "shira": 3e-3}  # rates; the libraries' examples use lower ones, with which most have not left their start after these few steps
 SIDES = (*KIT, *PEERS)

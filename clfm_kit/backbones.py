@@ -24,7 +24,7 @@ from transformers.utils import cached_file
 
 from .errors import UserError
 from .kernels import pack_linears
-from .sites import Shape, depth, layer
+from .sites import Shape, deepest, depth, layer
 
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # recommends, wherever it is imported, a package that nothing here needs
 
@@ -257,11 +257,11 @@ Backbone._place = _place
 def _read(self, ids, mask, taps, inputs=None):
     "Run ids [B, T] under mask [B, T], or ready `inputs`; each function in `taps` ({site: f}) gets its states [B, T, D] as they pass."
     inputs = self.inputs(ids, mask) if inputs is None else inputs  # before any hook is in place: they may take a pass of their own
-    deepest = max(taps, key=lambda site: (depth(site), site.startswith("hidden.")))
+    last = deepest(taps)
     def hook(site, state):
         def run(module, args, kwargs, out):
             taps[site](state(args, kwargs, out))
-            if site == deepest and depth(site) < self.loaded_depth: raise _Reached
+            if site == last and depth(site) < self.loaded_depth: raise _Reached
         return run
     places = {site: self._place(site) for site in taps}
     handles = [module.register_forward_hook(hook(site, state), with_kwargs=True) for site, (module, state) in places.items()]

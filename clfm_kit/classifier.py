@@ -96,14 +96,14 @@ def fit(self, data, labels=None, validation=None, checkpoints=None):
     for name in ("backbone_", "delta_"): vars(self).pop(name, None)
     moves = self._moves()
     passes = self._open(rows=train).passes
-    more = {"training": moves(self, train.texts, held.texts, targets, checkpoints)} if moves else {}
-    features = None if moves and not self.reject else LaterStates(lambda: self._states(train.texts)), self._states(held.texts)
+    later = lambda texts: LaterStates(lambda: self._states(texts))
+    more, features = moves(self, train.texts, held.texts, targets, checkpoints) if moves else ({}, (later(train.texts), later(held.texts)))
     self.widths_ = {column: values.shape[1] for column, values in features[1].items()}
     held_scores = self._fit_head(features, targets)
     self.reject_ = fit_reject(self, self.reject, features, targets, held_scores)
     self.facts_ = dict(rows=dict(train=len(train), validation=len(held)), data=Path(train.source).name, seconds=round(time.perf_counter() - started, 1),
-                       backbone_passes=self.backbone_.passes - passes, depth=self.depth_, full_depth=self.backbone_.shape.depth, **more)
-    self.reports_ = {"validation": self._report(held_scores, self._answers(held.texts)[1], targets[1])}  # scores from before any refit on these rows
+                       backbone_passes=self.backbone_.passes - passes, depth=self.depth_, full_depth=self.backbone_.shape.depth, **({"training": more} if moves else {}))
+    self.reports_ = {"validation": self._report(held_scores, self._answers(held.texts)[1] if self.reject_ else None, targets[1])}  # scores from before any refit on these rows
     emit(self, "end", facts=self.facts_)
     return self
 
@@ -125,12 +125,12 @@ def _fit_head(self, features, targets):
     recipe, schema, head = self.recipe_, self.schema_, self.parts_["head"]
     imbalance = learn_imbalance(recipe.class_weight, targets[0], schema)
     shared = dict(validation=(features[1], targets[1]), seed=recipe.seed, progress=lambda done, total: emit(self, "fit", done=done, total=total))
-    if hasattr(self, "delta_"): self.head_ = head  # trained with the base
+    if hasattr(self, "delta_") and hasattr(head, "loss"): self.head_ = head  # trained with the base
     elif hasattr(head, "fit"): self._fit_closed_form(head, features[0], targets[0], imbalance, shared)
     else: self.head_ = train_head(head, features[0], targets[0], schema, imbalance=imbalance, **shared, settings=HeadTraining(**recipe.training))
     same_layout(self.head_)
     self.columns_ = list(getattr(self.head_, "columns_", self.widths_))
-    self.depth_ = max(map(depth, self.columns_))
+    self.depth_ = max(map(depth, self.widths_ if hasattr(self, "delta_") else self.columns_))  # what training changed must be there
     scores = self.head_.__dict__.pop("validation_scores", None)
     if scores is None: scores = self._scores({column: features[1][column] for column in self.columns_})
     self.calibration_ = calibrate(np.asarray(scores), targets[1], schema)

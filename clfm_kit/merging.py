@@ -207,6 +207,6 @@ def _calibrated(clf, held, rows):
     "Learn each task's calibration anew and report on validation rows."
     states = read_all(clf._reader(), held, np.dtype(clf.state_dtype))
     for name, member in clf.members_.items():
-        features, targets = task_part(states, held, member, name)
+        features, targets = task_part(states, held, member.widths_, name)
         member.calibration_ = calibrate(member._scores({c: features[c] for c in member.columns_}), targets, member.schema_)
     return report_on(clf, held, states, rows)

@@ -124,13 +124,14 @@ def _examples(self, rows, schemas=None):
     return getattr(self.parts_["pooler"], "task_examples", TaskExamples)(self._open(), self.parts_["format"], rows, schemas, self._tagged)
 
 def _fit_members(self, examples, trained, rows):
-    "Fit and calibrate every task on what one pass reads; where the base was trained, only calibrate."
+    "Fit and calibrate every task on what one pass reads; a head that was trained with the base is only calibrated."
     reader = self._reader()
     read = lambda found: read_all(reader, found, self._dtype)
-    states = None if trained and not any(m.reject for m in self.members_.values()) else read(examples[0]), read(examples[1])
+    fitted = any(m.reject or not hasattr(m.parts_["head"], "loss") for m in self.members_.values())
+    states = read(examples[0]) if fitted or not trained else None, read(examples[1])
     for name, member in self.members_.items():
-        held = task_part(states[1], examples[1], member, name)
-        train = task_part(states[0], examples[0], member, name) if states[0] is not None else (None, None)
+        held = task_part(states[1], examples[1], member.widths_, name)
+        train = task_part(states[0], examples[0], member.widths_, name) if states[0] is not None else (None, None)
         _fit_member(member, train, held)
     self.depth_ = max(member.depth_ for member in self.members_.values())
     self.reports_ = {"validation": report_on(self, examples[1], states[1], rows)}

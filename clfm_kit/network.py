@@ -123,12 +123,12 @@ class Loader(DataLoader):
 
 # %% ../nbs/31a_network.ipynb #31014d4f24
 class Net(nn.Module):
-    "Scores of a batch; `delta` is what moves below the head, `own_loss` a loss in the place of the head's."
+    "Scores of a batch; `delta` is what moves below the head, `own_loss` a loss in the place of the head's, `sites` some of those that the pooler reads."
 
-    def __init__(self, backbone, pooler, head, own_loss=None):
+    def __init__(self, backbone, pooler, head, own_loss=None, sites=None):
         super().__init__()
         self.backbone, self.pooler, self.head, self.base, self.own_loss = backbone, pooler, head, backbone.model, own_loss
-        self.sites, self.delta, self.prefix, self.moving = pooler.sites(backbone.shape), None, None, nn.ParameterList()
+        self.sites, self.delta, self.prefix, self.moving = sites or pooler.sites(backbone.shape), None, None, nn.ParameterList()
         self.reading = list(getattr(pooler, "parameters", list)())  # what a pooler learns
 
     def start(self, delta):

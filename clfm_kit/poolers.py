@@ -40,14 +40,21 @@ POOLINGS = {"mean": mean, "max": max, "first": first, "last": last}
 
 # %% ../nbs/10_poolers.ipynb #10013240ee
 class Pooler(Part):
-    "One pooling of the states at one hidden layer."
+    "One pooling of the states at a hidden layer, or at each of several."
     pooling = ""
 
-    def __init__(self, layer: int = -1): self.layer = layer
+    def __init__(self, layer: int | list[int] = -1): self.layer = layer
+
+    def check(self):
+        "Raises `UserError` for what is no number of a layer."
+        for number in self._layers() or [None]:
+            if not isinstance(number, int) or isinstance(number, bool): raise UserError(f"layer={self.layer!r} of pooler {self.pooling!r} must be the number of a layer, such as -1 for the last, or a list of several, such as [-2, -1]")
+
+    def _layers(self): return self.layer if isinstance(self.layer, list) else [self.layer]
 
     def sites(self, shape) -> list:
-        "The one site that is read."
-        return [hidden_site(shape, self.layer)]
+        "The sites that are read. Raises `UserError` for a layer that the model does not have."
+        return list(dict.fromkeys(hidden_site(shape, number) for number in self._layers()))
 
     def pool(self, states, mask) -> dict:
         "{pooling: [B, D]} of states [B, T, D], where mask [B, T] is 1."

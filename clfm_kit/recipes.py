@@ -137,10 +137,6 @@ def _parts(self) -> dict:  # kind -> part
     if not isinstance(self.seed, int) or self.seed < 0: raise UserError(f"seed is {self.seed!r}; a whole number from 0 up expected")
     if self.attention not in ("own", "bidirectional"): raise unknown("attention", self.attention, ("own", "bidirectional"))
     if self.teacher is not None: check_taught(self, parts)
-    closed_form = hasattr(parts["head"], "fit") and not hasattr(parts["head"], "loss")
-    if parts["selector"].moves and closed_form:
-        raise UserError(f"head {name_and_params(self.head)[0]!r} is fitted in closed form and cannot follow the moving weights of selector "
-                        f"{name_and_params(self.selector)[0]!r}; use head 'linear', or selector 'frozen'")
     return parts
 
 Recipe.parts = _parts
@@ -149,5 +145,6 @@ Recipe.parts = _parts
 def check_taught(recipe: Recipe, parts: dict):
     "Raise `UserError` for a recipe that cannot learn from a teacher."
     if not parts["selector"].moves: raise UserError(f"recipe {recipe.name!r} moves no weights, so it cannot learn from a teacher's probabilities; use 'finetune' or another that trains, or fit it on the labels that the teacher predicts")
+    if not hasattr(parts["head"], "loss"): raise UserError(f"head {name_and_params(recipe.head)[0]!r} is fitted in closed form on labels, and a teacher gives probabilities; use head 'linear'")
     if recipe.tasks: raise UserError("a teacher gives one answer for each text, and this recipe has several tasks; fit a student for each task")
     if recipe.class_weight or recipe.training.get("label_smoothing"): raise UserError("a teacher's probabilities say how likely each label is; leave out class_weight and training.label_smoothing, or the teacher")

@@ -11,7 +11,7 @@ import torch
 
 from .cache import cache_folder
 from .errors import UserError
-from .finetuning import run_identity
+from .finetuning import learner, run_identity
 from .heads import HeadTraining, train_head
 from .imbalance import learn_imbalance
 from .joint import Heads, TaskBatches, TaskNet, TaskTrainer, known, read_all
@@ -20,44 +20,47 @@ from .parts import make
 from .training import start_head, train_delta
 
 # %% ../nbs/35c_task_training.ipynb #35004d4d5c
-def task_part(features, examples, member, name) -> tuple:
-    "Features and targets of the rows, or words, that have a label of a task."
+def task_part(features, examples, columns, name) -> tuple:
+    "Features in `columns`, and targets, of the rows, or words, that have a label of a task."
     targets = examples.answers[name]
     targets = np.concatenate(targets) if isinstance(targets, list) else targets
     keep = np.flatnonzero(known(targets))
-    return {column: features[column][keep] for column in member.widths_}, targets[keep]
+    return {column: features[column][keep] for column in columns}, targets[keep]
 
 # %% ../nbs/35c_task_training.ipynb #350068a375
 def train_tasks(clf, examples, checkpoints=None) -> dict:
-    "Train the base and the heads of all tasks; sets `delta_` and the members' `head_`, returns facts."
+    "Train the base and the heads of all tasks; sets `delta_`, returns facts."
     recipe, backbone, settings = clf.recipe_, clf.backbone_, Training.of(clf.recipe_.training)
     torch.manual_seed(recipe.seed)
-    plan, reader, answers = _plan(recipe.merger, examples[0].group), clf._reader(), task_answers(examples[0])
+    plan, answers = _plan(recipe.merger, examples[0].group), task_answers(examples[0])
+    learners = {name: learner(member.parts_["head"], member.widths_) for name, member in clf.members_.items()}
+    reader = clf._reader([column for _, widths in learners.values() for column in widths])
     imbalance = {name: learn_imbalance(clf.tasks_[name].class_weight, found[known(found)], clf.members_[name].schema_) for name, found in answers.items()}
-    _start_heads(clf, examples, settings, imbalance)
-    heads = Heads({name: member.parts_["head"] for name, member in clf.members_.items()}, plan.get("weighting", "equal")).to(backbone.device)
-    net = getattr(clf.parts_["pooler"], "task_net", TaskNet)(reader, heads, {name: list(m.widths_) for name, m in clf.members_.items()}, imbalance, {name: task.weight for name, task in clf.tasks_.items()})
+    _start_heads(clf, learners, reader, examples, settings, imbalance)
+    heads = Heads({name: head for name, (head, _) in learners.items()}, plan.get("weighting", "equal")).to(backbone.device)
+    net = getattr(clf.parts_["pooler"], "task_net", TaskNet)(reader, heads, {name: list(widths) for name, (_, widths) in learners.items()}, imbalance, {name: task.weight for name, task in clf.tasks_.items()})
     delta = clf.parts_["selector"].select(backbone, TaskBatches(net, examples[0], examples[0].guide, None, recipe.seed, settings.token_budget, settings))
     facts = train_delta(net, delta, *examples, imbalance=plan.get("draws"), settings=settings, seed=recipe.seed, run=clf, checkpoints=checkpoints, trainer=TaskTrainer,
                         cache=cache_folder() if clf.cache == "default" else clf.cache, identity=run_identity(clf, list(answers.values())) if checkpoints else "")
     clf.delta_ = delta
-    for name, member in clf.members_.items(): member.delta_, member.parts_["head"] = delta, heads.tasks[name].cpu().eval()
+    heads.cpu().eval()
+    for member in clf.members_.values(): member.delta_ = delta
     return facts | getattr(delta, "facts", {}) | ({"draws": plan["draws"]} if plan.get("draws") else {})
 
 # %% ../nbs/35c_task_training.ipynb #35007ef879
-def _start_heads(clf, examples, settings, imbalance):
+def _start_heads(clf, learners, reader, examples, settings, imbalance):
     "Heads of whole texts begin as probes, heads of tags after a few epochs on the base as it is."
     if settings.head_start != "probe" or hasattr(clf.parts_["pooler"], "task_net"):  # heads over answers that are written have no weights
-        for member in clf.members_.values(): member.parts_["head"].build(member.widths_, member.schema_)
+        for name, (head, widths) in learners.items(): head.build(widths, clf.members_[name].schema_)
         return
-    states = [read_all(clf._reader(), found, np.dtype(clf.state_dtype)) for found in examples]
-    for name, member in clf.members_.items():
-        (features, targets), held = (task_part(found, part, member, name) for found, part in zip(states, examples))
-        head, seed = member.parts_["head"], clf.recipe_.seed
-        if clf.tasks_[name].tokens: train_head(head, features, targets, member.schema_, validation=held, imbalance=imbalance[name], seed=seed, settings=HeadTraining(epochs=5, batch_size=256))
+    states = [read_all(reader, found, np.dtype(clf.state_dtype)) for found in examples]
+    for name, (head, widths) in learners.items():
+        (features, targets), held = (task_part(found, part, widths, name) for found, part in zip(states, examples))
+        schema, seed = clf.members_[name].schema_, clf.recipe_.seed
+        if clf.tasks_[name].tokens: train_head(head, features, targets, schema, validation=held, imbalance=imbalance[name], seed=seed, settings=HeadTraining(epochs=5, batch_size=256))
         else:
-            head.build(member.widths_, member.schema_)
-            start_head(head, features, targets, member.schema_, held, imbalance[name], seed)
+            head.build(widths, schema)
+            start_head(head, features, targets, schema, held, imbalance[name], seed)
 
 # %% ../nbs/35c_task_training.ipynb #35008524ca
 def _plan(merger, groups) -> dict:

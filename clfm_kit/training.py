@@ -26,7 +26,7 @@ from .metrics import correct_rows
 from .network import LengthBatches, Loader
 from .plugins import emit
 from .prefix import frozen_prefix
-from .sites import depth, layer
+from .sites import deepest, layer
 
 # %% ../nbs/32_training.ipynb #32018fb34f
 def smoothed(loss, scores, targets, imbalance, smoothing):
@@ -255,7 +255,7 @@ def replaying(net, level, train, held, settings, run=None, cache=None):
     former, level = net.prefix, min(level, *map(layer, net.sites))
     if level <= (former.level if former else 0) or not settings.prefix_gigabytes: yield former; return
     held.offset = len(train.sequences)
-    with frozen_prefix(net.backbone, train.sequences + held.sequences, level, max(net.sites, key=depth), cache, settings.prefix_gigabytes, run, former) as prefix:
+    with frozen_prefix(net.backbone, train.sequences + held.sequences, level, deepest(net.sites), cache, settings.prefix_gigabytes, run, former) as prefix:
         net.prefix = prefix or former
         try: yield net.prefix
         finally: net.prefix = former

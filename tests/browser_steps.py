@@ -47,11 +47,11 @@ def by_keyboard(locator, key="Enter"):
 
 def recipe_builder(page, given):
     expect(button(page, "✓ logistic")).to_be_visible(timeout=PATIENCE)
-    expect(button(page, "full")).to_be_disabled()
-    shows(page, "cannot be chosen: head 'logistic' is fitted in closed form")
+    expect(button(page, "attention")).to_be_disabled()
+    shows(page, "attention cannot be chosen: pooler … learns its query")
     by_keyboard(button(page, "linear"))
-    expect(button(page, "full")).to_be_enabled(timeout=PATIENCE)
     by_keyboard(button(page, "top-layers"), "Space")
+    expect(button(page, "attention")).to_be_enabled(timeout=PATIENCE)
     page.get_by_label("layers", exact=True).fill("one")
     page.keyboard.press("Enter")
     shows(page, "a number such as 2 expected")

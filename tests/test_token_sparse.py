@@ -276,7 +276,7 @@ def test_tied_weights(tiny, monkeypatch):
 @pytest.mark.parametrize("how", ["a full disk", "a small budget", "little room"])
 def test_without_room_for_the_prefix_it_computes_and_says_so(tiny, monkeypatch, how):
     texts, labels, held = some_rows(96)
-    fit = lambda *more: Classifier("token-sparse", tiny, settings=[*QUICK, "head.dropout=0", "selector.lowest=2", *more], cache=None).fit(texts, labels, held)
+    fit = lambda *more: Classifier("token-sparse", tiny, settings=[*QUICK, "selector.lowest=2", *more], cache=None).fit(texts, labels, held)
     stored = fit()
     assert stored.facts_["training"]["prefix"] == "replayed"
     if how == "a full disk":

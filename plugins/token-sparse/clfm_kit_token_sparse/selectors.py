@@ -27,7 +27,7 @@ class GradientSparse(Part):
     "The units of weights with the largest gradient on training texts, within a budget of weights and of cost."
     moves = by_position = True  # it must see each position of a batch once
 
-    def __init__(self, weights: float | str = 0.05, cost: float | None = 0.33, seconds: float | None = None, granularity: str = "row", score: str = "gradient",
+    def __init__(self, weights: float | str = 0.1, cost: float | None = 0.33, seconds: float | None = None, granularity: str = "row", score: str = "gradient",
                  lowest: int | str | None = None, calibration: int = 128, slice: int = 512):
         self.weights, self.cost, self.seconds = weights, cost, seconds  # shares of the blocks' linear weights and of full finetuning's cost; or a time for training
         self.granularity, self.score, self.calibration = granularity, score, calibration
@@ -130,7 +130,7 @@ GradientSparse._choose = _choose
 class RandomSparse(GradientSparse):
     "Units at random, at the same budgets."
 
-    def __init__(self, weights: float | str = 0.05, cost: float | None = 0.33, granularity: str = "row", lowest: int | str | None = None, slice: int = 512):
+    def __init__(self, weights: float | str = 0.1, cost: float | None = 0.33, granularity: str = "row", lowest: int | str | None = None, slice: int = 512):
         super().__init__(weights, cost, None, granularity, "gradient", lowest, slice=slice)
 
     def measure(self, backbone, batches, maps, units):
@@ -144,7 +144,7 @@ EMBEDDINGS = ("frozen", "groups", "merged")
 class TokenSparse(GradientSparse):
     "The units of weights with the largest gradient at the positions of task-specific token groups (arXiv 2508.08635)."
 
-    def __init__(self, weights: float | str = 0.05, cost: float | None = 0.33, seconds: float | None = None, granularity: str = "row", score: str = "gradient", lowest: int | str | None = None,
+    def __init__(self, weights: float | str = 0.1, cost: float | None = 0.33, seconds: float | None = None, granularity: str = "row", score: str = "gradient", lowest: int | str | None = None,
                  calibration: int = 128, slice: int = 512, longest: int = 4, groups: int = 1000, embeddings: str = "frozen", reference: str | None = None):
         super().__init__(weights, cost, seconds, granularity, score, lowest, calibration, slice)
         self.longest, self.groups, self.embeddings = longest, groups, embeddings  # tokens in a group; most groups; whose embedding rows move too

@@ -46,7 +46,7 @@ class Trials:
     def run(self, delta, **facts) -> float:
         "The lowest validation loss that training a delta reaches; the base is as before afterwards."
         net = self.batches.net
-        net = Net(net.backbone, net.pooler, deepcopy(self.head).to(net.backbone.device), net.own_loss)
+        net = Net(net.backbone, net.pooler, deepcopy(self.head).to(net.backbone.device), net.own_loss, net.sites)
         found = train_delta(net, delta, self.train, self.held, imbalance=self.batches.imbalance, settings=self.batches.settings, seed=self.batches.seed)
         delta.unapply(net.backbone)
         self.seen.append(dict(**facts, validation_loss=float(f"{min(found['validation_loss']):.4g}")))
