@@ -13,12 +13,16 @@ from hypothesis import strategies as st
 
 from clfm_kit import Classifier, UserError, model_commands
 from clfm_kit.cli import main
+from clfm_kit.heads import Logistic
 from clfm_kit.highlights import Highlighted
+from clfm_kit.joint import read_all
 from clfm_kit.merging import merge_models
 from clfm_kit.multitask import MultitaskClassifier
 from clfm_kit.recipes import Recipe
 from clfm_kit.schemas import Schema
 from clfm_kit.tagging import decode_tags, find_words, repair, spans, split_words
+from clfm_kit.task_reports import set_aside
+from clfm_kit.task_training import task_part
 from clfm_kit.tasks import load_tasks, read_tasks, rows_to_fit
 
 TASKS = {"intent": "label", "slots": "slots"}
@@ -136,9 +140,11 @@ def test_a_text_never_becomes_markup(text):
 
 # ---- one pass for all tasks
 
-@pytest.mark.parametrize("selector", ["frozen", "full", "top-layers"])
-def test_saved_and_loaded_in_a_fresh_process_gives_the_same_scores(tiny, parts, tmp_path, selector):
-    recipe, more = ("probe", []) if selector == "frozen" else ("finetune", [*FAST, f"selector={selector}"])
+FITTED = ["head=logistic", "pooler.layer=[-2, -1]"]  # a head that cannot follow weights while they move
+
+@pytest.mark.parametrize("selector, head", [("frozen", []), ("full", []), ("top-layers", []), ("top-layers", FITTED)])
+def test_saved_and_loaded_in_a_fresh_process_gives_the_same_scores(tiny, parts, tmp_path, selector, head):
+    recipe, more = ("probe", []) if selector == "frozen" else ("finetune", [*FAST, f"selector={selector}", *head])
     clf = Classifier(recipe, tiny, tasks=TASKS, settings=more, cache=None).fit(parts)
     clf.save_pretrained(tmp_path / "model")
     texts = parts["test"].texts[:5]
@@ -149,6 +155,17 @@ def test_saved_and_loaded_in_a_fresh_process_gives_the_same_scores(tiny, parts, 
         found = json.loads(subprocess.run([sys.executable, "-c", code, tmp_path / "model", json.dumps(texts)], capture_output=True, text=True, check=True).stdout.splitlines()[-1])
     else: found = [np.concatenate(f).tolist() if isinstance(f, list) else f.tolist() for f in Classifier.from_pretrained(tmp_path / "model").scores(texts).values()]
     assert found == expected
+
+
+def test_a_head_in_closed_form_reads_the_trained_base(tiny, parts):
+    clf = fitted(tiny, parts, settings=["selector=top-layers", *FITTED])
+    intent = clf.members_["intent"]
+    assert intent.columns_ == ["hidden.2/mean", "hidden.3/mean"] and hasattr(intent.head_, "weights_") and clf.members_["slots"].columns_ == ["hidden.3/words"]
+    train, held = rows_to_fit(parts, clf.tasks_)
+    set_aside(held, "intent", intent.schema_)
+    now = lambda rows: (found := clf._examples(rows, clf.schemas_)) and task_part(read_all(clf._reader(), found), found, intent.columns_, "intent")
+    again = Logistic().fit(*now(train), intent.schema_, validation=now(held), row_weight=None)
+    np.testing.assert_allclose(again.weights_, intent.head_.weights_, atol=1e-5)
 
 
 def test_one_pass_answers_every_task(tiny, parts):
