@@ -96,7 +96,7 @@ def test_a_fresh_process_gives_the_same_scores(decoder, rows, tmp_path):
 @pytest.mark.parametrize("settings", [
     ["quantizer=none"], ["quantizer=none", "quantizer.dtype=bfloat16"], ["quantizer=int8"], ["quantizer=fp4"], ["quantizer.scales=32-bit"],
     ["selector.variant=dora"], ["selector.scaling=rank-stabilised"], ["selector.initialization=pissa"], ["selector.initialization=loftq"],
-    ["selector.targets=['*q_proj', '*v_proj']"], ["selector.layers=1"], ["pooler=mean"], ["pooler.layer=1"], ["head=mlp"], ["training.gradient_checkpointing=blocks"]], ids=lambda found: found[-1])
+    ["selector.targets=['*q_proj', '*v_proj']"], ["selector.layers=1"], ["pooler=mean"], ["pooler.layer=1"], ["head=mlp"], ["head=logistic", "pooler.layer=[1, 2]"], ["training.gradient_checkpointing=blocks"]], ids=lambda found: found[-1])
 def test_every_setting_trains_and_comes_back(settings, decoder, rows, tmp_path):
     fitted = Classifier("lora-4bit", decoder("llama"), settings=[*QUICK, "training.epochs=1", *settings], cache=None).fit(rows.texts, rows.labels)
     fitted.save_pretrained(tmp_path / "model")
@@ -228,7 +228,7 @@ def test_the_last_token_is_the_same_under_any_padding(read, ids, left, right):
 
 @pytest.mark.parametrize("settings, message", [
     (["selector.rank=65"], "larger than the map"), (["selector.targets='*query'"], "match no linear map"), (["selector.targets=*query"], "put it in quotes"), (["selector.rank=0"], "rank=0"), (["quantizer.compute=int4"], "unknown compute"),
-    (["quantizer=none", "selector.initialization=loftq"], "not quantised"), (["selector=full"], "selector that adds weights, such as 'lora'"), (["head=logistic"], "use head 'linear'")])
+    (["quantizer=none", "selector.initialization=loftq"], "not quantised"), (["selector=full"], "selector that adds weights, such as 'lora'")])
 def test_settings_that_cannot_work_are_told_in_one_sentence(settings, message, decoder, rows):
     with pytest.raises(UserError, match=message) as caught: Classifier("lora-4bit", decoder("llama"), settings=[*QUICK, *settings], cache=None).fit(rows.texts, rows.labels)
     assert "\n" not in str(caught.value)
