@@ -174,7 +174,7 @@ def test_a_head_without_layers_is_refused(clf):
 def test_what_cannot_work_leaves_the_recipe(tiny):
     builder = RecipeBuilder("probe", model=tiny)
     before = builder.recipe
-    for wrong in (lambda: builder.choose("selector", "full"), lambda: builder.choose("head", "nonsense"), lambda: builder.set("head", "C", "many"), lambda: builder.set("head", "nonsense", "1"), lambda: builder.start("nonsense")):
+    for wrong in (lambda: builder.choose("pooler", "attention"), lambda: builder.choose("head", "nonsense"), lambda: builder.set("head", "C", "many"), lambda: builder.set("head", "nonsense", "1"), lambda: builder.start("nonsense")):
         with pytest.raises(UserError): wrong()
     assert builder.recipe is before
 
