@@ -624,6 +624,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'clfm_kit.network.Training': ('network.html#training', 'clfm_kit/network.py'),
                                   'clfm_kit.network._load_state_dict': ('network.html#_load_state_dict', 'clfm_kit/network.py'),
                                   'clfm_kit.network._of': ('network.html#_of', 'clfm_kit/network.py'),
+                                  'clfm_kit.network._sized': ('network.html#_sized', 'clfm_kit/network.py'),
                                   'clfm_kit.network._state_dict': ('network.html#_state_dict', 'clfm_kit/network.py'),
                                   'clfm_kit.network._states': ('network.html#_states', 'clfm_kit/network.py'),
                                   'clfm_kit.network._train': ('network.html#_train', 'clfm_kit/network.py')},

@@ -80,7 +80,7 @@ def probe():
 
 def finetune():
     "All weights move, the head starting from the probe."
-    return Recipe(name="finetune", selector="full", pooler="mean", head="linear", training=dict(epochs=3, learning_rate=1e-4))
+    return Recipe(name="finetune", selector="full", pooler="mean", head="linear", training=dict(learning_rate=1e-4))
 
 @hookimpl
 def register_recipes(register):

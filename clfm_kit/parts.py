@@ -87,13 +87,13 @@ class Head(Protocol):
 # %% ../nbs/03_parts.ipynb #03011c7ca1
 def settings_of(cls, given: dict, what: str):
     "A dataclass of settings from a mapping; `what` names them in errors. Raises `UserError` for a name that does not exist or a number that cannot be."
-    known = {field.name: field.default for field in fields(cls)}
+    known = {field.name: get_args(field.type) or (field.type,) for field in fields(cls)}
     for name, value in given.items():
         if name not in known: raise unknown(what, name, known)
-        if isinstance(known[name], str): continue
+        if str in known[name] or value is None and type(None) in known[name]: continue
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
             raise UserError(f"training.{name} is {value!r}; a number from 0 up expected")
-        if isinstance(known[name], int) and (value != int(value) or value < 1): raise UserError(f"training.{name} is {value!r}; a whole number above 0 expected")
+        if float not in known[name] and (value != int(value) or value < 1): raise UserError(f"training.{name} is {value!r}; a whole number above 0 expected")
     return cls(**given)
 
 # %% ../nbs/03_parts.ipynb #0301107462

@@ -137,7 +137,7 @@ def plan(recipe="probe", model="minilm", settings=(), rows: int = 10_000, length
         if value < 1: raise UserError(f"{name}={value!r} must be a whole number above 0")
     recipe = Recipe.of(recipe).with_params(settings)
     parts, device = recipe.parts(), device or ("cuda" if torch.cuda.is_available() else "cpu")
-    training = Training.of(recipe.training) if parts["selector"].moves else Training()
+    training = (Training.of(recipe.training) if parts["selector"].moves else Training()).sized(rows)
     sizes, quantizer = model_sizes(model_source(model)), parts["quantizer"]
     quantized, trains = getattr(quantizer, "bits", None) is not None, parts["selector"].moves
     trained, tokens = moving_weights(sizes, parts["selector"]), max(length, min(training.token_budget, training.batch_size * length))

@@ -227,6 +227,7 @@ def start_head(head, features, targets, schema, validation, imbalance, seed):
 # %% ../nbs/32_training.ipynb #320221a4ac
 def train_delta(net, delta, train, held, *, imbalance, settings, seed=0, run=None, checkpoints=None, identity="", cache=None, trainer=TextTrainer) -> dict:
     "Train a delta and the head of a net; both end with the weights of the best epoch. Returns what happened."
+    settings = settings.sized(len(train))
     place = tempfile.TemporaryDirectory() if checkpoints is None else nullcontext(str(checkpoints))
     resume = last_checkpoint(checkpoints, identity) if checkpoints else None
     net.start(delta)
