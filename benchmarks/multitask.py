@@ -38,7 +38,7 @@ def fit(name, side, tasks, parts, arguments, selector, more=()):
     """A model trained on these tasks, or the one that a former run left in the working folder."""
     from clfm_kit import Classifier
     epochs = arguments.joint_epochs if side == "joint" and arguments.joint_epochs else arguments.epochs
-    folder = Path(arguments.work, f"{name}-{side}-{selector}-{arguments.rows}-{epochs}-{arguments.rate:g}-{arguments.batch}-{arguments.seed}" + f"-{arguments.weight:g}" * (side == "joint" and arguments.weight != 1))
+    folder = Path(arguments.work, f"{name}-{side}-{selector}-{arguments.rows}-{epochs}-{arguments.rate:g}-{arguments.batch}-{arguments.seed}" + (f"-{arguments.weight:g}" if side == "joint" and arguments.weight else ""))
     if (folder / "clfm.json").exists(): return Classifier.from_pretrained(folder)
     settings = [f"selector={selector}", f"training.epochs={epochs}", f"training.learning_rate={arguments.rate}", f"training.batch_size={arguments.batch}", f"seed={arguments.seed}"]
     settings += [*RECIPES.get(selector, ()), *arguments.set, *more]
@@ -107,7 +107,7 @@ def memory(name, sides, rows):
 def data_set(folder, arguments):
     """Joint model against two with every seed, then latency, memory and merging with the first; each part as soon as it is done."""
     name, parts = Path(folder).name, parts_of(folder, TASKS, arguments.rows)
-    wanted = {"joint": TASKS | {"slots": {"label": "slots", "weight": arguments.weight}}, **{task: {task: column} for task, column in TASKS.items()}}
+    wanted = {"joint": TASKS | ({"slots": {"label": "slots", "weight": arguments.weight}, "intent": {"label": "label", "weight": 1}} if arguments.weight else {}), **{task: {task: column} for task, column in TASKS.items()}}
     seeds = []
     for arguments.seed in [*range(1, arguments.seeds), 0]:
         sides = {side: fit(name, side, tasks, parts, arguments, arguments.selector) for side, tasks in wanted.items()}
@@ -185,7 +185,7 @@ def main():
     parser.add_argument("--set", nargs="*", default=[])
     for name, value in (("rows", 500), ("epochs", 10), ("batch", 32), ("texts", 64), ("repeats", 5), ("threads", 1), ("seeds", 1), ("test", 0), ("length", 128), ("joint-epochs", 0)): parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--rate", type=float, default=2e-4)
-    parser.add_argument("--weight", type=float, default=1.0, help="of the loss of slots beside that of intents")
+    parser.add_argument("--weight", type=float, help="of the loss of slots beside that of intents; the recipe's own without")
     parser.add_argument("--work", default=os.path.join(tempfile.gettempdir(), "clfm-kit-multitask"))
     parser.add_argument("--out", default="multitask")
     arguments = parser.parse_args()

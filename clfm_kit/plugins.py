@@ -42,7 +42,7 @@ class Entry:
 
 # %% ../nbs/02_plugins.ipynb #0200762dba
 EXTRAS = {
-    "stc": ("stc", "few-shot", "all-layers", "sparsify"),
+    "stc": ("stc", "few-shot", "few-shot-tuned", "all-layers", "sparsify"),
     "token-sparse": ("token-sparse", "gradient-sparse", "random-sparse", "merged"),
     "lora-4bit": ("lora-4bit", "lora", "nf4", "fp4", "int8"),
     "instruct": ("instruct", "instruct-zero-shot", "instruction", "answers", "verbalizer"),

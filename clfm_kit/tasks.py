@@ -29,7 +29,7 @@ class Task:
     label: str = "label"  # the column with its labels or tags
     tokens: str | None = None  # for tags: the column with the words; `tokens` for the columns known to hold tags
     data: object = None  # where its rows are, when tasks come from different data sets
-    weight: float = 1.0  # of its loss beside the other tasks'
+    weight: float | None = None  # of its loss beside the other tasks'; None: as many as a text has answers, one label or a tag for each word
     head: str | dict | None = None  # the recipe's head, and `tags` for tags, when None
     layer: int = -1  # for tags: the hidden layer that words are read at
     decoding: str = "sequence"  # for tags: see `clfm_kit.tagging.decode_tags`
@@ -55,7 +55,7 @@ def _task(name, value):
         if setting not in known: raise unknown(f"setting of task {name!r}", setting, known)
     task = Task(name, **value)
     task.tokens = task.tokens or ("tokens" if task.label in TAG_COLUMNS else None)
-    if isinstance(task.weight, bool) or not isinstance(task.weight, (int, float)) or not 0 < task.weight < float("inf"): raise UserError(f"task {name!r} has weight {task.weight!r}; a number above 0 expected")
+    if isinstance(task.weight, bool) or not isinstance(task.weight, (int, float, type(None))) or not 0 < (1 if task.weight is None else task.weight) < float("inf"): raise UserError(f"task {name!r} has weight {task.weight!r}; a number above 0 expected")
     if task.decoding not in ("sequence", "word"): raise unknown(f"decoding of task {name!r}", task.decoding, ("sequence", "word"))
     if task.tokens and task.reject is not None: raise UserError(f"task {name!r} has tags and a reject option; a cut rejects whole texts, so give it to a task with one answer for each text")
     return task

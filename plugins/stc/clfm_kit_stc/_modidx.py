@@ -44,6 +44,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'clfm_kit_stc.head.report': ('head.html#report', 'clfm_kit_stc/head.py'),
                                    'clfm_kit_stc.head.scores': ('head.html#scores', 'clfm_kit_stc/head.py')},
             'clfm_kit_stc.plugin': { 'clfm_kit_stc.plugin.few_shot': ('plugin.html#few_shot', 'clfm_kit_stc/plugin.py'),
+                                     'clfm_kit_stc.plugin.few_shot_tuned': ('plugin.html#few_shot_tuned', 'clfm_kit_stc/plugin.py'),
                                      'clfm_kit_stc.plugin.register_heads': ('plugin.html#register_heads', 'clfm_kit_stc/plugin.py'),
                                      'clfm_kit_stc.plugin.register_poolers': ('plugin.html#register_poolers', 'clfm_kit_stc/plugin.py'),
                                      'clfm_kit_stc.plugin.register_recipes': ('plugin.html#register_recipes', 'clfm_kit_stc/plugin.py'),
