@@ -102,7 +102,8 @@ def fit(self, data, labels=None, validation=None, checkpoints=None):
     held_scores = self._fit_head(features, targets)
     self.reject_ = fit_reject(self, self.reject, features, targets, held_scores)
     self.facts_ = dict(rows=dict(train=len(train), validation=len(held)), data=Path(train.source).name, seconds=round(time.perf_counter() - started, 1),
-                       backbone_passes=self.backbone_.passes - passes, depth=self.depth_, full_depth=self.backbone_.shape.depth, **({"training": more} if moves else {}))
+                       backbone_passes=self.backbone_.passes - passes, depth=self.depth_, full_depth=self.backbone_.shape.depth)
+    if moves: self.facts_["training"] = more
     self.reports_ = {"validation": self._report(held_scores, self._answers(held.texts)[1] if self.reject_ else None, targets[1])}  # scores from before any refit on these rows
     emit(self, "end", facts=self.facts_)
     return self

@@ -41,7 +41,7 @@ def train_base(classifier, train, held, targets, checkpoints=None) -> tuple:  # 
         facts = train_delta(net, delta, *examples, imbalance=imbalance, settings=settings, seed=recipe.seed, run=classifier, checkpoints=checkpoints, cache=folder,
                             identity=run_identity(classifier, targets) if checkpoints else "")
         net.head.cpu()
-        return facts | getattr(delta, "facts", {}) | taught, _features(classifier, net, examples)
+        return facts | getattr(delta, "facts", {}) | taught, _features(classifier, batches, examples)
 
 # %% ../nbs/33a_finetuning.ipynb #ff42c58e
 def learner(head, widths) -> tuple:  # (a head that trains, {column: width} that it reads)
@@ -57,21 +57,23 @@ def _network(backbone, parts, schema, loss) -> Net:
     return Net(backbone, parts["pooler"], head, loss, list(dict.fromkeys(column.partition("/")[0] for column in widths)))
 
 # %% ../nbs/33a_finetuning.ipynb #c1309e8a
-def _pooled(classifier, net, examples) -> dict:  # {column: [N, F]}
+def _pooled(classifier, batches, examples) -> dict:  # {column: [N, F]}
     "The states of examples at the sites of a net: computed from a prefix where it replays one that they all lie above, else through the cache."
-    if net.prefix and net.prefix.level <= min(map(layer, net.sites)): return net.states(examples, Training.of(classifier.recipe_.training).token_budget, classifier._dtype, classifier)
+    net = batches.net
+    if net.prefix and net.prefix.level <= min(map(layer, net.sites)): return net.states(examples, batches.settings.token_budget, classifier._dtype, classifier)
     return classifier._states(examples.texts, [column for column in column_widths(net.backbone, net.pooler) if column.partition("/")[0] in net.sites])
 
-def _features(classifier, net, examples) -> tuple:
+def _features(classifier, batches, examples) -> tuple:
     "What the head is fitted on, and calibrated on: a head that was trained needs its training texts no more, or later."
+    net = batches.net
     net.sites = net.pooler.sites(net.backbone.shape)
-    train = LaterStates(lambda: classifier._states(examples[0].texts)) if net.head is classifier.parts_["head"] else _pooled(classifier, net, examples[0])
-    return train, _pooled(classifier, net, examples[1])
+    train = LaterStates(lambda: classifier._states(examples[0].texts)) if net.head is classifier.parts_["head"] else _pooled(classifier, batches, examples[0])
+    return train, _pooled(classifier, batches, examples[1])
 
 def _start(classifier, batches, held, targets, imbalance) -> tuple:  # (pooled states of the training rows, their targets, imbalance)
     "Make the head a probe on the base as it is."
-    train = _pooled(classifier, batches.net, batches.examples)
-    start_head(batches.net.head, train, targets[0], classifier.schema_, (_pooled(classifier, batches.net, held), targets[1]), imbalance, batches.seed)
+    train = _pooled(classifier, batches, batches.examples)
+    start_head(batches.net.head, train, targets[0], classifier.schema_, (_pooled(classifier, batches, held), targets[1]), imbalance, batches.seed)
     return train, targets[0], imbalance
 
 # %% ../nbs/33a_finetuning.ipynb #330067c31d
