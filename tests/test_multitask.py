@@ -429,7 +429,7 @@ def test_uncertainty_weights_learn_with_the_model(tiny, parts):
 def test_the_best_epoch_is_that_of_the_best_mean_quality(tiny, parts):
     from types import SimpleNamespace
     from clfm_kit.training import Watch
-    trainer = SimpleNamespace(net=SimpleNamespace(state_dict=lambda: {"number": torch.tensor(float(len(log)))}), settings=SimpleNamespace(patience=2), run=None)
+    trainer = SimpleNamespace(net=SimpleNamespace(state_dict=lambda: {"number": torch.tensor(float(len(log)))}), settings=SimpleNamespace(patience=2), held=range(50), run=None)
     watch, log, control = Watch(trainer), [], SimpleNamespace(should_training_stop=False)
     for loss, quality in ((1.0, 0.5), (1.2, 0.7), (1.1, 0.7), (0.9, 0.6)):
         log.append(dict(eval_loss=loss, eval_quality=quality))
@@ -440,10 +440,21 @@ def test_the_best_epoch_is_that_of_the_best_mean_quality(tiny, parts):
     assert control.should_training_stop
 
 
+def test_few_validation_rows_do_not_choose_an_epoch():
+    from types import SimpleNamespace
+    from clfm_kit.training import Watch
+    trainer = SimpleNamespace(net=SimpleNamespace(state_dict=lambda: {"number": torch.tensor(float(len(log)))}), settings=SimpleNamespace(patience=2), held=range(49), run=None)
+    watch, log, control = Watch(trainer), [], SimpleNamespace(should_training_stop=False)
+    for loss in (0.5, 0.6, 0.7, 0.8):
+        log.append(dict(eval_loss=loss))
+        watch.on_evaluate(None, SimpleNamespace(log_history=log, epoch=1.0), control, log[-1])
+    assert float(watch.best["number"]) == 4 and not control.should_training_stop
+
+
 def test_training_goes_on_while_one_task_still_improves():
     from types import SimpleNamespace
     from clfm_kit.training import Watch
-    watch, log = Watch(SimpleNamespace(net=SimpleNamespace(state_dict=dict), settings=SimpleNamespace(patience=2), run=None)), []
+    watch, log = Watch(SimpleNamespace(net=SimpleNamespace(state_dict=dict), settings=SimpleNamespace(patience=2), held=range(50), run=None)), []
     control = SimpleNamespace(should_training_stop=False)
     for intent, slots in ((0.8, 0.5), (0.6, 0.6), (0.5, 0.65), (0.5, 0.65)):
         log.append(dict(eval_loss=1.0, eval_quality=(intent + slots) / 2, eval_tasks=dict(intent=intent, slots=slots)))

@@ -33,7 +33,7 @@ def few_shot():
 
 def few_shot_tuned():
     "For some 30 to 100 rows a class: the same on a model whose weights have all moved first."
-    return replace(few_shot(), name="few-shot-tuned", selector="full", training=dict(epochs=10, patience=10, batch_size=16, learning_rate=2e-4))
+    return replace(few_shot(), name="few-shot-tuned", selector="full", training=dict(epochs=10, batch_size=16, learning_rate=2e-4))
 
 @hookimpl
 def register_recipes(register):
