@@ -69,9 +69,10 @@ def recipes(as_json: Json = False):
     from clfm_kit.plugins import catalogue
     from clfm_kit.recipes import PART_KINDS, Recipe
     found = {name: (Recipe.of(name), entry) for name, entry in catalogue.entries("recipe").items()}
-    rows = [[name, *(name_and_params(getattr(recipe, kind))[0] for kind in PART_KINDS), entry.about] for name, (recipe, entry) in found.items()]
+    parts = lambda recipe: " + ".join(name_and_params(getattr(recipe, kind))[0] for kind in PART_KINDS if getattr(recipe, kind) != getattr(Recipe(), kind) or kind in ("selector", "head"))
+    rows = [[name, parts(recipe), entry.about] for name, (recipe, entry) in found.items()]
     show({name: dict(about=entry.about, recipe=recipe.to_dict()) for name, (recipe, entry) in found.items()}, as_json,
-          table_of("recipes", ["name", *PART_KINDS, "about"], rows))
+          table_of("recipes", ["name", "parts", "about"], rows))
 
 # %% ../nbs/27_cli.ipynb #27012d13a5
 Strangers = Annotated[Optional[str], typer.Option("--out-of-scope", help="A data set of texts that belong to no label.")]
