@@ -773,6 +773,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'clfm_kit.recipes._to_yaml': ('recipes.html#_to_yaml', 'clfm_kit/recipes.py'),
                                   'clfm_kit.recipes._with_params': ('recipes.html#_with_params', 'clfm_kit/recipes.py'),
                                   'clfm_kit.recipes.check_taught': ('recipes.html#check_taught', 'clfm_kit/recipes.py'),
+                                  'clfm_kit.recipes.check_training': ('recipes.html#check_training', 'clfm_kit/recipes.py'),
                                   'clfm_kit.recipes.parse_yaml': ('recipes.html#parse_yaml', 'clfm_kit/recipes.py'),
                                   'clfm_kit.recipes.read_yaml': ('recipes.html#read_yaml', 'clfm_kit/recipes.py'),
                                   'clfm_kit.recipes.several_tasks': ('recipes.html#several_tasks', 'clfm_kit/recipes.py')},

@@ -27,9 +27,8 @@ from .formats import check_texts
 from .heads import HeadTraining, train_head
 from .imbalance import learn_imbalance, row_weights
 from .metrics import Report, correct_rows, decide, evaluate
-from .parts import settings_of
 from .plugins import emit
-from .recipes import Recipe, several_tasks
+from .recipes import Recipe, check_training, several_tasks
 from .rejecting import fit_reject, rejection_figures
 from .saving import from_pretrained, push_to_hub, save_pretrained
 from .schemas import Schema, plain_labels
@@ -110,13 +109,10 @@ def fit(self, data, labels=None, validation=None, checkpoints=None):
 
 def _moves(self):
     "The function that trains the base; None where nothing of the base moves. Raises `UserError` for settings of training that cannot be used."
-    head, given = self.parts_["head"], self.recipe_.training
-    if self.parts_["selector"].moves:
-        from clfm_kit.finetuning import Training, train_base
-        Training.of(given)
-        return train_base
-    if hasattr(head, "loss"): settings_of(HeadTraining, given, "setting for training a head")
-    elif given: raise UserError(f"training.{next(iter(given))} is set, but head {head!r} is solved in closed form and nothing is trained; leave it out, or use head 'linear'")
+    check_training(self.recipe_, self.parts_)
+    if not self.parts_["selector"].moves: return None
+    from clfm_kit.finetuning import train_base
+    return train_base
 
 Classifier.fit, Classifier._moves = fit, _moves
 

@@ -87,14 +87,14 @@ def fit(recipe: Annotated[str, typer.Option("--recipe", help="A recipe's name or
     "Fit a classifier and save it, with its card, to a folder."
     from clfm_kit.data import load_data
     from clfm_kit.data_report import data_report
-    from clfm_kit.recipes import Recipe
+    from clfm_kit.recipes import Recipe, check_training
     if out is None and not dry_run: raise UserError("say where the model goes with --out DIR, or check only with --dry-run")
     if out is not None:
         from clfm_kit.artifacts import check_folder
         check_folder(out)  # now, rather than after the fit
     settings = [*(settings or []), *([f"seed={seed}"] if seed is not None else [])]
     checked = Recipe.of(recipe).with_params(settings)
-    checked.parts()
+    check_training(checked, checked.parts())
     if checked.tasks:
         from clfm_kit.task_commands import fit_tasks
         if reject or coverage or label_column: raise UserError("this recipe has several tasks: say label columns and reject options in its tasks, as in --set tasks.intent=label")
