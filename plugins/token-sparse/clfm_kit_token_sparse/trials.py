@@ -27,7 +27,7 @@ def part_of(examples, rows):
 
 # %% ../nbs/01c_trials.ipynb #010073ae5f
 class Trials:
-    "Trains deltas on a slice of `size` training texts, each from the same start; `seen` holds what came out."
+    "Trains deltas on a slice of `size` training texts, in as many epochs as the whole will get, each from the same start; `seen` holds what came out."
 
     def __init__(self, batches, size: int):
         if batches.imbalance is None: raise UserError("'auto' tries its choices on one task; with several, give weights and lowest as numbers")
@@ -47,7 +47,7 @@ class Trials:
         "The lowest validation loss that training a delta reaches; the base is as before afterwards."
         net = self.batches.net
         net = Net(net.backbone, net.pooler, deepcopy(self.head).to(net.backbone.device), net.own_loss, net.sites)
-        found = train_delta(net, delta, self.train, self.held, imbalance=self.batches.imbalance, settings=self.batches.settings, seed=self.batches.seed)
+        found = train_delta(net, delta, self.train, self.held, imbalance=self.batches.imbalance, settings=self.batches.settings.sized(len(self.batches.examples)), seed=self.batches.seed)
         delta.unapply(net.backbone)
         self.seen.append(dict(**facts, validation_loss=float(f"{min(found['validation_loss']):.4g}")))
         return min(found["validation_loss"])
