@@ -35,7 +35,7 @@ class Training:
     warmup: float = 0.06  # share of the steps in which rates rise
     label_smoothing: float = 0.0
     clip: float = 1.0  # norm to which gradients are cut
-    patience: int | None = None  # validations without improvement before stopping, with several tasks of none of them; None: 2, or a quarter of the epochs
+    patience: int | None = None  # validations without improvement before stopping, with several tasks of none of them; None: 2, or a quarter of the epochs; fewer than 50 validation rows stop nothing
     head_start: str = "probe"  # the head begins as a probe on cached states, or "random"
     prefix_gigabytes: float = 20.0  # disk that states below the lowest moving block may take; 0: compute them anew
     gradient_checkpointing: str = "none"  # "blocks": compute twice, hold less
