@@ -1,4 +1,4 @@
-"""Write the README's tables from the result files, between its two markers.
+"""Write the tables of the READMEs, the project's and the one of the plugin token-sparse, from the result files, between their two markers.
 
     python benchmarks/readme.py
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from common import RESULTS
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- results: written by benchmarks/readme.py -->", "<!-- end of results -->"
 
 
@@ -81,9 +81,33 @@ def speed():
     return "\n".join(lines)
 
 
+SIDES = {"trainer": "`Trainer`, all weights", "finetune": "recipe `finetune`, all weights", "token-sparse": "`token-sparse`", "gradient-sparse": "control `gradient-sparse`", "random-sparse": "control `random-sparse`",
+         "last-layer": "`token-sparse`, head on the last layer only", "all-blocks": "`token-sparse`, `lowest=0`, `cost=null`", "top-layers": "top two layers", "lora": "peft LoRA", "prefix": "peft prefix", "shira": "peft SHiRA"}
+
+
+def sparse():
+    """Every side on every data set: accuracy, its deviation over seeds, and processor time beside that of plain `Trainer` at the same seeds."""
+    cells = {}
+    for row in load("token_sparse")["rows"]: cells.setdefault((row["side"], row["data"]), {})[row["seed"]] = row
+    sets, f = list(dict.fromkeys(data for _, data in cells)), load("token_sparse")["figures"]
+    def quality(side, data):
+        found = [row["accuracy"] for row in cells.get((side, data), {}).values()]
+        if not found: return "not run"
+        return percent(statistics.mean(found)) + (f" ± {percent(statistics.stdev(found))} ({len(found)})" if len(found) > 1 else "")
+    def cost(side, data):
+        return "1" if side == "trainer" else f"{f[key]:.2f}" if (key := f"{data} {side} cpu_seconds against trainer") in f else "not run"
+    table = lambda head, shown: [f"| {head} | {' | '.join(sets)} |", "|---" * (len(sets) + 1) + "|", *(f"| {name} | {' | '.join(shown(side, data) for data in sets)} |" for side, name in SIDES.items() if any(key[0] == side for key in cells)), ""]
+    return "\n".join([*table("accuracy", quality), *table("processor time, `Trainer` = 1", cost), *table("macro-F1", lambda side, data: percent(f[key]) if (key := f"{data} {side} macro_f1") in f else "not run")]).rstrip()
+
+
+def fill(path, text):
+    """Put a text between the markers of a file."""
+    path.write_text(re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: f"{BEGIN}\n\n{text}\n\n{END}", path.read_text(), flags=re.DOTALL))
+
+
 def main():
-    text = "\n\n".join(filter(None, [quality(), peers(), speed()]))
-    README.write_text(re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: f"{BEGIN}\n\n{text}\n\n{END}", README.read_text(), flags=re.DOTALL))
+    fill(ROOT / "README.md", "\n\n".join(filter(None, [quality(), peers(), speed()])))
+    fill(ROOT / "plugins" / "token-sparse" / "README.md", sparse())
 
 
 if __name__ == "__main__": main()

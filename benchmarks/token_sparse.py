@@ -35,6 +35,7 @@ KIT = {
     "random-sparse": ("token-sparse", ["selector=random-sparse"]),
     "lora-kit": ("token-sparse", ["selector=lora", "selector.rank=26"]),  # as many weights as token-sparse moves in MiniLM
     "dearer": ("token-sparse", ["selector.cost=0.42"]),  # a block more
+    "all-blocks": ("token-sparse", ["selector.lowest=0", "selector.cost=null"]),  # as many weights, down to the lowest block
 }
 CONTROLS = ("token-sparse", "gradient-sparse", "random-sparse")
 SHARES = (0.01, 0.05)  # of the weights, beside the 0.1 that is the default
@@ -176,6 +177,28 @@ def overlaps(groups):
     return figures
 
 
+def plot(figures, path):
+    """Accuracy against processor time, a panel for each data set."""
+    import matplotlib
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+    sides = {side: {} for side in ("trainer", "finetune", "token-sparse", "all-blocks", "top-layers", "lora", "prefix", "shira")}
+    for name, value in figures.items():
+        data, side, *rest = name.split()
+        if rest == ["accuracy"] and side in sides: sides[side][data] = (figures.get(f"{data} {side} cpu_seconds against trainer", 1.0), 100 * value)
+    sets = list(sides["trainer"])
+    figure, axes = pyplot.subplots(2, -(-len(sets) // 2), figsize=(11, 5.5), layout="constrained", squeeze=False)
+    for data, panel in zip(sets, axes.flat):
+        for number, (side, found) in enumerate(sides.items()):
+            if data in found: panel.plot(*found[data], "os^Dvx+*"[number], label=side, color=f"C{number}", markersize=9)
+        panel.set(title=data, xlim=(0, None))
+    for panel in list(axes.flat)[len(sets):]: panel.axis("off")
+    figure.supxlabel("processor time, Trainer = 1"), figure.supylabel("test accuracy, %")
+    handles = {label: handle for panel in axes.flat for handle, label in zip(*panel.get_legend_handles_labels())}
+    figure.legend(handles.values(), handles, loc="outside upper center", ncols=len(handles), frameon=False)
+    figure.savefig(path, dpi=150)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", action="append", required=True, help="folder of a data set; may be given several times")
@@ -199,7 +222,9 @@ def main():
         print(f"{Path(folder).name} {side} seed {seed}", file=sys.stderr, flush=True)
         subprocess.run([sys.executable, *sys.argv, "--cell", folder, side, str(seed)], check=True)
     rows = [json.loads(place(options, *one).read_text()) for one in wanted if place(options, *one).exists()]
-    write(options.out, summary(rows), [{name: value for name, value in row.items() if name != "rows_moved"} for row in rows])
+    figures = summary(rows)
+    if any(name.split()[1] == "trainer" for name in figures): plot(figures, RESULTS / f"{options.out}.png")
+    write(options.out, figures, [{name: value for name, value in row.items() if name != "rows_moved"} for row in rows])
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ __all__ = ['FEW', 'smoothed', 'mass', 'TextTrainer', 'not_finite', 'calibrated_l
 import json
 import tempfile
 import threading
+import warnings
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -229,6 +230,7 @@ def start_head(head, features, targets, schema, validation, imbalance, seed):
 # %% ../nbs/32_training.ipynb #320221a4ac
 def train_delta(net, delta, train, held, *, imbalance, settings, seed=0, run=None, checkpoints=None, identity="", cache=None, trainer=TextTrainer) -> dict:
     "Train a delta and the head of a net; both end with the weights of the best epoch, or of the last where fewer than `FEW` validation rows would choose. Returns what happened."
+    if run and settings.patience and len(held) < FEW: warnings.warn(f"training.patience={settings.patience} stops nothing here: the {len(held)} validation rows are fewer than the {FEW} that can tell epochs apart, so all epochs are made and the last is kept")
     settings = settings.sized(len(train))
     place = tempfile.TemporaryDirectory() if checkpoints is None else nullcontext(str(checkpoints))
     resume = last_checkpoint(checkpoints, identity) if checkpoints else None

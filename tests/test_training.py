@@ -163,3 +163,9 @@ def test_sparse_selectors_change_their_rows_only(tiny, selector):
     for name, weight in fitted.backbone_.model.named_parameters():
         rows = (weight != base[name]).reshape(len(weight), -1).any(1).nonzero().flatten().tolist()
         assert rows == (sorted(chosen[name].index.tolist()) if name in chosen else [])
+
+
+def test_a_patience_that_cannot_stop_anything_is_said(tiny):
+    texts, labels, held = some_rows(60)
+    few = Classifier("finetune", tiny, settings=["training.epochs=1", "training.patience=1"], cache=None)
+    with pytest.warns(UserWarning, match="patience=1 stops nothing here: the 20 validation rows are fewer than the 50"): few.fit(texts, labels, held.take(range(20)))
