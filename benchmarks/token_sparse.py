@@ -23,7 +23,7 @@ from common import RESULTS, write
 KIT = {
     "probe": ("probe", []),
     "finetune": ("finetune", []),
-    "finetune-refit": ("finetune", ["head=logistic", "pooler.layer=[-3, -2, -1]"]),  # the head of token-sparse
+    "finetune-refit": ("finetune", ["head={name: logistic, columns: validated}", "pooler.layer=[-3, -2, -1]"]),  # the head of token-sparse
     "top-layers": ("finetune", ["selector=top-layers", "selector.layers=2"]),
     "token-sparse": ("token-sparse", []),
     "heads-channels": ("token-sparse", ["selector.granularity=head+channel"]),

@@ -18,7 +18,7 @@ from .deltas import Delta
 from .heads import Linear
 from .imbalance import learn_imbalance
 from .network import Batches, Examples, Net, Training
-from .sites import deepest, layer
+from .sites import deepest_columns, layer
 from .training import replaying, start_head, train_delta
 
 # %% ../nbs/33a_finetuning.ipynb #3300526ac7
@@ -47,8 +47,7 @@ def train_base(classifier, train, held, targets, checkpoints=None) -> tuple:  # 
 def learner(head, widths) -> tuple:  # (a head that trains, {column: width} that it reads)
     "The head itself, or a linear one that stands in for it on the deepest site of the columns."
     if hasattr(head, "loss"): return head, widths
-    site = deepest(widths).partition("/")[0]
-    return Linear(), {column: width for column, width in widths.items() if column.partition("/")[0] == site}
+    return Linear(), {column: widths[column] for column in deepest_columns(widths)}
 
 def _network(backbone, parts, schema, loss) -> Net:
     "Base, pooler and the head that trains."
