@@ -2,7 +2,7 @@
 
     python benchmarks/token_sparse.py --data FOLDER [--data FOLDER] [--seeds 3] [--sides trainer finetune …] [--rows N]
 
-One process and one file a cell (data set, side, seed), so a run that was stopped goes on with what is missing. Every side gets the same rows, epochs and batch size, one thread a core,
+One process and one file a cell (data set, side, seed), so a run that was stopped goes on with what is missing. Every side gets the same rows, every one that trains the same epochs and batch size, one thread a core,
 and an empty state cache, so filling it counts. `trainer` is `transformers.Trainer` as people write it: `AutoModelForSequenceClassification`, random batches padded to their longest text; `lora`, `prefix` and `shira` are peft's, trained the same way.
 Seconds are those of loading, preparing and training, with libraries imported before; the kit's sides also choose the epoch and calibrate on validation rows, which are cut as much as the training rows. `--set` holds for all sides of the kit.
 """
@@ -41,8 +41,8 @@ CONTROLS = ("token-sparse", "gradient-sparse", "random-sparse")
 SHARES = (0.01, 0.05)  # of the weights, beside the 0.1 that is the default
 KIT |= {f"{selector}-{share}": ("token-sparse", [f"selector={selector}", f"selector.weights={share}"]) for share in SHARES for selector in CONTROLS}
 PEERS = {"trainer": 2e-4, "lora": 1e-3, "prefix": 1e-2, "shira": 3e-3}  # rates; the libraries' examples use lower ones, with which most have not left their start after these few steps
-SIDES = (*KIT, *PEERS)
-USUAL = ["probe", "finetune", "top-layers", "token-sparse", *PEERS]  # the rest by name
+SIDES = ("floor", *KIT, *PEERS)
+USUAL = ["floor", "probe", "finetune", "top-layers", "token-sparse", *PEERS]  # the rest by name
 
 
 def rows_of(folder, limit, seed):
@@ -101,6 +101,16 @@ def adapted(side, network, seed):
     return get_peft_model(network, configs[side]())
 
 
+def floor(side, folder, limit, seed, epochs, model, settings):
+    """TF-IDF and logistic regression, which reads no model."""
+    from clfm_kit.floor import Floor
+    train, held, test = rows_of(folder, limit, seed)
+    found = Floor()
+    seconds, cpu = clock(lambda: found.fit(train, held))
+    peak, report = peak_mb(), found.evaluate(test)
+    return dict(accuracy=float(report["accuracy"]), macro_f1=float(report["macro_f1"]), seconds=seconds, cpu_seconds=cpu, facts={}, step_cpu_seconds=None, peak_mb=peak)
+
+
 def peer(side, folder, limit, seed, epochs, model, settings):
     """`Trainer` as people write it, over the whole model or over what peft adds to it."""
     import numpy as np
@@ -139,7 +149,7 @@ def cell(options, folder, side, seed):
     """Run one cell in this process and write its file."""
     import warnings
     warnings.filterwarnings("ignore")
-    run = kit if side in KIT else peer
+    run = kit if side in KIT else peer if side in PEERS else floor
     found = run(side, folder, options.rows, seed, options.epochs, options.model, options.set)
     path = place(options, folder, side, seed)
     path.parent.mkdir(parents=True, exist_ok=True)
