@@ -43,7 +43,7 @@ def peers():
     """Every technique on every data set: few rows a class, a line for each set; and more rows, a line for each technique."""
     cells = [json.loads(path.read_text()) for path in sorted((RESULTS / "peers").glob("*.json"))]
     if not cells: return ""
-    lines = ["Against the peers, on the same rows: accuracy (micro-F1 for several labels) in percent, mean over seeds, and seconds of the whole process, other work running beside it. `clfm:` are recipes of this kit; the rest is what people use today, as its documentation says. SetFit at 64 a class ran behind other work, with seconds two to eight times those of a free core, which needs about 12 minutes. Intervals and plots are on the site's benchmarks page."]
+    lines = ["Against the peers, on the same rows: accuracy (micro-F1 for several labels) in percent, mean over seeds, and seconds of the whole process, other work running beside it. `clfm:` are recipes of this kit; the rest is what people use today, as its documentation says. SetFit at 64 a class ran behind other work, so its seconds are far too many. Intervals and plots are on the site's benchmarks page."]
     few, many = [cell for cell in cells if cell["shots"]], [cell for cell in cells if not cell["shots"]]
     if few: lines += ["", *crossed(few, lambda cell: (cell["data"], cell["shots"]), lambda cell: cell["technique"], "data set", lambda key: f"{key[0]}, {key[1]} a class", str)]
     if many: lines += ["", *crossed(many, lambda cell: cell["technique"], lambda cell: (cell["data"], cell["sizes"]["train"]), "technique", str, lambda key: f"{key[0]}, {key[1]:,} rows")]
