@@ -670,6 +670,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'clfm_kit.plans.moving_weights': ('plans.html#moving_weights', 'clfm_kit/plans.py'),
                                 'clfm_kit.plans.plan': ('plans.html#plan', 'clfm_kit/plans.py'),
                                 'clfm_kit.plans.plan_rows': ('plans.html#plan_rows', 'clfm_kit/plans.py'),
+                                'clfm_kit.plans.refuse_missing_layers': ('plans.html#refuse_missing_layers', 'clfm_kit/plans.py'),
                                 'clfm_kit.plans.refuse_too_large': ('plans.html#refuse_too_large', 'clfm_kit/plans.py'),
                                 'clfm_kit.plans.token_work': ('plans.html#token_work', 'clfm_kit/plans.py'),
                                 'clfm_kit.plans.weight_bytes': ('plans.html#weight_bytes', 'clfm_kit/plans.py')},

@@ -83,7 +83,7 @@ def fit(recipe: Annotated[str, typer.Option("--recipe", help="A recipe's name or
         reject: Annotated[Optional[str], typer.Option("--reject", help="Leave strange texts unanswered, by this score: maximum-probability, energy or centroid-distance.")] = None,
         coverage: Annotated[Optional[float], typer.Option("--coverage", help="With --reject, the share of texts that belong to answer; 0.95 without.")] = None, out_of_scope: Strangers = None,
         checkpoints: Annotated[Optional[str], typer.Option("--checkpoints", help="A folder from which a killed training run goes on.")] = None,
-        text_column: Text = "text", label_column: Label = None, dry_run: Annotated[bool, typer.Option("--dry-run", help="Check recipe and data, show the report, fit nothing.")] = False, as_json: Json = False):
+        text_column: Text = "text", label_column: Label = None, dry_run: Annotated[bool, typer.Option("--dry-run", help="Check recipe, model and data, show the report, fit nothing.")] = False, as_json: Json = False):
     "Fit a classifier and save it, with its card, to a folder."
     from clfm_kit.data import load_data
     from clfm_kit.data_report import data_report
@@ -95,6 +95,9 @@ def fit(recipe: Annotated[str, typer.Option("--recipe", help="A recipe's name or
     settings = [*(settings or []), *([f"seed={seed}"] if seed is not None else [])]
     checked = Recipe.of(recipe).with_params(settings)
     check_training(checked, checked.parts())
+    if dry_run:
+        from clfm_kit.plans import refuse_missing_layers
+        refuse_missing_layers(checked, model)
     if checked.tasks:
         from clfm_kit.task_commands import fit_tasks
         if reject or coverage or label_column: raise UserError("this recipe has several tasks: say label columns and reject options in its tasks, as in --set tasks.intent=label")

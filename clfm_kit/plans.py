@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KEPT', 'CALL', 'MINILM_LINEAR', 'Sizes', 'model_sizes', 'weight_bytes', 'moving_weights', 'activation_bytes',
            'token_work', 'calls', 'machine_speed', 'free_memory', 'Plan', 'plan', 'advise', 'plan_rows',
-           'refuse_too_large']
+           'refuse_too_large', 'refuse_missing_layers']
 
 # %% ../nbs/34a_plans.ipynb #3400225ba4
 import time
@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModel
 from .backbones import cannot_load, model_source, quiet, text_config
 from .errors import UserError
 from .recipes import Recipe
+from .sites import Shape
 from .states import TOKEN_BUDGET
 
 # %% ../nbs/34a_plans.ipynb #3500528191
@@ -185,3 +186,9 @@ def refuse_too_large(source: str, quantizer, available: int):
     if needed <= available: return
     cure = "use a smaller model" if getattr(quantizer, "bits", 99) < 8 else f"quantizer nf4 would take {weight_bytes(sizes, _Bits(4.13)) / 1e9:.1f} GB, or use a smaller model"
     raise UserError(f"the base does not fit: its weights need {needed / 1e9:.1f} GB and {available / 1e9:.1f} GB are free; {cure}")
+
+# %% ../nbs/34a_plans.ipynb #69cf323e
+def refuse_missing_layers(recipe: Recipe, model):
+    "Raise `UserError` when a model's configuration cannot be read, or a recipe reads a layer that it does not have."
+    sizes = model_sizes(model_source(model))
+    recipe.parts()["pooler"].sites(Shape(sizes.depth, sizes.hidden, sizes.ffn))

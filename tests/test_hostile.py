@@ -100,6 +100,8 @@ def test_bad_files_at_the_command_line(content, parts, tiny, tmp_path):
     (["fit", "--recipe", "probe", "--data", "helpdesk"], ["--out"]),
     (["fit", "--recipe", "probe", "--data", "./nowhere.csv", "--out", "x"], ["nowhere.csv"]),
     (["fit", "--recipe", "probe", "--data", "helpdesk", "--model", "./no-model", "--out", "x"], ["no-model"]),
+    (["fit", "--recipe", "probe", "--data", "helpdesk", "--dry-run", "--set", "pooler.layer=[-1, 99]"], ["layer 99 does not exist"]),
+    (["fit", "--recipe", "probe", "--data", "helpdesk", "--dry-run", "--model", "./no-model"], ["no-model"]),
     (["fit", "--recipe", "probe", "--data", "helpdesk", "--out", "x", "--set", "head.C=big"], ["head.C is 'big'; a number expected"]),
     (["fit", "--recipe", "probe", "--data", "helpdesk", "--out", "x", "--set", "seed=abc"], ["seed is 'abc'; a whole number from 0 up"]),
     (["fit", "--recipe", "probe", "--data", "helpdesk", "--out", "x", "--set", "nope=1"], ["unknown field of a recipe 'nope'"]),
