@@ -20,22 +20,24 @@ from pathlib import Path
 
 from common import RESULTS, write
 
+TOP = "pooler={name: mean, layer: [-3, -2, -1]}"  # the last layers, whatever probes say
 KIT = {
     "probe": ("probe", []),
     "finetune": ("finetune", []),
-    "finetune-refit": ("finetune", ["head={name: logistic, columns: validated}", "pooler.layer=[-3, -2, -1]"]),  # the head of token-sparse
+    "finetune-refit": ("finetune", ["head={name: logistic, columns: validated}", TOP]),  # the head of token-sparse on the last layers
     "top-layers": ("finetune", ["selector=top-layers", "selector.layers=2"]),
     "token-sparse": ("token-sparse", []),
+    "top-three": ("token-sparse", [TOP]),
     "heads-channels": ("token-sparse", ["selector.granularity=head+channel"]),
-    "last-layer": ("token-sparse", ["pooler.layer=-1"]),
-    "trained-head": ("token-sparse", ["pooler.layer=-1", "head=linear"]),  # as it came out of training
+    "last-layer": ("token-sparse", ["pooler=mean"]),
+    "trained-head": ("token-sparse", ["pooler=mean", "head=linear"]),  # as it came out of training
     "auto": ("token-sparse", ["selector.weights=auto", "selector.lowest=auto"]),
     "merged": ("token-sparse", ["format=merged"]),  # adds rows to the table of embeddings: beside the others, not one of them
     "gradient-sparse": ("token-sparse", ["selector=gradient-sparse"]),
     "random-sparse": ("token-sparse", ["selector=random-sparse"]),
-    "lora-kit": ("token-sparse", ["selector=lora", "selector.rank=26"]),  # as many weights as token-sparse moves in MiniLM
+    "lora-kit": ("token-sparse", ["selector=lora", "selector.rank=26", TOP]),  # as many weights as token-sparse moves in MiniLM
     "dearer": ("token-sparse", ["selector.cost=0.42"]),  # a block more
-    "all-blocks": ("token-sparse", ["selector.lowest=0", "selector.cost=null"]),  # as many weights, down to the lowest block
+    "all-blocks": ("token-sparse", ["selector.lowest=0", "selector.cost=null", TOP]),  # as many weights, down to the lowest block
 }
 CONTROLS = ("token-sparse", "gradient-sparse", "random-sparse")
 SHARES = (0.01, 0.05)  # of the weights, beside the 0.1 that is the default

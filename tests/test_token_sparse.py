@@ -286,3 +286,14 @@ def test_without_room_for_the_prefix_it_computes_and_says_so(tiny, monkeypatch, 
     with pytest.warns(UserWarning, match="they are computed anew in every epoch"): computed = fit(*["training.prefix_gigabytes=1e-9"] * (how == "a small budget"))
     assert computed.facts_["training"]["prefix"] == "computed"
     np.testing.assert_allclose(computed.scores(texts[:9]), stored.scores(texts[:9]), atol=0.02)
+
+
+def test_training_ends_at_the_layer_that_probes_choose(tmp_path):
+    train = load_data("helpdesk").train
+    texts, labels = train.texts[:240], ["question" if "?" in text else "statement" for text in train.texts[:240]]
+    fitted = Classifier("token-sparse", settings=["training.epochs=1"], cache=None).fit(texts, labels)
+    top = fitted.parts_["pooler"].layers_[-1]
+    assert fitted.depth_ == top < fitted.backbone_.shape.depth and fitted.delta_.lowest < top and {change.level for change in fitted.delta_.changes} <= set(range(top))
+    assert fitted.facts_["training"]["cost"] <= 0.33  # of finetuning the whole model, blocks that are not read included
+    loaded = Classifier.from_pretrained(fitted.save_pretrained(tmp_path / "model"), cache=None)
+    assert np.array_equal(fitted.predict_proba(texts[:20]), loaded.predict_proba(texts[:20])) and loaded.backbone_.loaded_depth == top

@@ -13,11 +13,11 @@ import torch
 from clfm_kit.errors import UserError
 
 # %% ../nbs/01b_budgets.ipynb #010053e1eb
-def price(lowest: int, blocks: dict, epochs: int, share: float) -> float:
-    "The cost of training a `share` of all weights in blocks {level: weights} from `lowest` on (below 0: the embeddings too), as a share of full finetuning's."
-    total = sum(blocks.values())
-    above = sum(weights for level, weights in blocks.items() if level >= lowest)
-    return ((total - above) / epochs + 2 * above + share * total) / (3 * total)
+def price(lowest: int, blocks: dict, epochs: int, share: float, unread: int = 0) -> float:
+    "The cost of training a `share` of all weights in blocks {level: weights} from `lowest` on (below 0: the embeddings too), as a share of full finetuning's; `unread` weights lie above."
+    below, above = (sum(weights for level, weights in blocks.items() if (level >= lowest) == upper) for upper in (False, True))
+    total = below + above + unread
+    return (below / epochs + 2 * above + share * total) / (3 * total)
 
 # %% ../nbs/01b_budgets.ipynb #010092841d
 def spend(units: list, room: float) -> list:  # of (Units, indices)
@@ -47,15 +47,16 @@ class Budget:
     epochs: int
     cost: float | None = None
     below: bool = False
+    unread: int = 0  # weights in blocks above, which are never computed
 
     @property
     def total(self):
-        "All weights of the linear maps."
-        return sum(self.blocks.values())
+        "All weights of the model's linear maps."
+        return sum(self.blocks.values()) + self.unread
 
     def price(self, lowest, share):
         "See `price`; with embeddings that move, every epoch goes all the way down."
-        return price(-1 if self.below else lowest, self.blocks, self.epochs, share)
+        return price(-1 if self.below else lowest, self.blocks, self.epochs, share, self.unread)
 
     def room(self, lowest, weights: float) -> float:
         "How many weights may move when the lowest block that moves is this one."

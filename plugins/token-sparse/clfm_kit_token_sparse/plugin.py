@@ -25,8 +25,8 @@ def register_formats(register):
 
 # %% ../nbs/03_plugin.ipynb #030059f43b
 def token_sparse():
-    "Token-driven sparse finetuning: few rows of the upper blocks, on states below that are computed once; then a probe of the last layers."
-    return Recipe(name="token-sparse", selector="token-sparse", pooler=dict(name="mean", layer=[-3, -2, -1]), head=dict(name="logistic", columns="validated"), training=dict(learning_rate=1e-3))
+    "Token-driven sparse finetuning: few rows of the blocks below the layer that knows the classes best, on states that are computed once; then a probe of the layers there."
+    return Recipe(name="token-sparse", selector="token-sparse", pooler="probed", head=dict(name="logistic", columns="validated"), training=dict(learning_rate=1e-3))
 
 @hookimpl
 def register_recipes(register): register("token-sparse", token_sparse, about="few rows of weights trained, chosen by token groups", needs="token-sparse", paper=PAPER)

@@ -18,7 +18,7 @@ from clfm_kit.formats import Plain
 from clfm_kit.parts import Part
 from .budgets import Budget, moved
 from .groups import find_groups, positions
-from .sensitivity import gradients, linear_maps
+from .sensitivity import gradients, linear_maps, map_weights
 from .trials import Trials
 from .units import GRANULARITIES, delta_of, make_units, measure, oriented
 
@@ -61,7 +61,7 @@ def _affordable(self, backbone, batches) -> tuple:  # (linear maps, budget, unit
     self.check()
     maps = linear_maps(backbone, levels(backbone, batches.sites))
     blocks = {level: sum(module.weight.numel() for module, where in maps.values() if where == level) for level in sorted({level for _, level in maps.values()})}
-    budget = Budget(blocks, batches.settings.sized(len(batches.examples)).epochs, self.cost if self.seconds is None else None, below=self.embeddings != "frozen")
+    budget = Budget(blocks, batches.settings.sized(len(batches.examples)).epochs, self.cost if self.seconds is None else None, self.embeddings != "frozen", map_weights(backbone.blocks) - sum(blocks.values()))
     units = make_units(backbone, maps, self.granularity)
     return maps, budget, [each for each in units if each.level >= self._depths(budget, units)[0]]
 
@@ -77,7 +77,7 @@ def _select(self, backbone, batches):
     backbone.model.requires_grad_(False)
     self.learn(backbone, batches, self._lowest(budget, units))
     reading = self.measure(backbone, batches, maps, units)
-    if self.seconds is not None: budget.cost = self.seconds / (3 * reading * budget.epochs)
+    if self.seconds is not None: budget.cost = self.seconds / (3 * reading * budget.epochs) * (1 - budget.unread / budget.total)
     chosen, facts = self._choose(backbone, batches, maps, units, budget)
     delta, lowest, share = delta_of(chosen, maps), min(each.level for each, _ in chosen), moved(chosen) / budget.total
     delta.facts = dict(share_of_weights=share, lowest=lowest, cost=budget.price(lowest, share), **facts, **self.found())
