@@ -83,7 +83,7 @@ def speed():
 
 
 SIDES = {"floor": "TF-IDF floor", "trainer": "`Trainer`, all weights", "finetune": "recipe `finetune`, all weights", "token-sparse": "`token-sparse`", "gradient-sparse": "control `gradient-sparse`", "random-sparse": "control `random-sparse`",
-         "last-layer": "`token-sparse`, head on the last layer only", "all-blocks": "`token-sparse`, `lowest=0`, `cost=null`", "top-layers": "top two layers", "lora": "peft LoRA", "prefix": "peft prefix", "shira": "peft SHiRA"}
+         "top-three": "`token-sparse`, on the last three layers always", "last-layer": "`token-sparse`, on the last layer only", "all-blocks": "`token-sparse`, on the last three layers, `lowest=0`, `cost=null`", "top-layers": "top two layers", "lora": "peft LoRA", "prefix": "peft prefix", "shira": "peft SHiRA"}
 
 
 def sparse():

@@ -194,7 +194,7 @@ def plot(figures, path):
     import matplotlib
     matplotlib.use("agg")
     from matplotlib import pyplot
-    sides = {side: {} for side in ("trainer", "finetune", "token-sparse", "all-blocks", "top-layers", "lora", "prefix", "shira")}
+    sides = {side: {} for side in ("trainer", "finetune", "token-sparse", "top-three", "all-blocks", "top-layers", "lora", "prefix", "shira")}
     for name, value in figures.items():
         data, side, *rest = name.split()
         if rest == ["accuracy"] and side in sides: sides[side][data] = (figures.get(f"{data} {side} cpu_seconds against trainer", 1.0), 100 * value)
@@ -202,7 +202,7 @@ def plot(figures, path):
     figure, axes = pyplot.subplots(2, -(-len(sets) // 2), figsize=(11, 5.5), layout="constrained", squeeze=False)
     for data, panel in zip(sets, axes.flat):
         for number, (side, found) in enumerate(sides.items()):
-            if data in found: panel.plot(*found[data], "os^Dvx+*"[number], label=side, color=f"C{number}", markersize=9)
+            if data in found: panel.plot(*found[data], "os^<Dvx+*"[number], label=side, color=f"C{number}", markersize=9)
         panel.set(title=data, xlim=(0, None))
     for panel in list(axes.flat)[len(sets):]: panel.axis("off")
     figure.supxlabel("processor time, Trainer = 1"), figure.supylabel("test accuracy, %")
