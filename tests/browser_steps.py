@@ -45,6 +45,13 @@ def by_keyboard(locator, key="Enter"):
     locator.press(key)
 
 
+def by_typing(page, label, text, key="Enter"):
+    "Fill a field and leave it with a key; pressed on the field, as a form that is drawn anew takes the focus away."
+    field = page.get_by_label(label, exact=True)
+    field.fill(text)
+    field.press(key)
+
+
 def recipe_builder(page, given):
     expect(button(page, "✓ logistic")).to_be_visible(timeout=PATIENCE)
     expect(button(page, "attention")).to_be_disabled()
@@ -52,14 +59,11 @@ def recipe_builder(page, given):
     by_keyboard(button(page, "linear"))
     by_keyboard(button(page, "top-layers"), "Space")
     expect(button(page, "attention")).to_be_enabled(timeout=PATIENCE)
-    page.get_by_label("layers", exact=True).fill("one")
-    page.keyboard.press("Enter")
+    by_typing(page, "layers", "one")
     shows(page, "a number such as 2 expected")
-    page.get_by_label("layers", exact=True).fill("1")
-    page.keyboard.press("Enter")
+    by_typing(page, "layers", "1")
     shows(page, "name: top-layers")
-    page.get_by_label("epochs", exact=True).fill("2")
-    page.keyboard.press("Tab")
+    by_typing(page, "epochs", "2", "Tab")
     shows(page, "epochs: 2")
     by_keyboard(button(page, "Fit"))
     shows(page, "Done: accuracy")
