@@ -78,7 +78,7 @@ def speed():
     if ece := load("calibration"):
         stated = {row["recipe"]: row["calibrated"]["ece"] for row in ece["rows"]}
         lines += ["", "Calibration error (15 bins) on BANKING77's test rows, calibrated on validation: " + ", ".join(f"`{name}` {value:.3f}" for name, value in stated.items()) + "."]
-    if found := load("comparison"): lines += ["", f"`clfm compare` of five recipes on `helpdesk`, states cached, takes {found['figures']['compare five recipes on helpdesk, seconds']:.0f} s on one core."]
+    if found := load("comparison"): lines += ["", f"A comparison of five recipes on `helpdesk`, states cached, takes {found['figures']['compare five recipes on helpdesk, seconds']:.0f} s on one core."]
     return "\n".join(lines)
 
 

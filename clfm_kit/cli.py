@@ -94,10 +94,11 @@ def fit(recipe: Annotated[str, typer.Option("--recipe", help="A recipe's name or
         check_folder(out)  # now, rather than after the fit
     settings = [*(settings or []), *([f"seed={seed}"] if seed is not None else [])]
     checked = Recipe.of(recipe).with_params(settings)
-    check_training(checked, checked.parts())
+    parts = checked.parts()
+    check_training(checked, parts)
     if dry_run:
-        from clfm_kit.plans import refuse_missing_layers
-        refuse_missing_layers(checked, model)
+        from clfm_kit.plans import sizes_for
+        sizes_for(parts, model)
     if checked.tasks:
         from clfm_kit.task_commands import fit_tasks
         if reject or coverage or label_column: raise UserError("this recipe has several tasks: say label columns and reject options in its tasks, as in --set tasks.intent=label")

@@ -49,7 +49,7 @@ def by_typing(page, label, text, key="Enter"):
     "Fill a field and leave it with a key; pressed on the field, as a form that is drawn anew takes the focus away."
     field = page.get_by_label(label, exact=True)
     field.fill(text)
-    field.press(key)
+    by_keyboard(field, key)
 
 
 def recipe_builder(page, given):
