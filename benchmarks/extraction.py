@@ -10,7 +10,6 @@ import tempfile
 import time
 
 import numpy as np
-import torch
 from common import alternate, ratio, write
 from transformers import AutoModel, AutoTokenizer, pipeline
 

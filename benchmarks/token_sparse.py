@@ -57,7 +57,7 @@ def rows_of(folder, limit, seed):
 
 
 def kit(side, folder, limit, seed, epochs, model, settings):
-    import clfm_kit.training  # imports are not what is measured
+    import clfm_kit.training  # noqa: F401, imports are not what is measured
     from clfm_kit import Classifier, Recipe
     from clfm_kit.plugins import using
     train, held, test = rows_of(folder, limit, seed)

@@ -10,7 +10,6 @@ __all__ = ['MINILM_PACKAGE', 'MINILM_SHA256', 'model_source', 'file_hash', 'weig
 # %% ../nbs/09_backbones.ipynb #090022d585
 import hashlib
 import importlib.util
-import json
 import logging
 from contextlib import contextmanager
 from functools import cached_property

@@ -23,9 +23,10 @@ class Context:
     parts: dict  # all parts of the recipe, by kind
     rows: object = None  # the training rows while fitting; None when a saved classifier is loaded
     schemas: dict | None = None  # {task: Schema} where there are several tasks; `schema` is then None
+    cache: object = None  # the folder of the state cache, or None
 
     def read(self, texts) -> dict:
-        "{column: float32 array [N, F]} of texts, past the cache."
+        "{column: float32 array [N, F]} of texts, past the cache, as a part that is being bound may not yet have its own address there."
         states = pooled_states(self.backbone, texts, self.parts["format"], self.parts["pooler"], dtype=np.float32)
         return {column: np.asarray(values) for column, values in states.items()}
 

@@ -63,7 +63,7 @@ def register_poolers(register):
     register("max", "clfm_kit.poolers:Max", about="largest value over tokens at one layer")
     register("first", "clfm_kit.poolers:First", about="first token, BERT's summary of the text")
     register("last", "clfm_kit.poolers:Last", about="last token, for decoders")
-    register("probed", "clfm_kit.probed:Probed", about="average over tokens at the layers below the one that a probe reads best")
+    register("probed", "clfm_kit.probed:Probed", about="average over tokens at the last layers up to the deepest that a probe reads as well as any")
     register("attention", "clfm_kit.poolers:Attention", about="average with weights learned beside the head, where weights of the base move")
 
 @hookimpl

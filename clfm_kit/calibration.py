@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from .errors import UserError
+from .errors import UserError, imported
 from .metrics import calibration_error, reliability
 from .schemas import Schema
 
@@ -103,8 +103,7 @@ LOOKS = (("#D55E00", "o", "-"), ("#0072B2", "s", "--"), ("#009E73", "^", ":"), (
 
 def plot_reliability(series: dict, axes=None, bins: int = 15):  # the matplotlib axes
     "Draw stated against observed for {name: (stated [M], came true [M])}, see `clfm_kit.metrics.statements`; at most four series look different."
-    try: from matplotlib import pyplot
-    except ImportError as error: raise UserError('plots need matplotlib; install it with: pip install "clfm-kit[notebook]"') from error
+    pyplot = imported("matplotlib.pyplot", "a plot", "notebook")
     if axes is None: axes = pyplot.subplots(figsize=(4.2, 4.2), layout="constrained")[1]
     axes.plot([0, 1], [0, 1], color="#777777", linewidth=1, label="honest")
     for place, (name, (stated, came_true)) in enumerate(series.items()):

@@ -69,15 +69,15 @@ def _open(self, deep=None, rows=None):
         speaks = any(getattr(part, "needs_language_head", False) for part in self.parts_.values())
         self.backbone_ = Backbone.load(self.model, deep, self.parts_["quantizer"], speaks, self.recipe_.attention)
         if hasattr(self, "delta_"): self.delta_.apply(self.backbone_)
-        bind_parts(Context(self.backbone_, getattr(self, "schema_", None), self.parts_, rows, getattr(self, "schemas_", None)))
+        bind_parts(Context(self.backbone_, getattr(self, "schema_", None), self.parts_, rows, getattr(self, "schemas_", None), self._cache))
     return self.backbone_
 
 def _states(self, texts, columns=None):
     "{column: Column} of texts, through the cache."
-    cache = cache_folder() if self.cache == "default" else self.cache
-    return pooled_states(self._open(), texts, self.parts_["format"], self.parts_["pooler"], columns, cache, self._dtype, run=self)
+    return pooled_states(self._open(), texts, self.parts_["format"], self.parts_["pooler"], columns, self._cache, self._dtype, run=self)
 
 Classifier._open, Classifier._states = _open, _states
+Classifier._cache = property(lambda self: cache_folder() if self.cache == "default" else self.cache)  # a folder, or None
 Classifier._dtype = property(lambda self: np.dtype(getattr(self.parts_["pooler"], "state_dtype", self.state_dtype)))  # a pooler may need all digits
 
 # %% ../nbs/22_classifier.ipynb #220090c8fa

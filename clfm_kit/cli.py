@@ -15,7 +15,7 @@ import typer
 from .errors import UserError
 from .model_commands import distil, explain, export, merge
 from .study_commands import compare, errors, plan, tune
-from .terminal import Data, Json, Label, Model, Settings, Text, progress, reports_table, show, table_of
+from .terminal import Data, Json, Label, Model, Settings, Text, answer_facts, answer_words, progress, reports_table, show, table_of
 
 # %% ../nbs/27_cli.ipynb #2700534bbf
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -101,8 +101,8 @@ def fit(recipe: Annotated[str, typer.Option("--recipe", help="A recipe's name or
         sizes_for(parts, model)
     if checked.tasks:
         from clfm_kit.task_commands import fit_tasks
-        if reject or coverage or label_column: raise UserError("this recipe has several tasks: say label columns and reject options in its tasks, as in --set tasks.intent=label")
-        return fit_tasks(checked, model, data, out, text_column, dry_run, as_json)
+        if reject or coverage is not None or label_column: raise UserError("this recipe has several tasks: say label columns and reject options in its tasks, as in --set tasks.intent=label")
+        return fit_tasks(checked, model, data, out, out_of_scope, checkpoints, text_column, dry_run, as_json)
     splits = load_data(data, text=text_column, label=label_column)
     report = data_report(splits)
     if dry_run: return show(dict(recipe=checked.to_dict(), data=report.to_dict()), as_json, report)
@@ -145,12 +145,12 @@ def predict(folder: Annotated[str, typer.Argument(help="A saved model.")], texts
     clf = Classifier.from_pretrained(folder)
     if hasattr(clf, "tasks_"):
         from clfm_kit.task_commands import show_answers
+        if threshold is not None: raise UserError("--threshold is for models with one task; in Python, predict takes thresholds by task")
         return show_answers(clf, texts, as_json)
     with progress(): labels, probabilities = clf.answer(texts, _thresholds(threshold, clf.schema_))
-    result = [dict(text=text, label=label if isinstance(label, list) or label is None else str(label), probabilities=dict(zip(map(str, clf.schema_.labels), map(float, row.round(6)))))
-              for text, label, row in zip(texts, labels, probabilities)]
-    show(result, as_json, table_of("predictions", ["label", "probability", "text"],
-          [[", ".join(map(str, r["label"])) if isinstance(r["label"], list) else r["label"] or "(left unanswered)", f"{max(r['probabilities'].values()):.2f}", r["text"]] for r in result]))
+    result = [dict(text=text, **answer_facts(clf.schema_, label, chances)) for text, label, chances in zip(texts, labels, probabilities)]
+    rows = [[answer_words(found["label"]), f"{max(found['probabilities'].values()):.2f}", found["text"]] for found in result]
+    show(result, as_json, table_of("predictions", ["label", "probability", "text"], rows))
 
 # %% ../nbs/27_cli.ipynb #2701627ba0
 def _thresholds(given, schema):
@@ -169,6 +169,7 @@ def evaluate(folder: Annotated[str, typer.Argument(help="A saved model.")], data
     clf = Classifier.from_pretrained(folder)
     if hasattr(clf, "tasks_"):
         from clfm_kit.task_commands import evaluate_tasks
+        if label_column: raise UserError("this model has several tasks, which say their label columns; leave --label-column out")
         return evaluate_tasks(clf, folder, data, text_column, out_of_scope, as_json)
     rows = load_data(data, text=text_column, label=label_column).measured
     with progress(): report = clf.evaluate(rows, out_of_scope=out_of_scope)

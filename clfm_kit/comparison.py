@@ -22,7 +22,7 @@ import psutil
 from .artifacts import head_state
 from .classifier import Classifier
 from .data import load_data, training_rows
-from .errors import UserError
+from .errors import UserError, imported
 from .floor import Floor
 from .metrics import Report, Undefined, correct_rows, decide, evaluate, plain
 from .recipes import Recipe
@@ -233,8 +233,7 @@ MARKS = (("o", "#0072B2"), ("D", "#E69F00"), ("s", "#009E73"), ("^", "#CC79A7"),
 
 def _plot(self, cost: str = "milliseconds_per_text", axes=None):  # the matplotlib axes
     "The main figure with its 95 % interval over rows, against a cost; the line joins the entries that no other beats on both."
-    try: from matplotlib import pyplot
-    except ImportError as error: raise UserError('plots need matplotlib; install it with: pip install "clfm-kit[notebook]"') from error
+    pyplot = imported("matplotlib.pyplot", "a plot", "notebook")
     if axes is None: axes = pyplot.subplots(figsize=(7, 3.8), layout="constrained")[1]
     lines = sorted((line for line in self.to_dict()["entries"] if isinstance(line[cost], float) and isinstance(line["interval"], list)), key=lambda line: line[cost])
     x, y = np.array([line[cost] for line in lines]), np.array([line[self.main] for line in lines])

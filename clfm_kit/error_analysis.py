@@ -7,7 +7,6 @@ __all__ = ['NOTHING', 'TABLES', 'STYLE', 'PAGE', 'confident_mistakes', 'confused
            'analyse_errors', 'tables', 'to_html', 'save_html']
 
 # %% ../nbs/34_error_analysis.ipynb #34002165fc
-import os
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from html import escape
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .artifacts import fresh_file
 from .classifier import Classifier
 from .data import load_data
 from .errors import UserError
@@ -155,13 +155,7 @@ def to_html(self) -> str:
 # %% ../nbs/34_error_analysis.ipynb #34025c7ea7
 def save_html(self, path) -> Path:
     "Write the page, whole or not at all. Raises `UserError` when it cannot be written."
-    path = Path(path)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(to_html(self), encoding="utf-8", errors="backslashreplace")
-        os.replace(part, path)
-    except OSError as error: raise UserError(f"cannot write {path}: {error.strerror}") from error
-    finally: part.unlink(missing_ok=True)
-    return path
+    with fresh_file(path) as file: file.write(to_html(self))
+    return Path(path)
 
 ErrorAnalysis.to_html, ErrorAnalysis.save_html = to_html, save_html

@@ -8,12 +8,10 @@ __all__ = ['NOTHING', 'SIZE', 'PAGE', 'LISTED', 'cells', 'order', 'ErrorBrowser'
 # %% ../nbs/45_error_browser.ipynb #45002d405f
 import csv
 import json
-import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 from pathlib import Path
 
-import numpy as np
-
+from .artifacts import fresh_file
 from .data import load_data
 from .errors import UserError, unknown
 from .schemas import plain_labels
@@ -159,16 +157,11 @@ def save(self, path, which: str = "mistakes") -> Path:
     "Write rows to a .csv or .jsonl file, whole or not at all. Raises `UserError` when it cannot be written."
     path, found = Path(path).expanduser(), self.records(which)
     if path.suffix not in (".csv", ".jsonl"): raise UserError(f"{path.name!r} given; a file that ends in .csv or .jsonl expected")
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with open(part, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            if path.suffix == ".jsonl": file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in found)
-            else:
-                writer = csv.DictWriter(file, ["row", "text", "label", "was", "predicted", "probability"])
-                writer.writeheader(), writer.writerows({name: _plain(value) for name, value in record.items()} for record in found)
-        os.replace(part, path)
-    except OSError as error: raise UserError(f"cannot write {path}: {error.strerror}") from error
-    finally: part.unlink(missing_ok=True)
+    with fresh_file(path) as file:
+        if path.suffix == ".jsonl": file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in found)
+        else:
+            writer = csv.DictWriter(file, ["row", "text", "label", "was", "predicted", "probability"])
+            writer.writeheader(), writer.writerows({name: _plain(value) for name, value in record.items()} for record in found)
     return path
 
 ErrorBrowser.save = save

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from .classifier import Classifier
-from .errors import UserError, unknown
+from .errors import unknown
 
 # %% ../nbs/26_explanations.ipynb #26005e5a8c
 MOST = 64

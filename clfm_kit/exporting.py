@@ -16,7 +16,7 @@ from torch import nn
 from .artifacts import fresh_folder
 from .backbones import Backbone
 from .data import load_data
-from .errors import UserError, unknown
+from .errors import UserError, imported, unknown
 from .metrics import decide
 from .parts import name_and_params
 from .states import pad
@@ -50,8 +50,7 @@ class Answer(nn.Module):
 # %% ../nbs/22b_exporting.ipynb #22008a871e
 def write_graph(clf, path):
     "Write the ONNX graph of a classifier. Raises `UserError` when the packages are missing or the model cannot be followed."
-    try: import onnxscript  # noqa: F401, what PyTorch's exporter needs
-    except ImportError as error: raise UserError('exporting needs the ONNX packages; install them with: pip install "clfm-kit[export]"') from error
+    imported("onnxscript", "exporting", "export")  # PyTorch's exporter uses it
     module = Answer(clf).eval()
     backbone = module.backbone
     example = pad([[1, 2, 3, 2], [1, 2]], backbone.tokenizer.pad_token_id)

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from .cache import LaterStates, cache_folder, column_widths
+from .cache import LaterStates, column_widths
 from .deltas import Delta
 from .heads import Linear
 from .imbalance import learn_imbalance
@@ -27,7 +27,7 @@ def train_base(classifier, train, held, targets, checkpoints=None) -> tuple:  # 
     recipe, parts, backbone, schema = classifier.recipe_, classifier.parts_, classifier._open(), classifier.schema_
     settings, imbalance = Training.of(recipe.training), learn_imbalance(recipe.class_weight, targets[0], schema)
     torch.manual_seed(recipe.seed)
-    own, folder = (targets, imbalance), cache_folder() if classifier.cache == "default" else classifier.cache
+    own, folder = (targets, imbalance), classifier._cache
     targets, imbalance, loss, taught = _taught(classifier, (train, held), targets, imbalance)
     net = _network(backbone, parts, schema, loss)
     examples = [Examples(backbone, parts["format"], texts, found) for texts, found in zip((train, held), targets)]

@@ -67,12 +67,13 @@ class Logistic(Part):
 def _fit(self, features, targets, schema, *, validation=None, row_weight=None, seed=0, progress=None):
     "Fit on features of N texts, rows weighted by `row_weight` ([N], or [N, C] where labels are many); `validation` (features, targets) chooses `C`, and the columns where it may."
     self.columns_ = list(features)
-    losses = _search(self, features, targets, schema, validation, row_weight, progress)
+    _search(self, features, targets, schema, validation, row_weight, progress)
     if self.columns == "validated" and validation and len(validation[1]) >= FEW:
         alone = deepcopy(self)
         alone.columns_ = deepest_columns(features)
-        gain = losses - _search(alone, features, targets, schema, validation, row_weight, progress)
-        if gain.mean() * np.sqrt(len(gain) - 1) > 2 * gain.std(): self.weights_, self.bias_, self.C_, self.columns_ = alone.weights_, alone.bias_, alone.C_, alone.columns_
+        _search(alone, features, targets, schema, validation, row_weight, progress)
+        gain = _losses(self, validation, schema) - _losses(alone, validation, schema)
+        if gain.mean() * np.sqrt(len(gain) - 1) > 2 * gain.std(): vars(self).update(alone.learned())
     if self.refit == "train+validation" and validation: _refit(self, features, targets, schema, validation, row_weight)
     return self
 
@@ -80,14 +81,13 @@ Logistic.fit = _fit
 
 # %% ../nbs/19_heads.ipynb #19011c6c91
 def _search(head, features, targets, schema, validation, row_weight, progress):
-    "Set the weights at the best `C` of the grid; returns the log-loss of each validation row."
-    x, grid, best = matrix(_only(features, head.columns_)), GRID if head.C is None and validation else (head.C or 0.1,), None
-    for done, C in enumerate(grid):
-        trial = _solve(deepcopy(head), x, targets, schema, C, row_weight)
-        losses = _losses(trial, validation, schema) if validation else np.zeros(1)
-        if best is None or losses.mean() < best.mean(): best, head.weights_, head.bias_, head.C_ = losses, trial.weights_, trial.bias_, C
-        if progress: progress(done + 1, len(grid))
-    return best
+    "Set the weights at the `C` that was given, or at that of the grid with the least log-loss on validation rows."
+    x, grid, trials = matrix(_only(features, head.columns_)), GRID if head.C is None and validation else (head.C or 0.1,), []
+    for C in grid:
+        trials.append(_solve(deepcopy(head), x, targets, schema, C, row_weight))
+        if progress: progress(len(trials), len(grid))
+    best = trials[0] if len(trials) == 1 else min(trials, key=lambda trial: _losses(trial, validation, schema).mean())
+    vars(head).update(best.learned())
 
 def _losses(head, validation, schema):
     features, targets = validation
@@ -100,7 +100,7 @@ def _solve(head, x, targets, schema, C, row_weight):
     "Weights and bias on rows x [N, F], standardised inside; returns the head."
     mean, scale = x.mean(0), np.maximum(x.std(0), 1e-6)
     weights, bias = solve_logistic((x - mean) / scale, targets, schema, C, head.max_iter, row_weight)
-    head.weights_, head.bias_ = (weights / scale).astype(np.float32), (bias - weights @ (mean / scale)).astype(np.float32)
+    head.weights_, head.bias_, head.C_ = (weights / scale).astype(np.float32), (bias - weights @ (mean / scale)).astype(np.float32), C
     return head
 
 def _refit(head, features, targets, schema, validation, row_weight):

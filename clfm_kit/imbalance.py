@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NAMES', 'balanced_weights', 'named_weights', 'Imbalance', 'learn_imbalance', 'groups', 'epoch_rows', 'weighted_loss',
-           'row_weights', 'rows_in_proportion']
+           'row_weights']
 
 # %% ../nbs/18_imbalance.ipynb #180025e9d2
 from dataclasses import dataclass
@@ -126,11 +126,3 @@ def row_weights(imbalance: Imbalance, targets, probabilities=None) -> np.ndarray
         true = np.where(targets > 0, probabilities, 1 - probabilities) if several else probabilities[np.arange(len(targets)), targets]
         weights = weights * (1 - true).clip(1e-8) ** imbalance.gamma
     return (weights / weights.mean()).astype(np.float32) if weights.size else weights.astype(np.float32)
-
-# %% ../nbs/18_imbalance.ipynb #180209a06c
-def rows_in_proportion(weights, seed: int = 0) -> np.ndarray:  # int64 [N], row numbers in order
-    "Row numbers, each as often as its weight [N] says; as many as there are weights."
-    ends = np.cumsum(np.asarray(weights, dtype=np.float64))
-    if not len(ends): return np.zeros(0, dtype=np.int64)
-    marks = (np.arange(len(ends)) + np.random.default_rng(seed).random()) / len(ends) * ends[-1]
-    return np.searchsorted(ends, marks, side="right").clip(max=len(ends) - 1)

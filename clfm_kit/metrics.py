@@ -6,7 +6,7 @@
 __all__ = ['FIGURES', 'LOWER_IS_BETTER', 'ABSENT', 'UNCALLED', 'Undefined', 'ratio', 'plain', 'Report', 'checked', 'decide',
            'correct_rows', 'joint_exact_match', 'indicator', 'class_table', 'class_row', 'class_figures', 'statements',
            'reliability', 'calibration_error', 'coverage_curve', 'sampled_curve', 'probability_figures',
-           'evaluate_single', 'evaluate_multi', 'evaluate_tags', 'evaluate']
+           'evaluate_tags', 'evaluate']
 
 # %% ../nbs/14_metrics.ipynb #14002437cc
 import re
@@ -209,14 +209,6 @@ def _overall(decisions, correct, targets, schema):
     if schema.kind == "single": return dict(accuracy=right, micro_f1=right)
     micro = ratio(2 * (decisions & asked).sum(), asked.sum() + decisions.sum(), "no row has a label and none is predicted")
     return dict(exact_match=right, micro_f1=micro)
-
-def evaluate_single(probabilities, targets, schema: Schema) -> Report:
-    "Evaluate one label a text: probabilities [N, C], targets int [N]. Raises `UserError` when they do not fit."
-    return _evaluate(probabilities, targets, schema)
-
-def evaluate_multi(probabilities, targets, thresholds, schema: Schema) -> Report:
-    "Evaluate several labels a text: probabilities [N, C], targets 0/1 [N, C], thresholds as for `decide`."
-    return _evaluate(probabilities, targets, schema, thresholds)
 
 # %% ../nbs/14_metrics.ipynb #1403546113
 def evaluate_tags(predicted: list, gold: list) -> Report:

@@ -19,7 +19,7 @@ def explain(folder: Annotated[str, typer.Argument(help="A saved model.")], text:
             tokens: Annotated[bool, typer.Option("--tokens", help="Show the token groups that training found, by class.")] = False,
             task: Annotated[Optional[str], typer.Option("--task", help="Which of several tasks; without it, the first that gives a text one answer.")] = None, as_json: Json = False):
     "Show what moved a decision: words, layers and features."
-    import clfm_kit.explanations
+    import clfm_kit.explanations  # noqa: F401, it gives classifiers `explain`
     from clfm_kit.classifier import Classifier
     clf = Classifier.from_pretrained(folder)
     if tokens: return _token_groups(folder, clf, as_json)

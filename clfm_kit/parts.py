@@ -7,7 +7,7 @@ __all__ = ['Part', 'Format', 'Quantizer', 'Selector', 'Pooler', 'Head', 'setting
 
 # %% ../nbs/03_parts.ipynb #03002b87d7
 import inspect
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Protocol, get_args
 
 from .errors import UserError, unknown

@@ -55,7 +55,8 @@ class Probed(Mean):
 def layer_errors(context, texts: int) -> dict:
     "{layer: errors [N]} of a probe at each hidden layer, on at most so many of the training texts of a `Context`."
     rows = np.random.default_rng(0).permutation(len(context.rows))[:texts]
-    states = pooled_states(context.backbone, [context.rows.texts[row] for row in rows], context.parts["format"], Mean(list(range(1, context.backbone.shape.depth + 1))), dtype=np.float32)
+    texts, every = [context.rows.texts[row] for row in rows], Mean(list(range(1, context.backbone.shape.depth + 1)))
+    states = pooled_states(context.backbone, texts, context.parts["format"], every, cache=context.cache, dtype=np.float32)
     targets = context.schema.targets([context.rows.labels[row] for row in rows])
     if context.schema.kind == "single": targets = np.eye(len(context.schema))[targets]
     return {layer(column): left_out_errors(values, targets) for column, values in states.items()}

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from . import __version__
-from .artifacts import fresh_folder, head_state, read_artifact, set_head_state, write_artifact
+from .artifacts import fresh_folder, head_state, json_state, read_artifact, set_head_state, write_artifact
 from .calibration import Calibration
 from .errors import UserError
 from .metrics import Report, Undefined
@@ -36,7 +36,7 @@ def save_pretrained(self, folder) -> Path:
     facts = dict(versions={"clfm-kit": __version__, **_plugins(self.recipe_)}, recipe=self.recipe_.to_dict(), state_dtype=self.state_dtype,
                  model=dict(source=self.model, hash=self.delta_.base if hasattr(self, "delta_") else backbone.hash, depth=self.depth_, full_depth=backbone.shape.depth),
                  tasks=tasks, facts=self.facts_, reports={name: report.to_dict() for name, report in self.reports_.items()})
-    facts["parts"] = {kind: head_state(self.parts_[kind])[1] for kind in ("format", "pooler") if getattr(self.parts_[kind], "learned", dict)()}
+    facts["parts"] = {kind: found for kind in ("format", "pooler") if (found := json_state(self.parts_[kind]))}
     files = {"head.safetensors": tensors}
     if hasattr(self, "delta_"): files["delta.safetensors"], facts["delta"] = self.delta_.state()
     with fresh_folder(folder) as part: write_artifact(part, facts, files, model_card(facts), backbone.tokenizer)

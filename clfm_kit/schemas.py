@@ -6,7 +6,6 @@
 __all__ = ['KIND_WORDS', 'Schema', 'plain_label', 'plain_labels']
 
 # %% ../nbs/05_schemas.ipynb #05002a1f05
-from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np

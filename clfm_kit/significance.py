@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .data import normalised
-from .errors import UserError, unknown
+from .errors import UserError, imported, unknown
 from .metrics import Report, Undefined, correct_rows, indicator, plain
 from .schemas import Schema
 
@@ -198,8 +198,7 @@ def refuse_different_labels(schemas: dict):
 # %% ../nbs/17_significance.ipynb #1703016c3d
 def plot_differences(differences: dict, axes=None):  # the matplotlib axes
     "Draw {name: `Difference`} as intervals beside zero; undefined ones keep their line and say why."
-    try: from matplotlib import pyplot
-    except ImportError as error: raise UserError('plots need matplotlib; install it with: pip install "clfm-kit[notebook]"') from error
+    pyplot = imported("matplotlib.pyplot", "a plot", "notebook")
     if axes is None: axes = pyplot.subplots(figsize=(6, 0.7 + 0.4 * len(differences)), layout="constrained")[1]
     axes.axvline(0, color="#777777", linewidth=1)
     for place, found in enumerate(differences.values()):

@@ -6,12 +6,11 @@
 __all__ = ['compare', 'tune', 'errors', 'plan']
 
 # %% ../nbs/26b_study_commands.ipynb #26002e34eb
-from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
-from .errors import UserError
+from .errors import UserError, imported
 from .terminal import Data, Json, Label, Model, Settings, Text, progress, show, table_of
 
 # %% ../nbs/26b_study_commands.ipynb #26005e2957
@@ -23,14 +22,13 @@ def compare(data: Data, entries: Annotated[list[str], typer.Argument(help="Recip
     "Hold recipes and saved models against each other and the TF-IDF floor, on the same rows."
     from clfm_kit.comparison import compare as run
     from clfm_kit.data import load_data
+    if plot: imported("matplotlib", "a plot", "notebook").use("agg")  # now, rather than after the comparison; opens no window
     with progress(): found = run(entries, load_data(data, text=text_column, label=label_column), model=model, seeds=range(seeds), seen=seen)
-    if plot: _save_plot(found, plot)
     show(found.to_dict(), as_json, found)
+    if plot: _save_plot(found, plot)
 
 def _save_plot(found, path):
-    "Write the plot of a comparison without opening a window."
-    import matplotlib
-    matplotlib.use("agg")
+    "Write the plot of a comparison."
     try: found.plot().figure.savefig(path, dpi=150)
     except (OSError, ValueError) as error: raise UserError(f"cannot write the plot to {path}: {error}") from error
 
@@ -43,6 +41,7 @@ def tune(data: Data, recipe: Annotated[str, typer.Option("--recipe", help="A rec
          out: Annotated[Optional[str], typer.Option("--out", help="A YAML file for the best recipe.")] = None,
          text_column: Text = "text", label_column: Label = None, as_json: Json = False):
     "Search recipe settings by cross-validation; the base model reads each text once."
+    from clfm_kit.artifacts import fresh_file
     from clfm_kit.data import load_data
     from clfm_kit.recipes import Recipe
     from clfm_kit.tuning import tune as run
@@ -50,8 +49,7 @@ def tune(data: Data, recipe: Annotated[str, typer.Option("--recipe", help="A rec
     with progress(): found = run(base, splits, search, model, trials, folds, figure)
     found.best  # a search in which nothing worked is told as such
     if out:
-        try: Path(out).write_text(found.recipe.to_yaml(), encoding="utf-8")
-        except OSError as error: raise UserError(f"cannot write {out}: {error.strerror}") from error
+        with fresh_file(out) as file: file.write(found.recipe.to_yaml())
     show(found.to_dict(), as_json, found)
 
 # %% ../nbs/26b_study_commands.ipynb #26008e6d74

@@ -8,11 +8,10 @@ __all__ = ['fit_tasks', 'show_answers', 'evaluate_tasks']
 # %% ../nbs/27a_task_commands.ipynb #27002607fa
 import sys
 
-from .errors import UserError
-from .terminal import progress, reports_table, show, table_of
+from .terminal import answer_facts, answer_words, progress, reports_table, show, table_of
 
 # %% ../nbs/27a_task_commands.ipynb #2700539aef
-def fit_tasks(recipe, model, data, out, text_column, dry_run, as_json):
+def fit_tasks(recipe, model, data, out, out_of_scope, checkpoints, text_column, dry_run, as_json):
     "Fit a recipe with tasks, evaluate, save and show."
     from clfm_kit.data_report import data_report
     from clfm_kit.tasks import load_tasks, read_tasks, task_splits
@@ -25,18 +24,18 @@ def fit_tasks(recipe, model, data, out, text_column, dry_run, as_json):
     for part, rows in parts.items():
         for name, count in rows.repairs.items():
             if count: print(f"data, task {name}: {part}: {count} I- tags follow no tag of their type; they are read as B-.", file=sys.stderr)
-    _fit(recipe, model, parts, tasks, out, as_json)
+    _fit(recipe, model, parts, tasks, out, out_of_scope, checkpoints, as_json)
 
 def _group(reports):
     from rich.console import Group
     return Group(*(part for name, report in reports.items() for part in (f"task {name}", report)))
 
 # %% ../nbs/27a_task_commands.ipynb #27006d093e
-def _fit(recipe, model, parts, tasks, out, as_json):
+def _fit(recipe, model, parts, tasks, out, out_of_scope, checkpoints, as_json):
     from clfm_kit.classifier import Classifier
     with progress():
-        clf = Classifier(recipe, model, tasks=recipe.tasks).fit(parts)
-        if "test" in parts: clf.reports_ |= {"test": clf.evaluate(parts["test"])} | _floor(clf, parts, tasks)
+        clf = Classifier(recipe, model, tasks=recipe.tasks).fit(parts, checkpoints=checkpoints)
+        if "test" in parts: clf.reports_ |= {"test": clf.evaluate(parts["test"], out_of_scope=out_of_scope)} | _floor(clf, parts, tasks)
     folder = clf.save_pretrained(out)
     result = dict(model=str(folder), facts=clf.facts_, reports={name: report.to_dict() for name, report in clf.reports_.items()})
     show(result, as_json, reports_table(f"{recipe.name} → {folder}", clf.reports_))
@@ -61,18 +60,12 @@ def show_answers(clf, texts, as_json):
     result = [dict(text=text, **{name: _answer(clf, name, labels, probabilities, row) for name in clf.tasks_}) for row, text in enumerate(texts)]
     tagged = [name for name, task in clf.tasks_.items() if task.tokens]
     others = [name for name in clf.tasks_ if name not in tagged]
-    cells = lambda found: [*(_cell(found[name]) for name in others), *(str(Highlighted(found["text"], found[name])) for name in tagged), *([found["text"]] if not tagged else [])]
+    cell = lambda answer: f"{answer_words(answer['label'])} ({max(answer['probabilities'].values()):.2f})"
+    cells = lambda found: [*(cell(found[name]) for name in others), *(str(Highlighted(found["text"], found[name])) for name in tagged), *([found["text"]] if not tagged else [])]
     show(result, as_json, table_of("answers", [*others, *tagged, *(["text"] if not tagged else [])], [cells(found) for found in result]))
 
 def _answer(clf, name, labels, probabilities, row):
-    if clf.tasks_[name].tokens: return labels[name][row]
-    label, chances = labels[name][row], probabilities[name][row]
-    plain = label if isinstance(label, list) or label is None else str(label)
-    return dict(label=plain, probabilities=dict(zip(map(str, clf.schemas_[name].labels), map(float, chances.round(6)))))
-
-def _cell(answer):
-    label = answer["label"]
-    return f"{', '.join(map(str, label)) if isinstance(label, list) else label or '(left unanswered)'} ({max(answer['probabilities'].values()):.2f})"
+    return labels[name][row] if clf.tasks_[name].tokens else answer_facts(clf.schemas_[name], labels[name][row], probabilities[name][row])
 
 # %% ../nbs/27a_task_commands.ipynb #27009d329f
 def evaluate_tasks(clf, folder, data, text_column, out_of_scope, as_json):

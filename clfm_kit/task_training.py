@@ -9,7 +9,6 @@ __all__ = ['task_part', 'train_tasks', 'answers_a_text', 'task_answers']
 import numpy as np
 import torch
 
-from .cache import cache_folder
 from .errors import UserError
 from .finetuning import learner, run_identity
 from .heads import HeadTraining, train_head
@@ -41,7 +40,7 @@ def train_tasks(clf, examples, checkpoints=None) -> dict:
     net = getattr(clf.parts_["pooler"], "task_net", TaskNet)(reader, heads, {name: list(widths) for name, (_, widths) in learners.items()}, imbalance, _weights(clf, examples[0]))
     delta = clf.parts_["selector"].select(backbone, TaskBatches(net, examples[0], examples[0].guide, None, recipe.seed, settings.token_budget, settings))
     facts = train_delta(net, delta, *examples, imbalance=plan.get("draws"), settings=settings, seed=recipe.seed, run=clf, checkpoints=checkpoints, trainer=TaskTrainer,
-                        cache=cache_folder() if clf.cache == "default" else clf.cache, identity=run_identity(clf, list(answers.values())) if checkpoints else "")
+                        cache=clf._cache, identity=run_identity(clf, list(answers.values())) if checkpoints else "")
     clf.delta_ = delta
     heads.cpu().eval()
     for member in clf.members_.values(): member.delta_ = delta

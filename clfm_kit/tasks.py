@@ -19,7 +19,7 @@ from .errors import UserError, unknown
 from .fields import read_label, read_tags, read_text
 from .formats import check_texts
 from .schemas import Schema, plain_labels
-from .tagging import find_words, repair, split_words, tag_schema, tag_targets
+from .tagging import DECODINGS, find_words, repair, split_words, tag_schema, tag_targets
 
 # %% ../nbs/35a_tasks.ipynb #35005c9a09
 @dataclass
@@ -56,7 +56,7 @@ def _task(name, value):
     task = Task(name, **value)
     task.tokens = task.tokens or ("tokens" if task.label in TAG_COLUMNS else None)
     if isinstance(task.weight, bool) or not isinstance(task.weight, (int, float, type(None))) or not 0 < (1 if task.weight is None else task.weight) < float("inf"): raise UserError(f"task {name!r} has weight {task.weight!r}; a number above 0 expected")
-    if task.decoding not in ("sequence", "word"): raise unknown(f"decoding of task {name!r}", task.decoding, ("sequence", "word"))
+    if task.decoding not in DECODINGS: raise unknown(f"decoding of task {name!r}", task.decoding, DECODINGS)
     if task.tokens and task.reject is not None: raise UserError(f"task {name!r} has tags and a reject option; a cut rejects whole texts, so give it to a task with one answer for each text")
     return task
 

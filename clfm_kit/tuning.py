@@ -16,7 +16,7 @@ import numpy as np
 
 from .classifier import Classifier
 from .data import Rows, load_data, normalised
-from .errors import UserError, unknown
+from .errors import UserError, imported, unknown
 from .metrics import LOWER_IS_BETTER, Report, Undefined, decide, evaluate
 from .plugins import emit
 from .recipes import Recipe, parse_yaml
@@ -134,8 +134,7 @@ def parse_dimension(text: str) -> Dimension:
 # %% ../nbs/29_tuning.ipynb #29023db359
 def tune(recipe, data, search, model: str = "minilm", trials: int = 20, folds: int = 3, figure: str | None = None, seed: int = 0, cache="default"):
     "Search settings; `search` is a list such as ['head.C=0.01..10']. `figure` is log-loss unless named. Returns a `Tuning`. Raises `UserError`."
-    try: import optuna
-    except ImportError as error: raise UserError('a search needs optuna; install it with: pip install "clfm-kit[tune]"') from error
+    optuna = imported("optuna", "a search", "tune")
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # trials that fail are in the table
     base, splits, space = Recipe.of(recipe), load_data(data), [parse_dimension(text) for text in search]
     if not space: raise UserError("nothing to search; name settings, as in: clfm tune --recipe probe --search head.C=0.01..10")

@@ -14,7 +14,6 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MistralC
 from clfm_kit import Classifier, Recipe, UserError, load_data
 from clfm_kit.cli import main
 from clfm_kit.joint import Heads
-from clfm_kit.parts import make
 from clfm_kit.plugins import catalogue
 
 pytestmark = pytest.mark.skipif("lines" not in catalogue.entries("format"), reason="the plugin instruct is not installed")
@@ -220,8 +219,8 @@ def test_other_selectors(decoder, selector, tmp_path):
 
 
 def test_what_written_answers_cannot_do(learned, tmp_path):
+    import clfm_kit.explanations  # noqa: F401, it gives classifiers `explain`
     from clfm_kit.merging import open_source
-    import clfm_kit.explanations
     folder = str(learned.save_pretrained(tmp_path / "model"))
     with pytest.raises(UserError, match="no vector of a text"): learned.explain("return 2 lamp")
     with pytest.raises(UserError, match="a merged model would be asked another"): open_source("a", folder, set(), table(12), None, "text")

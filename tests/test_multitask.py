@@ -237,7 +237,8 @@ def test_fit_predict_and_evaluate_from_the_command_line(tiny, parts, tmp_path, c
         lines = (dict(text=t, tokens=[t[a:b] for a, b in p], slots=s, label=l) for t, p, s, l in zip(rows.texts, rows.places, rows.labels["slots"], rows.labels["intent"]))
         (tmp_path / f"{part}.jsonl").write_text("\n".join(map(json.dumps, lines)))
     fast = [word for setting in FAST for word in ("--set", setting)]
-    main(["fit", "--recipe", "multitask-joint", "--data", str(tmp_path), "--model", tiny, "--out", str(tmp_path / "model"), *fast, "--json"])
+    main(["fit", "--recipe", "multitask-joint", "--data", str(tmp_path), "--model", tiny, "--out", str(tmp_path / "model"), "--checkpoints", str(tmp_path / "checkpoints"), *fast, "--json"])
+    assert list((tmp_path / "checkpoints").iterdir())
     assert "joint_exact_match" in json.loads(capsys.readouterr().out)["reports"]["test"]["figures"]
     main(["predict", str(tmp_path / "model"), "two smart bulbs", "--json"])
     found, = json.loads(capsys.readouterr().out)
@@ -249,6 +250,10 @@ def test_fit_predict_and_evaluate_from_the_command_line(tiny, parts, tmp_path, c
     assert "intent" in capsys.readouterr().out
     main(["fit", "--recipe", "multitask-joint", "--data", "helpdesk", "--model", tiny, "--dry-run", "--json"])
     assert json.loads(capsys.readouterr().out)["data"]["slots"]["kind"] == "tags"
+    for command in (["fit", "--recipe", "multitask-joint", "--data", "helpdesk", "--model", tiny, "--dry-run", "--coverage", "0"], ["predict", str(tmp_path / "model"), "a", "--threshold", "0.5"],
+                    ["evaluate", str(tmp_path / "model"), "--data", str(tmp_path), "--label-column", "label"]):
+        with pytest.raises(SystemExit): main(command)  # an option that cannot be followed is never passed over
+        assert command[-2] in capsys.readouterr().err or command[0] == "fit"
 
 
 # ---- merging and serving

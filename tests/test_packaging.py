@@ -13,6 +13,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from tree import PACKAGES, PLUGINS, PROJECTS, ROOT, run
 
+from clfm_kit.hookspecs import KINDS
+from clfm_kit.plugins import EXTRAS, catalogue
+
 SETTINGS = ConfigParser(delimiters=["="])
 SETTINGS.read(ROOT / "settings.ini", encoding="utf-8")
 EXTRAS_OF_OURS = {"demo", "notebook", "tune", "export", "all", "dev"}
@@ -39,6 +42,11 @@ def test_every_plugin_folder_is_an_extra():
     assert SETTINGS["DEFAULT"]["plugins"].split() == PLUGINS
     assert set(metadata("clfm-kit").get_all("Provides-Extra")) == EXTRAS_OF_OURS | set(PLUGINS)
     for name in PLUGINS: assert requirements("clfm-kit", name) - requirements("clfm-kit") == {f"clfm-kit-{name}"}
+
+
+def test_every_extra_is_named_for_the_parts_that_it_brings():
+    offered = {name: {entry.name for kind in KINDS for entry in catalogue.entries(kind).values() if entry.plugin == name} for name in PLUGINS}
+    assert {name: set(parts) for name, parts in EXTRAS.items()} == offered
 
 
 def test_all_is_everything_for_users():

@@ -7,15 +7,17 @@ import sys
 from keyword import iskeyword
 
 import nbformat
+import numpy as np
 import pytest
 from fresh import Fresh, build
 from hypothesis import given
 from hypothesis import strategies as st
 from tree import EXAMPLE, ROOT
 
-from clfm_kit import UserError
+from clfm_kit import Classifier, Recipe, UserError
 from clfm_kit.new_plugin import check_name, new_plugin, plugin_files
 from clfm_kit.plugins import using
+from clfm_kit.poolers import Mean
 from clfm_kit.testing import check_part
 
 BROKEN = {
@@ -142,3 +144,13 @@ def test_the_command_writes_a_package_that_installs_and_passes(tmp_path):
     fresh = Fresh(tmp_path / "fresh", dist, "clfm-kit-two-words[test]")
     assert json.loads(fresh.run("clfm", "plugins", "--json"))["plugins"]["two-words"] == "0.1.0"
     fresh.run("python", "-m", "pytest", "-q", folder)
+
+
+def test_an_array_that_a_pooler_learns_is_saved(tmp_path):
+    class Centred(Mean):
+        def bind(self, context):
+            if context.rows is not None: self.centre_ = np.array([1.5, 2.5], dtype=np.float32)
+
+    with using("centring", register_poolers=lambda register: register("centred", Centred)):
+        folder = Classifier(Recipe(pooler="centred"), cache=None).fit("helpdesk").save_pretrained(tmp_path / "model")
+        assert Classifier.from_pretrained(folder).parts_["pooler"].centre_ == [1.5, 2.5]

@@ -34,8 +34,7 @@ def test_nothing_of_the_widgets_is_imported_with_the_kit():
 
 
 def test_controls_say_what_they_need(monkeypatch):
-    import clfm_kit.widgets as widgets
-    monkeypatch.setattr(widgets, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
     view = ErrorBrowser(["a"], ["x"], ["y"])
     assert "predicted" in view.to_html()  # the picture needs no ipywidgets
     with pytest.raises(UserError, match=r"clfm-kit\[notebook\]"): view.box

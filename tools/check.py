@@ -55,6 +55,11 @@ def export():
     rewritten("nbdev-export", lambda project: f"{PACKAGES[project]}/**/*.py", forget=lambda path: path.name != "__init__.py")
 
 
+def lint():
+    "every name that is used exists, and every import and variable is used"
+    run(BIN / "ruff", "check", "--quiet", "--isolated", "--no-cache", "--select", "F", "--ignore", "F402,F403,F405", "--extend-exclude", "*.ipynb", ROOT)  # notebooks: their code is in the modules
+
+
 def notebooks():
     "every notebook runs from top to bottom"
     found = [path for project in PROJECTS for path in sorted((ROOT / project / "nbs").glob("**/*.ipynb")) if ".ipynb_checkpoints" not in path.parts]
@@ -135,7 +140,7 @@ def docs():
     print("  " + run(sys.executable, ROOT / "docs" / "make.py").strip())
 
 
-STEPS = {step.__name__: step for step in (clean, export, notebooks, tests, wheels, docs)}
+STEPS = {step.__name__: step for step in (clean, export, lint, notebooks, tests, wheels, docs)}
 
 
 def main(names):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from clfm_kit.errors import UserError, unknown
+from clfm_kit.errors import unknown
 
 # %% ../nbs/01_tree.ipynb #01005ff63d
 @dataclass

@@ -8,13 +8,12 @@ __all__ = ['WAYS', 'Drift', 'drift', 'merged_model', 'merge']
 # %% ../nbs/03_merging.ipynb #0300253df0
 from copy import copy
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from clfm_kit.artifacts import fresh_folder
-from clfm_kit.backbones import Backbone, load_model, model_source
+from clfm_kit.backbones import load_model, model_source
 from clfm_kit.errors import UserError, unknown
 from .adapters import linear_maps, weight_of
 

@@ -43,13 +43,17 @@ def candidates(documents, special=frozenset(), longest: int = 4, least: int | No
     return kept
 
 # %% ../nbs/00_groups.ipynb #000094a457
-def information(rows, targets) -> tuple:  # (nats, class it speaks for)
-    "Mutual information of being in `rows` and the targets [N], or [N, C] of 0 and 1."
-    if targets.ndim == 1: targets = np.eye(targets.max() + 1)[targets]; whole = True
-    else: whole = False
-    count, inside = targets.sum(0), targets[rows].sum(0)
-    share = (inside + 1) / (len(rows) + 2) - (count + 1) / (len(targets) + 2)
-    return (_table(inside, count, len(rows), len(targets)) if whole else _pairs(inside, count, len(rows), len(targets))), int(share.argmax())
+def information(targets):
+    "A function of row numbers that tells the mutual information, in nats, of being among them and the targets [N] (or [N, C] of 0 and 1), and the class it speaks for."
+    targets = np.asarray(targets)
+    measure, targets = (_table, np.eye(targets.max() + 1)[targets]) if targets.ndim == 1 else (_pairs, targets)
+    count, total = targets.sum(0), len(targets)
+
+    def told(rows):
+        inside = targets[rows].sum(0)
+        share = (inside + 1) / (len(rows) + 2) - (count + 1) / (total + 2)
+        return measure(inside, count, len(rows), total), int(share.argmax())
+    return told
 
 def _table(inside, count, held, total):
     joint = np.stack([inside + 1, count - inside + 1]) / (total + 2 * len(count))
@@ -104,12 +108,12 @@ def divergence(documents, reference, held: dict) -> dict:  # {tokens: nats}
 # %% ../nbs/00_groups.ipynb #00016c4c29
 def find_groups(documents, targets, special=frozenset(), longest=4, cap=1000, least=None, saliency=None, reference=None, shortest=1) -> list:
     "The token groups of a task; `saliency` gives a number for {tokens: documents}, `reference` holds token ids of other texts."
-    targets, holds = np.asarray(targets), candidates(documents, special, longest, least)
+    told, holds = information(targets), candidates(documents, special, longest, least)
     holds = {gram: rows for gram, rows in holds.items() if len(gram) >= shortest}
     other = divergence(documents, reference, holds) if reference else {}
     salient = saliency(holds) if saliency else {}
     found = []
     for gram, rows in holds.items():
-        told, label = information(rows, targets)
-        found.append(Group(gram, len(rows), told, salient.get(gram, 0.0), other.get(gram, 0.0), 0.0, label))
+        nats, label = told(rows)
+        found.append(Group(gram, len(rows), nats, salient.get(gram, 0.0), other.get(gram, 0.0), 0.0, label))
     return choose(found, holds, len(documents), cap)

@@ -20,7 +20,7 @@ from .budgets import Budget, moved
 from .groups import find_groups, positions
 from .sensitivity import gradients, linear_maps, map_weights
 from .trials import Trials
-from .units import GRANULARITIES, delta_of, make_units, measure, oriented
+from .units import GRANULARITIES, delta_of, make_units, measure
 
 # %% ../nbs/02_selectors.ipynb #020054dcd1
 WEIGHTS, COST = 0.1, 0.33  # shares of the blocks' linear weights and of full finetuning's cost, where nothing else is said

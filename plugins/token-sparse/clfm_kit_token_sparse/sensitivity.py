@@ -8,7 +8,6 @@ __all__ = ['linear_maps', 'is_map', 'map_weights', 'gradients']
 # %% ../nbs/01_sensitivity.ipynb #0100231da0
 from contextlib import contextmanager
 
-import torch
 from torch import nn
 
 from clfm_kit.errors import UserError
