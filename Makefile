@@ -19,7 +19,7 @@ test: $(STAMP)
 docs: $(STAMP)
 	$(RUN) docs/make.py
 
-# Against the peers, on data sets of one label a text: make bench DATA="path/one path/two" BENCH="--seeds 10 --shots 8"
+# Against the peers: make bench DATA="path/one path/two" BENCH="--seeds 10 --shots 8". The command of each committed table stands below it in benchmarks/results/peers.md.
 bench: $(STAMP) $(PEERS)/.installed
 	$(RUN) benchmarks/peers.py $(DATA:%=--data %) --python peers=$(PEERS)/bin/python $(BENCH)
 

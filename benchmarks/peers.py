@@ -199,19 +199,31 @@ def tables(options):
     """Write peers.md and the plots from all finished cells."""
     parts = ["# Against the peers", "Made by `benchmarks/peers.py` from the files in `peers/`. Accuracy, or micro-F1 where texts have several labels, in percent; ± is the standard deviation over seeds. Intervals are 95 %: over test rows "
              "(paired bootstrap), and over seeds (paired t) where there are two or more. Seconds and memory are those of the whole process, from start to the last prediction, the median over seeds."]
-    heads = ["technique", "seeds", "{main}", f"against {options.against}, over rows", "over seeds", "macro-F1", "calibration error", "seconds", "peak MB", "weights learned"]
+    heads = ["technique", "seeds", "{main}", "against {reference}, over rows", "over seeds", "macro-F1", "calibration error", "seconds", "peak MB", "weights learned"]
     for (data, shots), found in sorted(groups(options.results / "peers").items()):
         first = next(iter(next(iter(found.values())).values()))
         sizes, main = first["sizes"], first["main"].replace("_", "-")
         size = f"{shots} rows a class" if shots else f"{sizes['train']:,} training rows"
         ordered = sorted(found.items(), key=lambda item: -np.mean([main_of(cell["figures"]) for cell in item[1].values()]))
-        rows = [line(technique, cells, found.get(options.against)) for technique, cells in ordered]
+        reference = options.against or ("setfit" if "setfit" in found else "tfidf")
+        rows = [line(technique, cells, found.get(reference)) for technique, cells in ordered]
         parts += [f"## {data}, {size}", f"{sizes['train']} training and {sizes['test']} test rows.",
-                  "\n".join(f"| {' | '.join(cells)} |" for cells in ([head.format(main=main) for head in heads], ["---"] * len(heads), *rows))]
+                  "\n".join(f"| {' | '.join(cells)} |" for cells in ([head.format(main=main, reference=reference) for head in heads], ["---"] * len(heads), *rows))]
         name = f"peers-{data}-{shots or 'all'}.png"
         plot(found, f"{data}, {size}", options.results / name)
-        parts.append(f"![{main} against seconds on {data}]({name})")
+        parts += [f"![{main} against seconds on {data}]({name})", "Made again by:\n\n" + "\n".join(f"    {command}" for command in again(data, shots, found))]
     (options.results / "peers.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def again(data, shots, found):
+    """The commands that make a table's cells again, one for the techniques that had the same rows and as many seeds."""
+    alike = defaultdict(list)
+    for technique, cells in found.items():
+        cell = next(iter(cells.values()))
+        options = [f"--shots {shots}"] * bool(shots) + [f"--seeds {max(cells) + 1}"] + [f"--{name.replace('_', '-')} {limit}" for name, limit in cell["limits"].items() if limit]
+        alike[" ".join(options)].append(f"--technique {technique}" + (f" --set '{technique}={json.dumps(cell['settings'], separators=(',', ':'))}'" if cell["settings"] else ""))
+    quoted = lambda text: text.replace('"', '\\"')
+    return [f'make bench DATA=path/to/{data} BENCH="{options} {quoted(" ".join(sorted(techniques)))}"' for options, techniques in sorted(alike.items())]
 
 
 def plot(found, title, path):
@@ -244,11 +256,11 @@ def parse(arguments):
     parser.add_argument("--python", action="append", default=[], help="the Python of another environment, for a technique or for all peers: setfit=PATH, peers=PATH")
     parser.add_argument("--rows", type=int, default=0, help="at most this many training rows")
     parser.add_argument("--test-rows", type=int, default=0, help="at most this many test rows")
-    parser.add_argument("--against", default="tfidf", help="the technique that differences are taken from")
+    parser.add_argument("--against", help="the technique that differences are taken from; setfit without, where it was run, else tfidf")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where cells, table and plots are kept")
     options = parser.parse_args(arguments)
     options.technique, options.shots = options.technique or known, options.shots or [0]
-    wrong = [name for name in [*options.technique, options.against] if name not in known and not name.startswith("clfm:")]
+    wrong = [name for name in [*options.technique, *[options.against] * bool(options.against)] if name not in known and not name.startswith("clfm:")]
     if wrong: parser.error(f"unknown technique {wrong[0]!r}; known: {', '.join(known)}, or clfm:RECIPE")
     options.settings = {name: json.loads(value) for name, _, value in (text.partition("=") for text in options.settings)}
     options.pythons = {name: path for name, _, path in (text.partition("=") for text in options.python)}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMAT_VERSION', 'check_folder', 'fresh_folder', 'fresh_file', 'head_state', 'json_state', 'same_layout',
-           'set_head_state', 'write_artifact', 'read_artifact']
+           'set_head_state', 'write_artifact', 'is_saved', 'read_artifact']
 
 # %% ../nbs/21_artifacts.ipynb #2100220a26
 import json
@@ -119,6 +119,10 @@ def write_artifact(folder: Path, facts: dict, tensors: dict, card: str, tokenize
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 # %% ../nbs/21_artifacts.ipynb #21015f20a3
+def is_saved(entry) -> bool:
+    "Whether something given is the folder of a saved model."
+    return isinstance(entry, (str, Path)) and Path(entry, "clfm.json").exists()
+
 def read_artifact(folder) -> tuple:  # (facts, {file name: {tensor name: tensor}})
     "Read an artifact back. Raises `UserError` naming the file that is missing, damaged or from another version."
     from clfm_kit.backbones import file_hash

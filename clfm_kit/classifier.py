@@ -26,13 +26,13 @@ from .fields import as_texts
 from .formats import check_texts
 from .heads import HeadTraining, train_head
 from .imbalance import learn_imbalance, row_weights
-from .metrics import Report, correct_rows, decide, evaluate
+from .metrics import Report, correct_rows, decide
 from .plugins import emit
 from .recipes import Recipe, check_training, several_tasks
-from .rejecting import fit_reject, rejection_figures
+from .rejecting import check_reject, fit_reject, rejection_figures
 from .saving import from_pretrained, push_to_hub, save_pretrained
 from .schemas import Schema, plain_labels
-from .significance import fingerprints, with_intervals
+from .significance import fingerprints, judge, note_seen
 from .sites import depth
 
 # %% ../nbs/22_classifier.ipynb #220056c00b
@@ -92,6 +92,7 @@ def fit(self, data, labels=None, validation=None, checkpoints=None):
     train, held = training_rows(data, labels, validation, self.recipe_.seed)
     self.schema_, self.trained_on_ = Schema.learn(train.labels), fingerprints(train.texts + held.texts)
     targets = self.schema_.targets(train.labels), self.schema_.targets(held.labels)
+    check_reject(self.reject, self.schema_)
     for name in ("backbone_", "delta_"): vars(self).pop(name, None)
     moves = self._moves()
     passes = self._open(rows=train).passes
@@ -237,13 +238,11 @@ def _evaluate(self, data, labels=None, out_of_scope=None) -> Report:
     rows = splits.measured
     if not rows.labels: raise UserError(f"{rows.source} has no labels to evaluate against")
     targets = self.schema_.targets(plain_labels(rows.labels))
-    return self._report(*self._answers(rows.texts), targets, out_of_scope)
+    return note_seen(self._report(*self._answers(rows.texts), targets, out_of_scope), rows.texts, self.trained_on_)
 
 def _report(self, scores, familiar, targets, out_of_scope=None):
     "The report on scores [N, C] against targets, with intervals and what rejecting does."
-    probabilities, thresholds = self.calibration_.probabilities(scores, self.schema_), self.calibration_.thresholds
-    decisions = decide(probabilities, self.schema_, thresholds)
-    report = with_intervals(evaluate(self.schema_, probabilities, targets, thresholds), decisions, targets, self.schema_)
+    report, decisions = judge(self.schema_, self.calibration_.probabilities(scores, self.schema_), targets, self.calibration_.thresholds)
     report.figures |= rejection_figures(self, scores, familiar, correct_rows(decisions, targets, self.schema_), out_of_scope)
     return report
 

@@ -15,7 +15,7 @@ import typer
 from .errors import UserError
 from .model_commands import distil, explain, export, merge
 from .study_commands import compare, errors, plan, tune
-from .terminal import Data, Json, Label, Model, Settings, Text, answer_facts, answer_words, progress, reports_table, show, table_of
+from .terminal import Data, Json, Label, Model, Settings, Text, answer_facts, answer_words, finish, progress, show, show_report, table_of
 
 # %% ../nbs/27_cli.ipynb #2700534bbf
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -88,6 +88,7 @@ def fit(recipe: Annotated[str, typer.Option("--recipe", help="A recipe's name or
     from clfm_kit.data import load_data
     from clfm_kit.data_report import data_report
     from clfm_kit.recipes import Recipe, check_training
+    if out_of_scope is not None: load_data(out_of_scope)  # now, rather than after the fit
     if out is None and not dry_run: raise UserError("say where the model goes with --out DIR, or check only with --dry-run")
     if out is not None:
         from clfm_kit.artifacts import check_folder
@@ -122,14 +123,12 @@ def _fit(recipe, model, splits, out, reject, out_of_scope, checkpoints, as_json)
     from clfm_kit.classifier import Classifier
     from clfm_kit.data import training_rows
     from clfm_kit.floor import Floor
-    with progress():
-        clf = Classifier(recipe, model, reject=reject).fit(splits, checkpoints=checkpoints)
-        if splits.test is not None and splits.test.labels:
-            floor = Floor().fit(*training_rows(splits, seed=recipe.seed))
-            clf.reports_ |= {"test": clf.evaluate(splits.test, out_of_scope=out_of_scope), "TF-IDF floor, test": floor.evaluate(splits.test)}
-    folder = clf.save_pretrained(out)
-    result = dict(model=str(folder), facts=clf.facts_, reports={name: report.to_dict() for name, report in clf.reports_.items()})
-    show(result, as_json, reports_table(f"{recipe.name} → {folder}", clf.reports_))
+    with progress(): clf = Classifier(recipe, model, reject=reject).fit(splits, checkpoints=checkpoints)
+    def measure():
+        if splits.test is None or not splits.test.labels: return {}
+        floor = Floor().fit(*training_rows(splits, seed=recipe.seed))
+        return {"test": clf.evaluate(splits.test, out_of_scope=out_of_scope), "TF-IDF floor, test": floor.evaluate(splits.test)}
+    finish(clf, out, measure, as_json)
 
 # %% ../nbs/27_cli.ipynb #27015abb31
 @app.command()
@@ -173,7 +172,7 @@ def evaluate(folder: Annotated[str, typer.Argument(help="A saved model.")], data
         return evaluate_tasks(clf, folder, data, text_column, out_of_scope, as_json)
     rows = load_data(data, text=text_column, label=label_column).measured
     with progress(): report = clf.evaluate(rows, out_of_scope=out_of_scope)
-    show(report.to_dict(), as_json, reports_table(f"{folder} on {rows.source}", {"figures": report}))
+    show_report(report, f"{folder} on {rows.source}", as_json)
 
 # %% ../nbs/27_cli.ipynb #2701823fae
 for command in (explain, export, merge, distil, compare, tune, errors, plan): app.command()(command)

@@ -15,9 +15,8 @@ from sklearn.pipeline import make_union
 from .calibration import calibrate
 from .data import Rows
 from .heads import loss, solve_logistic
-from .metrics import decide, evaluate
 from .schemas import Schema
-from .significance import with_intervals
+from .significance import judge
 
 # %% ../nbs/24_floor.ipynb #24005b06b6
 GRID = (3.0, 10.0, 30.0)
@@ -53,7 +52,6 @@ def _predict_proba(self, texts):
 
 def _evaluate(self, rows: Rows):
     "A report on labelled rows."
-    probabilities, targets, thresholds = self.predict_proba(rows.texts), self.schema_.targets(rows.labels), self.calibration_.thresholds
-    return with_intervals(evaluate(self.schema_, probabilities, targets, thresholds), decide(probabilities, self.schema_, thresholds), targets, self.schema_)
+    return judge(self.schema_, self.predict_proba(rows.texts), self.schema_.targets(rows.labels), self.calibration_.thresholds)[0]
 
 Floor._scores, Floor._loss, Floor.predict_proba, Floor.evaluate = _scores, _loss, _predict_proba, _evaluate

@@ -76,7 +76,7 @@ def learn_imbalance(class_weight, targets, schema: Schema) -> Imbalance:
     return found
 
 def _gamma(gamma):
-    if isinstance(gamma, (int, float)) and 0 <= gamma < np.inf: return float(gamma)
+    if isinstance(gamma, (int, float)) and not isinstance(gamma, bool) and 0 <= gamma < np.inf: return float(gamma)
     raise UserError(f"gamma {gamma!r} given; a number from 0 up expected, such as 2.0")
 
 # %% ../nbs/18_imbalance.ipynb #180125f7d2

@@ -73,10 +73,13 @@ class Report:
         return plain(dict(vars(self)))
     def __getitem__(self, figure): return self.figures[figure]
 
+    def remarks(self) -> list:
+        "Why figures have no value, and the notes, as sentences."
+        return [f"{name} has no value: {value.reason}" for name, value in self.figures.items() if isinstance(value, Undefined)] + self.notes
+
     def __str__(self):
         wide = max(map(len, self.figures))
-        lines = [f"{name:<{wide}}{value:9.4f}" + (f"  ({value.reason})" if isinstance(value, Undefined) else "") for name, value in self.figures.items()]
-        return "\n".join([f"{self.kind}, {self.rows} rows", *lines, *self.notes])
+        return "\n".join([f"{self.kind}, {self.rows} rows", *(f"{name:<{wide}}{value:9.4f}" for name, value in self.figures.items()), *self.remarks()])
 
 # %% ../nbs/14_metrics.ipynb #140126fb11
 def checked(probabilities, schema: Schema) -> np.ndarray:  # float64 [N, C]

@@ -21,8 +21,8 @@ from .joint import TaskExamples, TaskReader, read_all
 from .parts import make
 from .plugins import emit
 from .recipes import Recipe
-from .rejecting import fit_reject
-from .significance import fingerprints
+from .rejecting import check_reject, fit_reject
+from .significance import fingerprints, note_seen
 from .sites import hidden_site
 from .tagging import find_words, spans, split_words
 from .task_reports import TasksReport, by_text, report_on, set_aside, tags_of
@@ -68,6 +68,7 @@ def fit(self, data, labels=None, validation=None, checkpoints=None):
     self.schemas_ = {name: learn_schema(task, train) for name, task in self.tasks_.items()}
     unseen = {name: set_aside(held, name, schema) for name, schema in self.schemas_.items() if schema.kind != "tags"}
     self.trained_on_ = fingerprints(train.texts + held.texts)
+    for name, task in self.tasks_.items(): check_reject(task.reject, flat(self.schemas_[name]))
     for name in ("backbone_", "delta_"): vars(self).pop(name, None)
     moves = self._moves()
     backbone = self._open(rows=train)
@@ -94,7 +95,8 @@ def _prepare(self):
     self.tasks_ = read_tasks(self.tasks or self.recipe_.tasks)
     self.recipe_.tasks = {name: task.to_dict() for name, task in self.tasks_.items()}
     self.parts_ = self.recipe_.parts()
-    if self.reject is not None: raise UserError("reject belongs to a task: write it there, as in tasks={'intent': {'label': 'label', 'reject': 'energy'}}")
+    for name, given, example in (("reject", self.reject, "energy"), ("class_weight", self.recipe_.class_weight, "balanced")):
+        if given is not None: raise UserError(f"{name} belongs to a task: write it there, as in tasks={{'intent': {{'label': 'label', '{name}': '{example}'}}}}")
 
 def _member(self, name):
     "The classifier of one task, which shares all but head and calibration."
@@ -207,7 +209,7 @@ def evaluate(self, data, labels=None, out_of_scope=None) -> TasksReport:
     "A report on the test rows of a data set (else its validation, else its training rows), or of {task: data set}."
     parts = load_tasks(data if labels is None else _records(data, labels), self.tasks_) if not isinstance(data, TaskRows) else {"test": data}
     rows = next(parts[part] for part in ("test", "validation", "train") if part in parts)
-    return report_on(self, *self._read(rows), rows, out_of_scope)
+    return note_seen(report_on(self, *self._read(rows), rows, out_of_scope), rows.texts, self.trained_on_)
 
 # %% ../nbs/35e_multitask.ipynb #35016db5c9
 def score(self, texts, labels, sample_weight=None) -> float:

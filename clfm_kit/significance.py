@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STATISTICS', 'f1_counts', 'entity_counts', 'mean', 'micro_f1', 'macro_f1', 'Difference', 'paired_bootstrap',
-           'figure_interval', 'with_intervals', 'McNemar', 'mcnemar', 'SeedSummary', 'over_seeds', 'fingerprints',
-           'seen_rows', 'refuse_seen', 'refuse_different_labels', 'plot_differences']
+           'figure_interval', 'with_intervals', 'judge', 'McNemar', 'mcnemar', 'SeedSummary', 'over_seeds',
+           'fingerprints', 'seen_rows', 'note_seen', 'refuse_seen', 'refuse_different_labels', 'plot_differences']
 
 # %% ../nbs/17_significance.ipynb #17002a0529
 from dataclasses import asdict, dataclass
@@ -16,7 +16,7 @@ import numpy as np
 
 from .data import normalised
 from .errors import UserError, imported, unknown
-from .metrics import Report, Undefined, correct_rows, indicator, plain
+from .metrics import Report, Undefined, correct_rows, decide, evaluate, indicator, plain
 from .schemas import Schema
 
 # %% ../nbs/17_significance.ipynb #1700595a7b
@@ -128,6 +128,11 @@ def with_intervals(report: Report, decisions, targets, schema: Schema) -> Report
         else: report.intervals[figure] = list(found)
     return report
 
+def judge(schema: Schema, probabilities, targets, thresholds=None) -> tuple:  # (Report, decisions)
+    "The report with intervals on probabilities [N, C], and the decisions that it judges; as `clfm_kit.metrics.evaluate`."
+    decisions = decide(probabilities, schema, thresholds)
+    return with_intervals(evaluate(schema, probabilities, targets, thresholds), decisions, targets, schema), decisions
+
 # %% ../nbs/17_significance.ipynb #1701899ae2
 class McNemar(NamedTuple):
     "Rows that only the first, or only the second model has right, and the exact two-sided p-value."
@@ -178,6 +183,11 @@ def fingerprints(texts) -> np.ndarray:  # uint64 [N]
 def seen_rows(texts, trained_on) -> list:  # row numbers from 0
     "Rows whose text is among the fingerprints of training texts."
     return np.flatnonzero(np.isin(fingerprints(texts), np.asarray(trained_on, dtype=np.uint64))).tolist()
+
+def note_seen(report: Report, texts, trained_on) -> Report:
+    "The report, with a note where some of its texts are among the fingerprints of training texts."
+    if rows := seen_rows(texts, trained_on): report.notes.append(f"{len(rows)} of {len(texts)} rows were among those that the model was fitted or calibrated on; it will do worse on new ones")
+    return report
 
 # %% ../nbs/17_significance.ipynb #1702652643
 def refuse_seen(texts, trained_on, model: str = "the model"):

@@ -8,7 +8,7 @@ __all__ = ['fit_tasks', 'show_answers', 'evaluate_tasks']
 # %% ../nbs/27a_task_commands.ipynb #27002607fa
 import sys
 
-from .terminal import answer_facts, answer_words, progress, reports_table, show, table_of
+from .terminal import answer_facts, answer_words, finish, progress, show, show_report, table_of
 
 # %% ../nbs/27a_task_commands.ipynb #2700539aef
 def fit_tasks(recipe, model, data, out, out_of_scope, checkpoints, text_column, dry_run, as_json):
@@ -33,12 +33,8 @@ def _group(reports):
 # %% ../nbs/27a_task_commands.ipynb #27006d093e
 def _fit(recipe, model, parts, tasks, out, out_of_scope, checkpoints, as_json):
     from clfm_kit.classifier import Classifier
-    with progress():
-        clf = Classifier(recipe, model, tasks=recipe.tasks).fit(parts, checkpoints=checkpoints)
-        if "test" in parts: clf.reports_ |= {"test": clf.evaluate(parts["test"], out_of_scope=out_of_scope)} | _floor(clf, parts, tasks)
-    folder = clf.save_pretrained(out)
-    result = dict(model=str(folder), facts=clf.facts_, reports={name: report.to_dict() for name, report in clf.reports_.items()})
-    show(result, as_json, reports_table(f"{recipe.name} → {folder}", clf.reports_))
+    with progress(): clf = Classifier(recipe, model, tasks=recipe.tasks).fit(parts, checkpoints=checkpoints)
+    finish(clf, out, lambda: {"test": clf.evaluate(parts["test"], out_of_scope=out_of_scope)} | _floor(clf, parts, tasks) if "test" in parts else {}, as_json)
 
 def _floor(clf, parts, tasks) -> dict:
     "The floor of the tasks with one answer for each text."
@@ -74,4 +70,4 @@ def evaluate_tasks(clf, folder, data, text_column, out_of_scope, as_json):
     parts = load_tasks(data, clf.tasks_, text_column)
     rows = next(parts[part] for part in ("test", "validation", "train") if part in parts)
     with progress(): report = clf.evaluate(rows, out_of_scope=out_of_scope)
-    show(report.to_dict(), as_json, reports_table(f"{folder} on {rows.source}", {"figures": report}))
+    show_report(report, f"{folder} on {rows.source}", as_json)

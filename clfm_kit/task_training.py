@@ -35,6 +35,8 @@ def train_tasks(clf, examples, checkpoints=None) -> dict:
     learners = {name: learner(member.parts_["head"], member.widths_) for name, member in clf.members_.items()}
     reader = clf._reader([column for _, widths in learners.values() for column in widths])
     imbalance = {name: learn_imbalance(clf.tasks_[name].class_weight, found[known(found)], clf.members_[name].schema_) for name, found in answers.items()}
+    drawn = next((name for name, found in imbalance.items() if found.sampler != "as-given"), None)
+    if drawn is not None: raise UserError(f"class_weight of task {drawn!r} draws rows evenly by class, but tasks that are trained together share their rows; use 'balanced', which weighs them instead")
     _start_heads(clf, learners, reader, examples, settings, imbalance)
     heads = Heads({name: head for name, (head, _) in learners.items()}, plan.get("weighting", "equal")).to(backbone.device)
     net = getattr(clf.parts_["pooler"], "task_net", TaskNet)(reader, heads, {name: list(widths) for name, (_, widths) in learners.items()}, imbalance, _weights(clf, examples[0]))

@@ -6,6 +6,7 @@
 __all__ = ['RANGE', 'fold_numbers', 'CrossValidation', 'cross_validate', 'Dimension', 'parse_dimension', 'tune', 'Tuning']
 
 # %% ../nbs/29_tuning.ipynb #2900210e86
+import json
 import re
 import warnings
 from collections import Counter, defaultdict
@@ -15,13 +16,14 @@ from html import escape
 import numpy as np
 
 from .classifier import Classifier
+from .comparison import refuse_tasks
 from .data import Rows, load_data, normalised
 from .errors import UserError, imported, unknown
-from .metrics import LOWER_IS_BETTER, Report, Undefined, decide, evaluate
+from .metrics import FIGURES, LOWER_IS_BETTER, Report, Undefined, evaluate
 from .plugins import emit
 from .recipes import Recipe, parse_yaml
 from .schemas import Schema, plain_labels
-from .significance import with_intervals
+from .significance import judge
 from .terminal import table_of
 
 # %% ../nbs/29_tuning.ipynb #29005fbce3
@@ -38,9 +40,10 @@ def _groups(rows, seed):
 
 # %% ../nbs/29_tuning.ipynb #290061e6c2
 def fold_numbers(rows: Rows, folds: int, seed: int = 0) -> np.ndarray:  # int64 [N]
-    "The fold of each row. Raises `UserError` for fewer than two folds or a label that only one distinct text has."
+    "The fold of each row. Raises `UserError` for fewer than two folds, more than there are distinct texts, or a label that only one distinct text has."
     if folds < 2: raise UserError(f"{folds} folds given; cross-validation needs at least two")
     groups, names, count = _groups(rows, seed)
+    if folds > len(groups): raise UserError(f"{folds} folds given for {len(groups)} distinct texts; each fold needs a text")
     have, total, found = defaultdict(lambda: np.zeros(folds, dtype=int)), np.zeros(folds, dtype=int), np.zeros(len(rows), dtype=np.int64)
     for i in sorted(range(len(groups)), key=lambda i: min((count[name] for name in names[i]), default=len(rows))):
         rarest = min(names[i], key=lambda name: (count[name], str(name)), default=None)
@@ -67,7 +70,8 @@ class CrossValidation:
 
 # %% ../nbs/29_tuning.ipynb #29010545ec
 def cross_validate(recipe, data, model: str = "minilm", folds: int = 5, seed: int = 0, cache="default", settings=()) -> CrossValidation:
-    "Answer each training row of `data` by a classifier fitted on the other folds. Raises `UserError` when the rows do not allow it."
+    "Answer each training row of `data` by a classifier fitted on the other folds. Raises `UserError` for several tasks, or when the rows do not allow it."
+    refuse_tasks({"this recipe": recipe}, "cross-validation")
     rows = load_data(data).train
     if rows is None or not rows.labels: raise UserError("cross-validation needs training rows with labels")
     rows = Rows(rows.texts, plain_labels(rows.labels), rows.tokens, rows.source)
@@ -87,8 +91,7 @@ def cross_validate(recipe, data, model: str = "minilm", folds: int = 5, seed: in
 def _together(rows, schema, probabilities, targets, calibrations, reports):
     "One report over all folds; where labels are many, with the mean of the folds' thresholds."
     thresholds = np.mean([found.thresholds for found in calibrations], axis=0) if schema.kind == "multi" else None
-    decisions = decide(probabilities, schema, thresholds)
-    report = with_intervals(evaluate(schema, probabilities, targets, thresholds), decisions, targets, schema)
+    report, decisions = judge(schema, probabilities, targets, thresholds)
     return CrossValidation(rows, schema, probabilities, decisions, report, reports)
 
 # %% ../nbs/29_tuning.ipynb #290171ab98
@@ -136,11 +139,9 @@ def tune(recipe, data, search, model: str = "minilm", trials: int = 20, folds: i
     "Search settings; `search` is a list such as ['head.C=0.01..10']. `figure` is log-loss unless named. Returns a `Tuning`. Raises `UserError`."
     optuna = imported("optuna", "a search", "tune")
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # trials that fail are in the table
-    base, splits, space = Recipe.of(recipe), load_data(data), [parse_dimension(text) for text in search]
-    if not space: raise UserError("nothing to search; name settings, as in: clfm tune --recipe probe --search head.C=0.01..10")
-    if trials < 1: raise UserError(f"{trials} trials given; at least one expected")
-    for part in space: base.with_params([f"{part.setting}=null"])  # an unknown field is seen before anything runs
-    figure = figure or "log_loss"
+    base, splits, space, figure = Recipe.of(recipe), load_data(data), [parse_dimension(text) for text in search], figure or "log_loss"
+    known = evaluate(Schema(splits.train.kind, ()), [], []).figures if splits.train and splits.train.labels else FIGURES
+    _check_search(base, space, trials, folds, figure, known)
     whole = np.prod([part.size() for part in space]) <= trials
     with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
         sampler = optuna.samplers.BruteForceSampler(seed) if whole else optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(5, trials // 4))
@@ -149,6 +150,18 @@ def tune(recipe, data, search, model: str = "minilm", trials: int = 20, folds: i
     judge = lambda trial: _judge(trial, base, splits, space, model, folds, figure, seed, cache, total)
     study.optimize(judge, n_trials=trials, catch=(UserError,))
     return Tuning(base, figure, folds, [_trial(found) for found in study.trials])
+
+# %% ../nbs/29_tuning.ipynb #6f14afc9
+def _check_search(base, space, trials, folds, figure, known):
+    "What can be seen to be wrong before anything runs."
+    if not space: raise UserError("nothing to search; name settings, as in: clfm tune --recipe probe --search head.C=0.01..10")
+    for name, value in (("trials", trials), ("folds", folds)):
+        if not isinstance(value, int) or value < 1: raise UserError(f"{value!r} {name} given; at least one expected")
+    if figure not in known: raise unknown("figure", figure, known)
+    twice = [setting for setting, times in Counter(part.setting for part in space).items() if times > 1]
+    if twice: raise UserError(f"{twice[0]} is searched twice; give all its values in one --search")
+    for part in space: base.with_params([f"{part.setting}=null"])
+    refuse_tasks({base.name: base}, "a search")
 
 # %% ../nbs/29_tuning.ipynb #290246129d
 def _judge(trial, base, splits, space, model, folds, figure, seed, cache, total):
@@ -168,7 +181,9 @@ def _judge(trial, base, splits, space, model, folds, figure, seed, cache, total)
     return report[figure]
 
 # %% ../nbs/29_tuning.ipynb #2902597a8e
-def _yaml(value): return str(value) if not isinstance(value, (dict, list)) else repr(value).replace("'", '"')
+def _yaml(value) -> str:
+    "A value as it is written in a setting: a plain word bare, all else as JSON, which is YAML too."
+    return value if isinstance(value, str) and parse_yaml(value) == value else json.dumps(value, ensure_ascii=False)
 
 def _trial(found) -> dict: return dict(settings=found.user_attrs["settings"], value=found.value, figures=found.user_attrs.get("figures", {}), failed=found.user_attrs.get("failed", ""))
 

@@ -65,6 +65,8 @@ def test_all_rows_rejected_is_undefined_not_zero(tiny, few):
     assert report["coverage"] == 0 and report["out_of_scope_recall"] == 1
     assert isinstance(report["accepted_accuracy"], Undefined) and report["accepted_accuracy"].reason == "all rows were rejected"
     assert clf.predict(["where is it"]).tolist() == [None]
+    alone = clf.evaluate(few["test"])  # without texts out of scope, only their figures are left out
+    assert isinstance(alone["accepted_accuracy"], Undefined) and not {"auroc", "out_of_scope_recall"} & alone.figures.keys()
 
 
 @pytest.mark.parametrize("reject", [0.8, "energy", {"score": "centroid-distance", "coverage": 0.9}, {"score": "energy", "out_of_scope": STRANGERS}])
@@ -154,6 +156,29 @@ def test_the_commands_work_on_a_folder_of_ones_own(tiny, few, tmp_path):
     assert {"mistakes", "pairs", "suspects"} <= json.loads(done.stdout).keys() and page.exists(), done.stderr
     refused(clfm("tune", "--recipe", "probe", "--data", data, "--search", "head.D=1..2"), "unknown parameter")
     refused(clfm("errors", tmp_path / "model", "--data", data, "--folds", 0, "--out", tmp_path / "no" / "where.html"), "cannot write")
+
+
+def test_a_fit_is_kept_when_its_test_rows_cannot_be_measured(tiny, few, tmp_path):
+    strange = Rows([*few["test"].texts, "can you gift wrap it"], [*few["test"].labels, "gift_wrap"])
+    data = written(tmp_path / "mine", **{part: (rows.texts, rows.labels) for part, rows in (few | {"test": strange}).items()})
+    refused(clfm("fit", "--recipe", "probe", "--model", tiny, "--data", data, "--out", tmp_path / "model"), "cannot be measured: row 54: label 'gift_wrap' was not seen")
+    assert Classifier.from_pretrained(tmp_path / "model").predict(["where is my parcel"]).shape == (1,)
+    refused(clfm("fit", "--recipe", "probe", "--model", tiny, "--data", data, "--out", tmp_path / "other", "--out-of-scope", tmp_path / "none.jsonl"), "is not a file")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_terminal_says_why_a_figure_is_missing(tiny, few, tmp_path):
+    data = written(tmp_path / "mine", train=(few["train"].texts, few["train"].labels), test=(few["test"].texts[:1], few["test"].labels[:1]))
+    assert clfm("fit", "--recipe", "probe", "--model", tiny, "--data", data, "--out", tmp_path / "model").returncode == 0
+    assert "ece has no value: fewer than two rows" in clfm("evaluate", tmp_path / "model", "--data", data).stdout
+    assert "probe: ece has no value: fewer than two rows" in clfm("compare", "probe", "--model", tiny, "--data", data).stdout
+    assert "120 of 120 rows were among those" in clfm("evaluate", tmp_path / "model", "--data", data / "train.jsonl").stdout
+
+
+def test_models_of_several_tasks_are_refused_where_one_is_looked_at(tiny, few, tmp_path):
+    Classifier("probe", tiny, tasks={"intent": "label"}, cache=None).fit(few["train"].texts, {"label": few["train"].labels}).save_pretrained(tmp_path / "model")
+    for words in (("compare", tmp_path / "model", "probe"), ("errors", tmp_path / "model"), ("compare", "multitask-joint"), ("errors", "multitask-joint"), ("tune", "--recipe", "multitask-joint", "--search", "head.C=[1]")):
+        refused(clfm(*words, "--data", "helpdesk"), "several tasks")
 
 
 def test_the_error_page_shows_hostile_texts_as_texts(tiny, few, tmp_path):

@@ -153,6 +153,7 @@ def test_any_set_of_answers(answers, seed):
 
 def test_zero_shot_in_a_fresh_process(folder, tmp_path):
     data = rows()
+    with pytest.raises(UserError, match="nothing to weigh"): Classifier("instruct-zero-shot", folder, settings=["class_weight=balanced"], cache=None).fit(data.texts, data.labels)
     clf = Classifier("instruct-zero-shot", folder, settings=["head.calibration=pmi", "head.length=mean", "format.shots=1"], cache=None).fit(data.texts, data.labels)
     probabilities = clf.predict_proba(TEXTS)
     assert np.allclose(probabilities.sum(1), 1) and set(clf.predict(TEXTS)) <= set(data.labels)

@@ -221,6 +221,13 @@ def test_tasks_of_different_data_sets_are_drawn_by_temperature(tiny, parts):
     assert isinstance(clf, MultitaskClassifier) and len(set(clf.facts_["training"]["draws"].values())) == 1
 
 
+def test_weights_that_would_be_passed_over_are_refused(tiny, parts):
+    with pytest.raises(UserError, match="class_weight belongs to a task"): Classifier("probe", tiny, tasks=TASKS, settings=["class_weight=balanced"], cache=None).fit(parts)
+    drawn = TASKS | {"intent": {"label": "label", "class_weight": "balanced-sampler"}}
+    with pytest.raises(UserError, match="share their rows"): Classifier("multitask-joint", tiny, tasks=drawn, settings=FAST, cache=None).fit(parts)
+    with pytest.raises(UserError, match="needs one label"): Classifier("probe", tiny, tasks={"topics": {"label": "topics", "reject": "centroid-distance"}}, cache=None).fit([dict(text=f"text {row}", topics=["a", "b"][: row % 3]) for row in range(24)])
+
+
 def test_rows_read_for_other_tasks_are_refused(tiny, parts):
     with pytest.raises(UserError, match="have none for 'mood'"): Classifier("probe", tiny, tasks={"mood": "mood"}, cache=None).fit(parts)
 

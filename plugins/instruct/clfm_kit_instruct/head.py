@@ -58,7 +58,8 @@ Verbalizer.bind, Verbalizer.build, Verbalizer._lengths = _bind, _build, _lengths
 
 # %% ../nbs/05_head.ipynb #0500826297
 def _fit(self, features, targets, schema, *, validation=None, row_weight=None, seed=0, progress=None):
-    "Learn nothing from rows; read the prompts that correct scores, where the calibration asks for them."
+    "Learn nothing from rows; read the prompts that correct scores, where the calibration asks for them. Raises `UserError` for rows that are weighed."
+    if row_weight is not None: raise UserError("class_weight has nothing to weigh: head 'verbalizer' learns nothing from rows; leave it out, or train with a selector that moves weights")
     known = features if validation is None else validation[0]  # training rows need not be read
     self.build({column: values.shape[1] for column, values in known.items()}, schema)
     if self.calibration != "none": self.without_text = self._without_text()
@@ -82,6 +83,7 @@ Verbalizer.fit, Verbalizer._without_text, Verbalizer.scores = _fit, _without_tex
 def _loss(self, scores, targets, imbalance=None):
     "Log-loss over the labels, or minus the log-probability of the right answer; with an `Imbalance`, weighted as it says."
     if self.objective == "answer" and self.schema.kind == "single":
+        if imbalance is not None and imbalance.gamma: raise UserError("class_weight 'focal' is not for head 'verbalizer' with objective 'answer'; use objective 'labels', or weights by label")
         weights = torch.ones(len(self.schema)) if imbalance is None else torch.as_tensor(imbalance.weights)
         weights = weights.to(scores.device)[targets]
         return -(weights * scores.gather(1, targets.unsqueeze(1)).squeeze(1)).sum() / weights.sum()
