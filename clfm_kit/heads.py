@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from .errors import UserError, unknown
 from .imbalance import epoch_rows, learn_imbalance, weighted_loss
-from .parts import Part
+from .parts import Count, Dropout, Part
 from .sites import deepest_columns
 
 # %% ../nbs/19_heads.ipynb #19005e640a
@@ -48,7 +48,7 @@ FEW = 50  # validation rows, below which they tell choices apart by chance
 class Logistic(Part):
     "L2 logistic regression; `C` is the inverse strength of the penalty, chosen from a grid on validation when None."
 
-    def __init__(self, C: float | None = None, max_iter: int = 200, refit: str = "train", columns: str = "all"):
+    def __init__(self, C: float | None = None, max_iter: Count = 200, refit: str = "train", columns: str = "all"):
         self.C, self.max_iter = C, max_iter
         self.columns = columns  # that are read: "all", or "validated", those of the deepest layer alone where validation rows clearly prefer them
         self.refit = refit  # the rows of the last fit: "train", or "train+validation" where few rows leave none to spare
@@ -133,7 +133,7 @@ def solve_logistic(x, targets, schema, C, max_iter, row_weight=None):
 class Linear(Part, nn.Module):
     "One linear map over the features, after dropout."
 
-    def __init__(self, dropout: float = 0.1):
+    def __init__(self, dropout: Dropout = 0.1):
         nn.Module.__init__(self)
         self.dropout = dropout
 
@@ -153,7 +153,7 @@ class Linear(Part, nn.Module):
 class MLP(Linear):
     "A hidden layer of `width` units with GELU between normalised features and scores."
 
-    def __init__(self, width: int = 256, dropout: float = 0.1):
+    def __init__(self, width: Count = 256, dropout: Dropout = 0.1):
         nn.Module.__init__(self)
         self.width, self.dropout = width, dropout
 

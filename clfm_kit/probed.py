@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.linear_model import RidgeCV
 
 from .cache import pooled_states
-from .errors import UserError
+from .parts import Count
 from .poolers import Mean
 from .sites import layer
 
@@ -34,14 +34,8 @@ def deepest_good(errors: dict) -> int:
 class Probed(Mean):
     "The average over tokens at `layers` layers, the uppermost being the deepest that tells the classes of some training texts as well as any; at the last ones where there are several tasks."
 
-    def __init__(self, layers: int = 3, texts: int = 256):
+    def __init__(self, layers: Count = 3, texts: Count = 256):
         self.layers, self.texts = layers, texts  # how many are read; how many training texts are looked at
-
-    def check(self):
-        "Raises `UserError` for numbers that cannot be."
-        for name in ("layers", "texts"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1: raise UserError(f"{name}={value!r} of pooler 'probed' must be a whole number above 0")
 
     def bind(self, context):
         "Choose the layers, while fitting."

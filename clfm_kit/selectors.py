@@ -8,7 +8,7 @@ __all__ = ['Full', 'Bias', 'TopLayers']
 # %% ../nbs/33_selectors.ipynb #330021f0a4
 from .deltas import Change, Delta, levels
 from .errors import UserError
-from .parts import Part
+from .parts import Count, Part
 
 # %% ../nbs/33_selectors.ipynb #33005ac106
 class Full(Part):
@@ -41,11 +41,7 @@ class Bias(Full):
 class TopLayers(Full):
     "The top `layers` blocks that the scores depend on, and a final norm; what lies below is read once."
 
-    def __init__(self, layers: int = 2): self.layers = layers
-
-    def check(self):
-        "Raises `UserError` for a number of layers that is not a whole number above 0."
-        if not isinstance(self.layers, int) or self.layers < 1: raise UserError(f"layers={self.layers!r} must be a whole number above 0")
+    def __init__(self, layers: Count = 2): self.layers = layers
 
     def choose(self, found, backbone):
         "{name: block} of the tensors in the top `layers` blocks and above."

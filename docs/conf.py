@@ -36,8 +36,9 @@ def document(app, what, name, thing, options, lines):
 
 
 def sign(app, what, name, thing, options, signature, returns):
-    "A class that has no constructor of its own shows no signature."
-    return ("", returns) if what == "class" and signature == "(*args, **kwargs)" else None
+    "A class that has no constructor of its own shows no signature; the bounds of a number stand with its description."
+    if what == "class" and signature == "(*args, **kwargs)": return "", returns
+    return (re.sub(r"Annotated\[(\w+), '[^']*', <function [^\]]*>\]", r"\1", signature), returns) if signature else None
 
 
 def setup(app):

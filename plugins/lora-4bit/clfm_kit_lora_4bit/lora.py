@@ -11,7 +11,7 @@ from fnmatch import fnmatch
 import torch
 
 from clfm_kit.errors import UserError, unknown
-from clfm_kit.parts import Part
+from clfm_kit.parts import Count, Dropout, Part
 from .adapters import LowRank, linear_maps, needed, sizes, weight_of
 
 # %% ../nbs/02_lora.ipynb #02005377da
@@ -21,7 +21,7 @@ class Lora(Part):
     "Low-rank adapters beside linear maps, over any quantizer."
     moves = True
 
-    def __init__(self, rank: int = 8, alpha: float | None = None, dropout: float = 0.05, targets: str | list = "all-linear", layers: int | None = None,
+    def __init__(self, rank: Count = 8, alpha: float | None = None, dropout: Dropout = 0.05, targets: str | list = "all-linear", layers: Count | None = None,
                  variant: str = "lora", scaling: str = "standard", initialization: str = "default"):
         self.rank, self.alpha, self.dropout = rank, alpha, dropout  # alpha None: twice the rank
         self.targets, self.layers = targets, layers  # patterns such as ["*q_proj", "*v_proj"]; only so many top blocks
@@ -30,11 +30,7 @@ class Lora(Part):
     def check(self):
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices: raise unknown(name, getattr(self, name), choices)
-        for name in ("rank", "layers"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1): raise UserError(f"{name}={value!r} must be a whole number above 0")
         if self.alpha is not None and not self.alpha > 0: raise UserError(f"alpha={self.alpha!r} must be a number above 0, or null for twice the rank")
-        if not 0 <= self.dropout < 1: raise UserError(f"dropout={self.dropout!r} must be from 0 up and below 1")
         if self.variant == "dora" and self.initialization != "default": raise UserError(f"initialization {self.initialization!r} does not go with variant 'dora'; choose one of them")
 
 # %% ../nbs/02_lora.ipynb #02006c3d72

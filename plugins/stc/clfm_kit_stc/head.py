@@ -15,7 +15,7 @@ import torch
 
 from clfm_kit.errors import UserError, unknown
 from clfm_kit.heads import REFITS
-from clfm_kit.parts import Part
+from clfm_kit.parts import Count, Part
 from clfm_kit.sites import depth
 from .aggregate import CLASSIFIERS, EXITS, MIXTURES, Selected, choose, logit_scale, search, skill
 from .solver import Problem, largest_penalty, path
@@ -28,7 +28,7 @@ class Sparsify(Part):
     "L1 probes at every column, their most important features, and one classifier over the best prefix of layers."
 
     def __init__(self, penalties=(0.1, 0.03, 0.01), etas=(0.5, 0.8, 0.95), strengths=(0.1, 0.03, 0.01), tilts=(0.0,), mixtures: str = "each",
-                 classifier: str = "ridge", exit="best", selection: str = "importance", refit: str = "train+validation", max_features: int = 6144):
+                 classifier: str = "ridge", exit="best", selection: str = "importance", refit: str = "train+validation", max_features: Count = 6144):
         self.penalties, self.etas, self.strengths, self.tilts, self.mixtures = penalties, etas, strengths, tilts, mixtures
         self.classifier, self.exit, self.selection, self.refit, self.max_features = classifier, exit, selection, refit, max_features
 
@@ -43,7 +43,6 @@ def _check(self):
         values = getattr(self, name)
         if not isinstance(values, (list, tuple)) or not values or not all(least <= v <= most for v in values):
             raise UserError(f"{name} is {values!r}; give a list of numbers " + ("from 0" if least == 0 else "above 0") + (f" up to {most}" if most < float("inf") else ""))
-    if not isinstance(self.max_features, int) or self.max_features < 1: raise UserError(f"max_features is {self.max_features!r}; give a whole number above 0")
 
 Sparsify.check = _check
 

@@ -15,7 +15,7 @@ from clfm_kit.data import load_data
 from clfm_kit.deltas import Change, levels
 from clfm_kit.errors import UserError, unknown
 from clfm_kit.formats import Plain
-from clfm_kit.parts import Part
+from clfm_kit.parts import Count, Part
 from .budgets import Budget, moved
 from .groups import find_groups, positions
 from .sensitivity import gradients, linear_maps, map_weights
@@ -30,7 +30,7 @@ class GradientSparse(Part):
     moves = by_position = True  # it must see each position of a batch once
 
     def __init__(self, weights: float | str = WEIGHTS, cost: float | None = COST, seconds: float | None = None, granularity: str = "row", score: str = "gradient",
-                 lowest: int | str | None = None, calibration: int = 128, slice: int = 512):
+                 lowest: int | str | None = None, calibration: Count = 128, slice: Count = 512):
         self.weights, self.cost, self.seconds = weights, cost, seconds  # shares of the blocks' linear weights and of full finetuning's cost; or a time for training
         self.granularity, self.score, self.calibration = granularity, score, calibration
         self.lowest, self.slice = lowest, slice  # the lowest block that moves (None: where most is caught); how many texts "auto" tries on
@@ -132,7 +132,7 @@ GradientSparse._choose = _choose
 class RandomSparse(GradientSparse):
     "Units at random, at the same budgets."
 
-    def __init__(self, weights: float | str = WEIGHTS, cost: float | None = COST, granularity: str = "row", lowest: int | str | None = None, slice: int = 512):
+    def __init__(self, weights: float | str = WEIGHTS, cost: float | None = COST, granularity: str = "row", lowest: int | str | None = None, slice: Count = 512):
         super().__init__(weights, cost, None, granularity, "gradient", lowest, slice=slice)
 
     def measure(self, backbone, batches, maps, units):
@@ -147,7 +147,7 @@ class TokenSparse(GradientSparse):
     "The units of weights with the largest gradient at the positions of task-specific token groups (arXiv 2508.08635)."
 
     def __init__(self, weights: float | str = WEIGHTS, cost: float | None = COST, seconds: float | None = None, granularity: str = "row", score: str = "gradient", lowest: int | str | None = None,
-                 calibration: int = 128, slice: int = 512, longest: int = 4, groups: int = 1000, embeddings: str = "frozen", reference: str | None = None):
+                 calibration: Count = 128, slice: Count = 512, longest: Count = 4, groups: Count = 1000, embeddings: str = "frozen", reference: str | None = None):
         super().__init__(weights, cost, seconds, granularity, score, lowest, calibration, slice)
         self.longest, self.groups, self.embeddings = longest, groups, embeddings  # tokens in a group; most groups; whose embedding rows move too
         self.reference = reference  # a data set of ordinary texts; what is likelier here than there counts for more
