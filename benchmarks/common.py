@@ -33,6 +33,13 @@ def command() -> str:
     return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *short])
 
 
+def save(path: Path, text: str):
+    """Write a file whole or not at all, in a folder that is made where it is missing."""
+    from clfm_kit.artifacts import fresh_file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with fresh_file(path) as file: file.write(text + "\n")
+
+
 def write(name: str, figures: dict, rows: list, **more):
     """Write `results/<name>.json`, beside and renamed: command, date, versions, hardware, figures (name to number) and rows."""
     found = {}
@@ -40,11 +47,7 @@ def write(name: str, figures: dict, rows: list, **more):
         try: found[package] = version(package)
         except ImportError: continue
     text = json.dumps(dict(command=command(), date=time.strftime("%Y-%m-%d"), versions=found, hardware=hardware(), figures=figures, rows=rows, **more), indent=1)
-    path = RESULTS / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(text + "\n")
-    os.replace(part, path)
+    save(RESULTS / f"{name}.json", text)
     print(json.dumps(figures, indent=1))
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 warnings.filterwarnings("ignore")
 
-from common import RESULTS, alternate, peak_of, ratio, write
+from common import RESULTS, alternate, peak_of, ratio, save, write
 
 VOCABULARY = 32_000
 
@@ -270,7 +270,7 @@ def quality(options):
                 if time.monotonic() > ends: return print("the piece ends here; run it again to go on")
                 try: rows.append(quality_row(options, data, name, side, seed))
                 except UserError as error: rows.append(dict(data=name, side=side, seed=seed, refused=str(error)))  # examples that do not fit the model
-                partial.write_text(json.dumps(dict(budget=budget, rows=rows)))
+                save(partial, json.dumps(dict(budget=budget, rows=rows)))
                 print(rows[-1], flush=True)
     figures = {}
     for row in rows:

@@ -20,7 +20,7 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from common import RESULTS, write
+from common import RESULTS, save, write
 
 CELLS = RESULTS / "lora_4bit"
 SHAPES = {
@@ -300,8 +300,7 @@ def cell(options):
     else:
         found = parity_cell(options)
         found = dict(texts=found["texts"], cells=found["rows"])
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(json.dumps(dict(part=options.part, **found), indent=1) + "\n")
+    save(Path(path), json.dumps(dict(part=options.part, **found), indent=1))
 
 
 def run(options):

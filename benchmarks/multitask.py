@@ -14,7 +14,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from common import alternate, peak_of, ratio, write
+from common import alternate, peak_of, ratio, save, write
 
 TASKS = {"intent": "label", "slots": "slots"}
 METHODS = ("task-arithmetic", "ties", "dare", "breadcrumbs", "regmean")
@@ -130,7 +130,7 @@ def merging(name, parts, arguments):
             if not cell.exists():
                 place = Path(tempfile.mkdtemp())
                 for task, column in TASKS.items(): fit(name, task, {task: column}, parts, arguments, selector).save_pretrained(place / task)
-                cell.write_text(json.dumps(merge_models([place / task for task in TASKS], method, parts).to_dict(), default=float))
+                save(cell, json.dumps(merge_models([place / task for task in TASKS], method, parts).to_dict(), default=float))
                 shutil.rmtree(place)
             found = json.loads(cell.read_text())
             figures[f"{name}.merge.{selector}.{method}.kept"] = found["kept"]

@@ -18,7 +18,7 @@ from itertools import cycle
 from pathlib import Path
 
 import numpy as np
-from common import RESULTS, command, hardware
+from common import RESULTS, command, hardware, save
 from peer_run import TECHNIQUES
 
 from clfm_kit import Schema, UserError, load_data
@@ -89,7 +89,7 @@ def measure(options, folder, technique, shots, seed, settings):
     figures |= {name: facts[name] for name in ("seconds", "peak_mb", "fit_seconds", "predict_seconds", "trained_weights")}
     found = dict(command=command(), date=time.strftime("%Y-%m-%d"), versions=facts["versions"], hardware=hardware(), **identity(options, folder, technique, shots, seed, settings),
                  sizes=dict(train=len(train), validation=len(held or []), test=len(test), unknown_labels=unknown), main=MAIN[schema.kind], figures=figures, rows=rows)
-    save(cell_path(options, folder, technique, shots, seed), found)
+    save(cell_path(options, folder, technique, shots, seed), json.dumps(found).replace('"rows": [', '\n"rows": ['))
     return figures
 
 
@@ -120,14 +120,6 @@ def identity(options, folder, technique, shots, seed, settings):
 
 def cell_path(options, folder, technique, shots, seed):
     return options.results / "peers" / f"{Path(folder).name}.{technique.replace(':', '-')}.{shots or 'all'}.{seed}.json"
-
-
-def save(path, found):
-    """Write beside and rename, so that a file is whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(found).replace('"rows": [', '\n"rows": [') + "\n", encoding="utf-8")
-    os.replace(part, path)
 
 
 def finished(path, wanted):
@@ -212,7 +204,7 @@ def tables(options):
         name = f"peers-{data}-{shots or 'all'}.png"
         plot(found, f"{data}, {size}", options.results / name)
         parts += [f"![{main} against seconds on {data}]({name})", "Made again by:\n\n" + "\n".join(f"    {command}" for command in again(data, shots, found))]
-    (options.results / "peers.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    save(options.results / "peers.md", "\n\n".join(parts))
 
 
 def again(data, shots, found):

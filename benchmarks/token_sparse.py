@@ -8,7 +8,6 @@ Seconds are those of loading, preparing and training, with libraries imported be
 """
 import argparse
 import json
-import os
 import resource
 import statistics
 import subprocess
@@ -18,7 +17,7 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from common import RESULTS, write
+from common import RESULTS, save, write
 
 TOP = "pooler={name: mean, layer: [-3, -2, -1]}"  # the last layers, whatever probes say
 KIT = {
@@ -153,11 +152,7 @@ def cell(options, folder, side, seed):
     warnings.filterwarnings("ignore")
     run = kit if side in KIT else peer if side in PEERS else floor
     found = run(side, folder, options.rows, seed, options.epochs, options.model, options.set)
-    path = place(options, folder, side, seed)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(dict(data=Path(folder).name, side=side, seed=seed, rows=options.rows, epochs=options.epochs, **found), indent=1) + "\n")
-    os.replace(part, path)
+    save(place(options, folder, side, seed), json.dumps(dict(data=Path(folder).name, side=side, seed=seed, rows=options.rows, epochs=options.epochs, **found), indent=1))
 
 
 def place(options, folder, side, seed):

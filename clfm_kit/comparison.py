@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SAMPLE', 'FLOOR', 'COLUMNS', 'MARKS', 'measured', 'Run', 'throughput', 'folder_mb', 'compare', 'refuse_tasks',
-           'unseen', 'Comparison', 'known']
+           'unseen', 'Comparison', 'known', 'in_points']
 
 # %% ../nbs/25_comparison.ipynb #25002091aa
 import tempfile
@@ -13,7 +13,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from html import escape
-from itertools import cycle
+from itertools import combinations, cycle
 from pathlib import Path
 
 import numpy as np
@@ -190,14 +190,19 @@ def known(value):
     "A cost, or `Undefined` for one that was never measured."
     return Undefined("the model was fitted elsewhere") if np.isnan(value) else float(value)
 
-def _to_dict(self) -> dict: return dict(data=self.data, rows=self.rows, main=self.main, entries=[self.line(name) for name in self.runs])
+def _pairs(self) -> list:
+    "Every two entries but the floor: the `first`, the `second`, how much better the second is, and an exact McNemar test of the first seed."
+    names = [name for name in self.runs if name != FLOOR]
+    return [dict(first=a, second=b, difference=self.difference(a, b).to_dict(), mcnemar=mcnemar(self.runs[a][0].correct, self.runs[b][0].correct)._asdict()) for a, b in combinations(names, 2)]
+
+def _to_dict(self) -> dict: return dict(data=self.data, rows=self.rows, main=self.main, entries=[self.line(name) for name in self.runs], pairs=self.pairs())
 
 def _remarks(self) -> list:
     "Why cells of the table are empty, as sentences."
     missing = [(line["entry"], name, value["undefined"]) for line in self.to_dict()["entries"] for name, value in line.items() if name != "sd" and isinstance(value, dict) and "undefined" in value]
-    return [f"{entry}: {name.replace('_', ' ')} has no value: {why}" for entry, name, why in missing]
+    return [f"{entry}: {name.replace('_', ' ').replace(' mb', ', MB')} has no value: {why}" for entry, name, why in missing]
 
-Comparison.line, Comparison.to_dict, Comparison.remarks = _line, _to_dict, _remarks
+Comparison.line, Comparison.pairs, Comparison.to_dict, Comparison.remarks = _line, _pairs, _to_dict, _remarks
 
 # %% ../nbs/25_comparison.ipynb #25018f8ac0
 COLUMNS = ("entry", "{main}", "macro-F1", "against the floor (95 %)", "McNemar p", "calibration error", "fit, s", "peak, MB", "texts/s", "backbone used", "weights", "artifact, MB")
@@ -209,35 +214,45 @@ def _cells(self) -> list:
     rows = [[column.format(main=self.main.replace("_", "-") + " (95 %)") for column in COLUMNS]]
     for line in self.to_dict()["entries"]:
         main = f"{percent(line[self.main])} ({' … '.join(map(percent, line['interval']))})" if isinstance(line["interval"], list) else percent(line[self.main])
-        against = line.get("difference", {})
-        signed = lambda name: f"{100 * against[name]:+.1f}"
         rows.append([line["entry"] + (f", {line['seeds']} seeds" if line["seeds"] > 1 else ""), main + (f" ± {percent(line['sd'])}" if isinstance(line["sd"], float) else ""),
-                     percent(line["macro_f1"]), f"{signed('difference')} ({signed('low')} … {signed('high')})" if "low" in against else "–",
+                     percent(line["macro_f1"]), in_points(line.get("difference", {})),
                      show(line.get("mcnemar", {}).get("p_value"), ".2g"), show(line["ece"], ".3f"), show(line["seconds"], ".1f"), show(line["peak_mb"], ",.0f"),
                      show(line["rows_per_second"], ",.0f"), show(100 * line["backbone_share"], ".0f") + " %", show(line["trained_weights"], ",.0f"), show(line["artifact_mb"], ".1f")])
     return rows
 
+def in_points(found: dict) -> str:
+    "A difference and its interval in points."
+    return "{:+.1f} ({:+.1f} … {:+.1f})".format(*(100 * found[name] for name in ("difference", "low", "high"))) if "low" in found else "–"
+
+def _pair_cells(self) -> list:
+    "The table of entries against each other as rows of texts, heads first; empty where there is nothing to hold against."
+    rows = [[f"{pair['second']} against {pair['first']}", in_points(pair["difference"]), format(pair["mcnemar"]["p_value"], ".2g")] for pair in self.pairs()]
+    return [["entries", f"{self.main.replace('_', '-')}, difference (95 %)", "McNemar p"], *rows] if rows else []
+
 # %% ../nbs/25_comparison.ipynb #25019554ba
+def _tables(self) -> list: return [cells for cells in (self.cells(), self.pair_cells()) if cells]
+
 def _html(self):
-    head, *body = self.cells()
     row = lambda cells, tag: "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-    return f"<table><caption>{escape(self.data)}, {self.rows} rows</caption><thead>{row(head, 'th')}</thead><tbody>{''.join(row(cells, 'td') for cells in body)}</tbody></table>" + "".join(f"<p>{escape(sentence)}</p>" for sentence in self.remarks())
+    table = lambda head, *body: f"<table><caption>{escape(self.data)}, {self.rows} rows</caption><thead>{row(head, 'th')}</thead><tbody>{''.join(row(cells, 'td') for cells in body)}</tbody></table>"
+    return "".join([*(table(*cells) for cells in _tables(self)), *(f"<p>{escape(sentence)}</p>" for sentence in self.remarks())])
 
 def _markdown(self) -> str:
-    "The table as Markdown."
-    head, *body = [[cell.replace("|", "\\|") for cell in cells] for cells in self.cells()]
-    return "\n".join([*(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *body)), *(f"\n{sentence}" for sentence in self.remarks())])
+    "The tables as Markdown, and why cells are empty."
+    row = lambda cells: f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    table = lambda head, *body: "\n".join(map(row, (head, ["---"] * len(head), *body)))
+    return "\n\n".join([*(table(*cells) for cells in _tables(self)), *self.remarks()])
 
 def _rich(self):
-    "Quality above and cost below, so that both fit in a terminal."
+    "Quality, entries against each other, and cost, one below the other, so that they fit in a terminal."
     from rich.console import Group
-    cells, tables = self.cells(), []
-    for title, columns in ((f"{self.data}, {self.rows} rows", range(6)), ("cost", [0, *range(6, len(COLUMNS))])):
-        head, *body = [[row[column] for column in columns] for row in cells]
-        tables.append(table_of(title, head, body))
+    cells = self.cells()
+    take = lambda columns: [[row[column] for column in columns] for row in cells]
+    parts = {f"{self.data}, {self.rows} rows": take(range(6)), "each against the others": self.pair_cells(), "cost; memory as the process held it, earlier entries included": take([0, *range(6, len(COLUMNS))])}
+    tables = [table_of(title, head, body) for title, (head, *body) in ((title, found) for title, found in parts.items() if found)]
     return Group(*tables, *remarks({"": self.remarks()}))
 
-Comparison.cells, Comparison._repr_html_, Comparison.to_markdown, Comparison.__rich__ = _cells, _html, _markdown, _rich
+Comparison.cells, Comparison.pair_cells, Comparison._repr_html_, Comparison.to_markdown, Comparison.__rich__ = _cells, _pair_cells, _html, _markdown, _rich
 
 # %% ../nbs/25_comparison.ipynb #25027f5b03
 MARKS = (("o", "#0072B2"), ("D", "#E69F00"), ("s", "#009E73"), ("^", "#CC79A7"), ("v", "#D55E00"), ("P", "#56B4E9"), ("*", "#000000"))  # told apart without colour too
