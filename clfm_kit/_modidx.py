@@ -185,6 +185,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'clfm_kit.comparison._floor_run': ('comparison.html#_floor_run', 'clfm_kit/comparison.py'),
                                      'clfm_kit.comparison._html': ('comparison.html#_html', 'clfm_kit/comparison.py'),
                                      'clfm_kit.comparison._line': ('comparison.html#_line', 'clfm_kit/comparison.py'),
+                                     'clfm_kit.comparison._lines': ('comparison.html#_lines', 'clfm_kit/comparison.py'),
                                      'clfm_kit.comparison._markdown': ('comparison.html#_markdown', 'clfm_kit/comparison.py'),
                                      'clfm_kit.comparison._measure': ('comparison.html#_measure', 'clfm_kit/comparison.py'),
                                      'clfm_kit.comparison._named': ('comparison.html#_named', 'clfm_kit/comparison.py'),

@@ -12,6 +12,7 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from html import escape
 from itertools import combinations, cycle
 from pathlib import Path
@@ -173,6 +174,9 @@ class Comparison:
         "How much better the second entry's main figure is, with its interval over rows."
         return paired_bootstrap(self._results(first), self._results(second), "mean" if self.main == "accuracy" else "micro-f1")
 
+    lines = cached_property(lambda self: _lines(self))  # intervals are drawn once
+    pairs = cached_property(lambda self: _pairs(self))
+
 # %% ../nbs/25_comparison.ipynb #250175ce76
 def _line(self, name) -> dict:
     "One entry as plain values: figures over seeds, its main figure's interval and its difference from the floor, costs (median over seeds)."
@@ -190,19 +194,21 @@ def known(value):
     "A cost, or `Undefined` for one that was never measured."
     return Undefined("the model was fitted elsewhere") if np.isnan(value) else float(value)
 
+def _lines(self) -> list: return [self.line(name) for name in self.runs]
+
 def _pairs(self) -> list:
     "Every two entries but the floor: the `first`, the `second`, how much better the second is, and an exact McNemar test of the first seed."
     names = [name for name in self.runs if name != FLOOR]
     return [dict(first=a, second=b, difference=self.difference(a, b).to_dict(), mcnemar=mcnemar(self.runs[a][0].correct, self.runs[b][0].correct)._asdict()) for a, b in combinations(names, 2)]
 
-def _to_dict(self) -> dict: return dict(data=self.data, rows=self.rows, main=self.main, entries=[self.line(name) for name in self.runs], pairs=self.pairs())
+def _to_dict(self) -> dict: return dict(data=self.data, rows=self.rows, main=self.main, entries=self.lines, pairs=self.pairs)
 
 def _remarks(self) -> list:
     "Why cells of the table are empty, as sentences."
-    missing = [(line["entry"], name, value["undefined"]) for line in self.to_dict()["entries"] for name, value in line.items() if name != "sd" and isinstance(value, dict) and "undefined" in value]
+    missing = [(line["entry"], name, value["undefined"]) for line in self.lines for name, value in line.items() if name != "sd" and isinstance(value, dict) and "undefined" in value]
     return [f"{entry}: {name.replace('_', ' ').replace(' mb', ', MB')} has no value: {why}" for entry, name, why in missing]
 
-Comparison.line, Comparison.pairs, Comparison.to_dict, Comparison.remarks = _line, _pairs, _to_dict, _remarks
+Comparison.line, Comparison.to_dict, Comparison.remarks = _line, _to_dict, _remarks
 
 # %% ../nbs/25_comparison.ipynb #25018f8ac0
 COLUMNS = ("entry", "{main}", "macro-F1", "against the floor (95 %)", "McNemar p", "calibration error", "fit, s", "peak, MB", "texts/s", "backbone used", "weights", "artifact, MB")
@@ -212,7 +218,7 @@ def _cells(self) -> list:
     show = lambda value, form: format(value, form) if isinstance(value, (int, float)) else "–"
     percent = lambda value: show(100 * value, ".1f") if isinstance(value, float) else "–"
     rows = [[column.format(main=self.main.replace("_", "-") + " (95 %)") for column in COLUMNS]]
-    for line in self.to_dict()["entries"]:
+    for line in self.lines:
         main = f"{percent(line[self.main])} ({' … '.join(map(percent, line['interval']))})" if isinstance(line["interval"], list) else percent(line[self.main])
         rows.append([line["entry"] + (f", {line['seeds']} seeds" if line["seeds"] > 1 else ""), main + (f" ± {percent(line['sd'])}" if isinstance(line["sd"], float) else ""),
                      percent(line["macro_f1"]), in_points(line.get("difference", {})),
@@ -226,7 +232,7 @@ def in_points(found: dict) -> str:
 
 def _pair_cells(self) -> list:
     "The table of entries against each other as rows of texts, heads first; empty where there is nothing to hold against."
-    rows = [[f"{pair['second']} against {pair['first']}", in_points(pair["difference"]), format(pair["mcnemar"]["p_value"], ".2g")] for pair in self.pairs()]
+    rows = [[f"{pair['second']} against {pair['first']}", in_points(pair["difference"]), format(pair["mcnemar"]["p_value"], ".2g")] for pair in self.pairs]
     return [["entries", f"{self.main.replace('_', '-')}, difference (95 %)", "McNemar p"], *rows] if rows else []
 
 # %% ../nbs/25_comparison.ipynb #25019554ba
@@ -261,7 +267,7 @@ def _plot(self, cost: str = "milliseconds_per_text", axes=None):  # the matplotl
     "The main figure with its 95 % interval over rows, against a cost; the line joins the entries that no other beats on both."
     pyplot = imported("matplotlib.pyplot", "a plot", "notebook")
     if axes is None: axes = pyplot.subplots(figsize=(7, 3.8), layout="constrained")[1]
-    lines = sorted((line for line in self.to_dict()["entries"] if isinstance(line[cost], float) and isinstance(line["interval"], list)), key=lambda line: line[cost])
+    lines = sorted((line for line in self.lines if isinstance(line[cost], float) and isinstance(line["interval"], list)), key=lambda line: line[cost])
     x, y = np.array([line[cost] for line in lines]), np.array([line[self.main] for line in lines])
     best = [place for place in range(len(lines)) if (y[place] > y[:place]).all()]
     axes.plot(x[best], y[best], "--", color="grey", linewidth=1, zorder=0)
