@@ -39,10 +39,15 @@ def button(page, name): return page.get_by_role("button", name=name, exact=True)
 def shows(page, text): expect(live(page)).to_contain_text(text, timeout=PATIENCE)
 
 
-def by_keyboard(locator, key="Enter"):
-    "Press a control the way one does without a mouse."
+def by_keyboard(locator, key="Enter", until=None):
+    "Press a control the way one does without a mouse; a busy page may lose a key, which is pressed again until what it is for is there."
     locator.focus()
     locator.press(key)
+    for waited in range(8 if until else 0):
+        try: return expect(until).to_be_visible(timeout=PATIENCE / 8)
+        except AssertionError:
+            if waited == 7: raise
+        if not until.is_visible(): locator.press(key)
 
 
 def by_typing(page, label, text, key="Enter"):
@@ -56,8 +61,8 @@ def recipe_builder(page, given):
     expect(button(page, "✓ logistic")).to_be_visible(timeout=PATIENCE)
     expect(button(page, "attention")).to_be_disabled()
     shows(page, "attention cannot be chosen: pooler … learns its query")
-    by_keyboard(button(page, "linear"))
-    by_keyboard(button(page, "top-layers"), "Space")
+    by_keyboard(button(page, "linear"), until=button(page, "✓ linear"))
+    by_keyboard(button(page, "top-layers"), "Space", until=button(page, "✓ top-layers"))
     expect(button(page, "attention")).to_be_enabled(timeout=PATIENCE)
     by_typing(page, "layers", "one")
     shows(page, "a number such as 2 expected")
@@ -65,8 +70,7 @@ def recipe_builder(page, given):
     shows(page, "name: top-layers")
     by_typing(page, "epochs", "2", "Tab")
     shows(page, "epochs: 2")
-    by_keyboard(button(page, "Fit"))
-    shows(page, "Done: accuracy")
+    by_keyboard(button(page, "Fit"), until=live(page).get_by_text("Done: accuracy"))
 
 
 def training_monitor(page, given):
