@@ -226,7 +226,7 @@ def test_the_last_token_is_the_same_under_any_padding(read, ids, left, right):
 
 
 @pytest.mark.parametrize("settings, message", [
-    (["selector.rank=65"], "larger than the map"), (["selector.targets='*query'"], "match no linear map"), (["selector.targets=*query"], "put it in quotes"), (["selector.rank=0"], "rank=0"), (["quantizer.compute=int4"], "unknown compute"),
+    (["selector.rank=65"], "larger than the map"), (["selector.targets='*query'"], "match no linear map"), (["selector.targets=*query"], "put it in quotes"), (["selector.rank=0"], "rank is 0"), (["quantizer.compute=int4"], "unknown compute"),
     (["quantizer=none", "selector.initialization=loftq"], "not quantised"), (["selector=full"], "selector that adds weights, such as 'lora'")])
 def test_settings_that_cannot_work_are_told_in_one_sentence(settings, message, decoder, rows):
     with pytest.raises(UserError, match=message) as caught: Classifier("lora-4bit", decoder("llama"), settings=[*QUICK, *settings], cache=None).fit(rows.texts, rows.labels)
