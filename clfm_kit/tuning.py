@@ -16,12 +16,11 @@ from html import escape
 import numpy as np
 
 from .classifier import Classifier
-from .comparison import refuse_tasks
 from .data import Rows, load_data, normalised
 from .errors import UserError, imported, unknown
 from .metrics import FIGURES, LOWER_IS_BETTER, Report, Undefined, evaluate
 from .plugins import emit
-from .recipes import Recipe, parse_yaml
+from .recipes import Recipe, parse_yaml, refuse_tasks
 from .schemas import Schema, plain_labels
 from .significance import judge
 from .terminal import table_of
