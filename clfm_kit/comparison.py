@@ -13,7 +13,6 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from html import escape
 from itertools import combinations, cycle
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from .classifier import Classifier
 from .data import load_data, training_rows
 from .errors import UserError, imported
 from .floor import Floor
+from .markup import join, markup, table
 from .metrics import Report, Undefined, correct_rows, decide, evaluate, plain
 from .recipes import Recipe, refuse_tasks
 from .schemas import Schema, plain_labels
@@ -234,9 +234,8 @@ def _pair_cells(self) -> list:
 def _tables(self) -> list: return [cells for cells in (self.cells(), self.pair_cells()) if cells]
 
 def _html(self):
-    row = lambda cells, tag: "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-    table = lambda head, *body: f"<table><caption>{escape(self.data)}, {self.rows} rows</caption><thead>{row(head, 'th')}</thead><tbody>{''.join(row(cells, 'td') for cells in body)}</tbody></table>"
-    return "".join([*(table(*cells) for cells in _tables(self)), *(f"<p>{escape(sentence)}</p>" for sentence in self.remarks())])
+    tables = join(table(head, body, f"{self.data}, {self.rows} rows") for head, *body in _tables(self))
+    return str(tables + join(markup("<p>{}</p>", sentence) for sentence in self.remarks()))
 
 def _markdown(self) -> str:
     "The tables as Markdown, and why cells are empty."

@@ -8,11 +8,11 @@ __all__ = ['ROW_WARNINGS', 'Scan', 'scan', 'DataReport', 'data_report']
 # %% ../nbs/13_data_report.ipynb #130025eafc
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from html import escape
 
 import numpy as np
 
 from .data import Rows, Splits, normalised
+from .markup import join, markup, table
 
 # %% ../nbs/13_data_report.ipynb #130054c007
 @dataclass
@@ -150,10 +150,8 @@ DataReport._cells = _cells
 # %% ../nbs/13_data_report.ipynb #13020a94c6
 def _repr_html_(self) -> str:
     "A plain table; reads without styles or scripts."
-    line = lambda tag, cells: "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-    table = "".join([line("th", [self.name, *self.parts]), *(line("td", cells) for cells in self._cells())])
-    said = "".join(f"<li>{escape(sentence)}</li>" for sentence in self.warnings)
-    return f"<table>{table}</table>" + (f"<p>Warnings</p><ul>{said}</ul>" if said else "<p>No warnings.</p>")
+    said = join(markup("<li>{}</li>", sentence) for sentence in self.warnings)
+    return str(table([self.name, *self.parts], self._cells()) + (markup("<p>Warnings</p><ul>{}</ul>", said) if said else markup("<p>No warnings.</p>")))
 
 DataReport._repr_html_ = _repr_html_
 
@@ -161,10 +159,9 @@ DataReport._repr_html_ = _repr_html_
 def __rich__(self):
     "The same for a terminal."
     from rich.console import Group
-    from rich.table import Column, Table
     from rich.text import Text
-    table = Table(Column(Text(self.name)), *self.parts)
-    for cells in self._cells(): table.add_row(*map(Text, cells))
-    return Group(table, *(Text(sentence, style="yellow") for sentence in self.warnings or ["No warnings."]))
+
+    from clfm_kit.terminal import table_of
+    return Group(table_of("", [self.name, *self.parts], self._cells()), *(Text(sentence, style="yellow") for sentence in self.warnings or ["No warnings."]))
 
 DataReport.__rich__ = __rich__

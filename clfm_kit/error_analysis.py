@@ -9,15 +9,16 @@ __all__ = ['NOTHING', 'TABLES', 'STYLE', 'PAGE', 'confident_mistakes', 'confused
 # %% ../nbs/34_error_analysis.ipynb #34002165fc
 from collections import defaultdict
 from dataclasses import asdict, dataclass
-from html import escape
 from pathlib import Path
 
 import numpy as np
+from markupsafe import Markup
 
 from .artifacts import fresh_file, is_saved
 from .classifier import Classifier
 from .data import load_data
 from .errors import UserError
+from .markup import join, markup, table
 from .metrics import Report, correct_rows, indicator
 from .recipes import Recipe, refuse_tasks
 from .schemas import Schema, plain_labels
@@ -131,21 +132,17 @@ def tables(self) -> dict:
 ErrorAnalysis.tables = tables
 
 # %% ../nbs/34_error_analysis.ipynb #3402199560
-def _html(self, most=None) -> str:
-    "The tables as HTML; every text is escaped, and set in its own direction."
-    parts = []
-    for title, (head, *body) in self.tables().items():
-        row = lambda cells, tag: "<tr>" + "".join(f'<{tag} dir="auto">{escape(cell)}</{tag}>' for cell in cells) + "</tr>"
-        found = f"<table><thead>{row(head, 'th')}</thead><tbody>{''.join(row(cells, 'td') for cells in body[:most])}</tbody></table>" if body else "<p>None.</p>"
-        parts.append(f"<h2>{title}</h2><p>{escape(TABLES[title][2])}</p>{found}")
-    return "".join(parts)
+def _html(self, most=None) -> Markup:
+    "The tables as HTML, each under its title and what it means."
+    found = lambda head, *body: table(head, body[:most]) if body else markup("<p>None.</p>")
+    return join(markup("<h2>{}</h2><p>{}</p>{}", title, TABLES[title][2], found(*cells)) for title, cells in self.tables().items())
 
 # %% ../nbs/34_error_analysis.ipynb #3402207784
 def _rich(self):
     from rich.console import Group
     return Group(*(table_of(title, head, body[:15]) for title, (head, *body) in self.tables().items()), *remarks({"": self.report.remarks()}))
 
-ErrorAnalysis._repr_html_, ErrorAnalysis.__rich__ = lambda self: _html(self, 5), _rich
+ErrorAnalysis._repr_html_, ErrorAnalysis.__rich__ = lambda self: str(_html(self, 5)), _rich
 
 # %% ../nbs/34_error_analysis.ipynb #340248c80a
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:75rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
@@ -164,7 +161,7 @@ def to_html(self) -> str:
     figures = [f"{name.replace('_', ' ')} {100 * value:.1f} %{interval(name)}" for name, value in self.report.figures.items() if name in ("accuracy", "exact_match", "micro_f1", "macro_f1") and isinstance(value, float)]
     summary = f"{self.report.rows} {self.part.replace('train', 'training')} rows: {', '.join(figures)}; 95 % intervals over rows in brackets. Rows count from 0."
     summary = " ".join([summary, *(f"{note[0].upper()}{note[1:]}." for note in self.report.notes)])
-    return PAGE.format(title=escape(f"Errors of {self.name} on {self.data}"), style=STYLE, summary=escape(summary), tables=_html(self))
+    return str(markup(PAGE, title=f"Errors of {self.name} on {self.data}", style=Markup(STYLE), summary=summary, tables=_html(self)))
 
 # %% ../nbs/34_error_analysis.ipynb #34025c7ea7
 def save_html(self, path) -> Path:

@@ -15,7 +15,8 @@ from .artifacts import fresh_file
 from .data import load_data
 from .errors import UserError, unknown
 from .schemas import plain_labels
-from .widgets import FOR, View, folded, join, library, markup, table
+from .markup import FOR, join, markup, table
+from .widgets import View, folded, library
 
 # %% ../nbs/45_error_browser.ipynb #4500546d20
 NOTHING = "–"

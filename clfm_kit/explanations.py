@@ -8,13 +8,13 @@ __all__ = ['MOST', 'pieces', 'Explanation', 'explain']
 # %% ../nbs/26_explanations.ipynb #2600217d2b
 import re
 from dataclasses import asdict, dataclass
-from html import escape
 
 import numpy as np
 import torch
 
 from .classifier import Classifier
 from .errors import unknown
+from .markup import AGAINST, FOR, join, markup, table
 
 # %% ../nbs/26_explanations.ipynb #26005e5a8c
 MOST = 64
@@ -48,16 +48,15 @@ class Explanation:
 def _shade(word, weight, strongest):
     "One word as HTML: blue speaks for the label, orange against it."
     strength = min(abs(weight) / strongest, 1) * 0.75
-    colour = f"rgba(0,114,178,{strength:.2f})" if weight > 0 else f"rgba(230,159,0,{strength:.2f})"
-    mark = f"<sub>{weight:+.1f}</sub>" if strength > 0.25 else ""
-    return f'<span style="background:{colour};padding:1px 2px" title="{weight:+.3f}">{escape(word)}</span>{mark}'
+    sign = markup("<sub>{:+.1f}</sub>", weight) if strength > 0.25 else ""
+    return markup('<span style="background:rgba({},{:.2f});padding:1px 2px" title="{:+.3f}">{}</span>{}', FOR if weight > 0 else AGAINST, strength, weight, word, sign)
 
 def _html(self):
     strongest = max((abs(weight) for _, _, weight in self.words), default=1) or 1
-    words = " ".join(_shade(self.text[start:end], weight, strongest) for start, end, weight in self.words)
-    rows = "".join(f"<tr><td>{escape(str(f['column']))}</td><td>{f['index']}</td><td>{f['contribution']:+.3f}</td></tr>" for f in self.features)
-    table = f"<table><thead><tr><th>column</th><th>index</th><th>contribution</th></tr></thead><tbody>{rows}</tbody></table>" if rows else ""
-    return f"<div><p><b>{escape(str(self.label))}</b> {self.probability:.2f}</p><p>{words}</p>{table}</div>"
+    words = join((_shade(self.text[start:end], weight, strongest) for start, end, weight in self.words), " ")
+    features = [[f["column"], f["index"], f"{f['contribution']:+.3f}"] for f in self.features]
+    said = table(["column", "index", "contribution"], features) if features else ""
+    return str(markup("<div><p><b>{}</b> {:.2f}</p><p>{}</p>{}</div>", self.label, self.probability, words, said))
 
 Explanation._repr_html_ = _html
 

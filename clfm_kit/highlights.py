@@ -7,7 +7,8 @@ __all__ = ['COLOURS', 'Highlighted']
 
 # %% ../nbs/35f_highlights.ipynb #350020ed95
 from dataclasses import dataclass, field
-from html import escape
+
+from .markup import join, markup
 
 # %% ../nbs/35f_highlights.ipynb #35005ee038
 COLOURS = ("#ffe08a", "#b5e3d8", "#cfd8ff", "#f7c6d9", "#d9ead3", "#f9cb9c", "#d9d2e9", "#c9daf8")
@@ -34,8 +35,9 @@ class Highlighted:
 def _repr_html_(self) -> str:
     "One line of plain HTML; reads without scripts or a kernel."
     colour = {slot: COLOURS[number % len(COLOURS)] for number, slot in enumerate(sorted({span["slot"] for span in self.spans}))}
-    mark = lambda piece, slot: f'<mark style="background:{colour[slot]};color:#111;padding:0 .2em;border-radius:.2em">{escape(piece)}<sub style="padding-left:.3em">{escape(slot)}</sub></mark>'
-    line = "".join(mark(piece, slot) if slot else escape(piece) for piece, slot in self.pieces())
-    return f"<p>{line}<br>{' · '.join(f'<small>{escape(task)}: <b>{escape(str(answer))}</b></small>' for task, answer in self.answers.items())}</p>"
+    mark = lambda piece, slot: markup('<mark style="background:{};color:#111;padding:0 .2em;border-radius:.2em">{}<sub style="padding-left:.3em">{}</sub></mark>', colour[slot], piece, slot)
+    line = join(mark(piece, slot) if slot else piece for piece, slot in self.pieces())
+    answers = join((markup("<small>{}: <b>{}</b></small>", task, answer) for task, answer in self.answers.items()), " · ")
+    return str(markup("<p>{}<br>{}</p>", line, answers))
 
 Highlighted._repr_html_ = _repr_html_

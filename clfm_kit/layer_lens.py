@@ -10,7 +10,8 @@ import numpy as np
 
 from .errors import UserError
 from .sites import depth
-from .widgets import FOR, View, curves, folded, join, library, markup, table
+from .markup import FOR, join, markup, table
+from .widgets import View, curves, folded, library
 
 # %% ../nbs/44_layer_lens.ipynb #44005d352e
 class LayerLens(View):

@@ -77,9 +77,14 @@ class Report:
         "Why figures have no value, and the notes, as sentences."
         return [f"{name} has no value: {value.reason}" for name, value in self.figures.items() if isinstance(value, Undefined)] + self.notes
 
+    def shown(self, name) -> str:
+        "A figure with its 95 % interval where it has one; empty where the report does not have the figure."
+        if name not in self.figures: return ""
+        return f"{self.figures[name]:.4f}" + (" ({:.3f} … {:.3f})".format(*self.intervals[name]) if name in self.intervals else "")
+
     def __str__(self):
         wide = max(map(len, self.figures))
-        return "\n".join([f"{self.kind}, {self.rows} rows", *(f"{name:<{wide}}{value:9.4f}" for name, value in self.figures.items()), *self.remarks()])
+        return "\n".join([f"{self.kind}, {self.rows} rows", *(f"{name:<{wide}}   {self.shown(name)}" for name in self.figures), *self.remarks()])
 
 # %% ../nbs/14_metrics.ipynb #140126fb11
 def checked(probabilities, schema: Schema) -> np.ndarray:  # float64 [N, C]

@@ -12,7 +12,8 @@ import numpy as np
 from markupsafe import Markup
 
 from .highlights import Highlighted
-from .widgets import View, bar, join, library, markup, table
+from .markup import join, markup, table
+from .widgets import View, bar, library
 
 # %% ../nbs/46_playground.ipynb #46007dcd6b
 def verdict(clf, several: bool, answer, chances, rating=None, most: int = 6):

@@ -19,7 +19,8 @@ from .parts import make, name_and_params
 from .plugins import catalogue
 from .recipes import PART_KINDS, Recipe, check_training, parse_yaml
 from .training_monitor import TrainingMonitor
-from .widgets import View, join, library, markup, table
+from .markup import join, markup, table
+from .widgets import View, library
 
 # %% ../nbs/41_recipe_builder.ipynb #41005a0077
 QUESTIONS = dict(format="how a text becomes tokens", quantizer="how the frozen base is held in memory", selector="which weights move",

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['STATISTICS', 'f1_counts', 'entity_counts', 'mean', 'micro_f1', 'macro_f1', 'Difference', 'paired_bootstrap',
-           'figure_interval', 'with_intervals', 'judge', 'McNemar', 'mcnemar', 'SeedSummary', 'over_seeds',
-           'fingerprints', 'seen_rows', 'note_seen', 'refuse_seen', 'refuse_different_labels', 'plot_differences']
+           'figure_interval', 'add_intervals', 'with_intervals', 'judge', 'McNemar', 'mcnemar', 'SeedSummary',
+           'over_seeds', 'fingerprints', 'seen_rows', 'note_seen', 'refuse_seen', 'refuse_different_labels',
+           'plot_differences']
 
 # %% ../nbs/17_significance.ipynb #17002a0529
 from dataclasses import asdict, dataclass
@@ -117,16 +118,20 @@ def figure_interval(values, statistic: str = "mean", seed: int = 0):  # (low, hi
     found = paired_bootstrap(nothing, values, statistic, resamples=2000, seed=seed)
     return found if isinstance(found, Undefined) else (found.low, found.high)
 
+def add_intervals(report: Report, made_of: dict) -> Report:
+    "The report, with intervals for those of its figures that have a value and are in {figure: (values, statistic)}; values as for `paired_bootstrap`."
+    for figure, found in made_of.items():
+        if not isinstance(report.figures.get(figure), float): continue
+        interval = figure_interval(*found)
+        if isinstance(interval, Undefined): report.notes.append(f"{figure} has no interval: {interval.reason}")
+        else: report.intervals[figure] = list(interval)
+    return report
+
 def with_intervals(report: Report, decisions, targets, schema: Schema) -> Report:
     "The report, with intervals for its shares of right rows and its F1 figures; decisions and targets as in `clfm_kit.metrics`."
     correct, counts = correct_rows(decisions, targets, schema), f1_counts(decisions, targets, schema)
     micro = (counts, "micro-f1") if schema.kind == "multi" else (correct, "mean")
-    for figure, made_of in dict(accuracy=(correct, "mean"), exact_match=(correct, "mean"), micro_f1=micro, macro_f1=(counts, "macro-f1")).items():
-        if figure not in report.figures: continue
-        found = figure_interval(*made_of)
-        if isinstance(found, Undefined): report.notes.append(f"{figure} has no interval: {found.reason}")
-        else: report.intervals[figure] = list(found)
-    return report
+    return add_intervals(report, dict(accuracy=(correct, "mean"), exact_match=(correct, "mean"), micro_f1=micro, macro_f1=(counts, "macro-f1")))
 
 def judge(schema: Schema, probabilities, targets, thresholds=None) -> tuple:  # (Report, decisions)
     "The report with intervals on probabilities [N, C], and the decisions that it judges; as `clfm_kit.metrics.evaluate`."

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['WORD', 'DECODINGS', 'split_words', 'find_words', 'sub_words', 'touching', 'word_states', 'batch_words', 'repair',
-           'spans', 'tag_schema', 'tag_targets', 'decode_tags', 'pair_f1', 'report_tags']
+           'spans', 'tag_schema', 'tag_targets', 'decode_tags', 'pair_counts', 'pair_f1', 'report_tags']
 
 # %% ../nbs/35_tagging.ipynb #3500228a1c
 import re
+from collections import Counter
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ import torch
 from .errors import UserError
 from .metrics import Report, evaluate_tags, ratio
 from .schemas import Schema
+from .significance import add_intervals, entity_counts
 
 # %% ../nbs/35_tagging.ipynb #3500518d1b
 WORD = re.compile(r"\w+(?:['’.:/&@-]\w+)*|[^\w\s]")
@@ -123,20 +125,24 @@ def _viterbi(scores, allowed):
     return path[::-1]
 
 # %% ../nbs/35_tagging.ipynb #3502379e10
+def pair_counts(predicted, gold) -> np.ndarray:  # int64 [N, 1, 3]
+    "What each text adds to the F1 of (slot, value) pairs: hits, called and there; one list of spans for each text. A pair that stands twice counts twice."
+    pairs = lambda found: Counter((span["slot"], " ".join(span["text"].casefold().split())) for span in found)
+    counted = [(pairs(a), pairs(b)) for a, b in zip(predicted, gold, strict=True)]
+    return np.array([[[(a & b).total(), a.total(), b.total()]] for a, b in counted], dtype=np.int64).reshape(-1, 1, 3)
+
 def pair_f1(predicted, gold):  # a float, or `Undefined`
-    "Micro-F1 over (slot, value) pairs; one list of spans for each text. A pair that stands twice counts twice."
-    from collections import Counter
-    right = called = there = 0
-    for a, b in zip(predicted, gold):
-        pairs, truth = (Counter((span["slot"], " ".join(span["text"].casefold().split())) for span in found) for found in (a, b))
-        right, called, there = right + (pairs & truth).total(), called + pairs.total(), there + truth.total()
-    return ratio(2 * right, called + there, "no text has an entity and none is predicted")
+    "Micro-F1 over (slot, value) pairs; as `pair_counts`."
+    hits, called, there = pair_counts(predicted, gold).sum(axis=(0, 1))
+    return ratio(2 * hits, called + there, "no text has an entity and none is predicted")
 
 def report_tags(predicted, gold, texts, places) -> Report:
-    "Evaluate tags, one list of BIO names for each text, with pair F1 and the repairs that gold tags needed."
+    "Evaluate tags, one list of BIO names for each text, with intervals over texts, pair F1 and the repairs that gold tags needed."
     fixed = [repair(tags) for tags in gold]
-    report = evaluate_tags(predicted, [tags for tags, _ in fixed])
-    marked = [[spans(tags, place, text) for tags, place, text in zip(found, places, texts)] for found in (predicted, [tags for tags, _ in fixed])]
+    truth = [tags for tags, _ in fixed]
+    report = evaluate_tags(predicted, truth)
+    marked = [[spans(tags, place, text) for tags, place, text in zip(found, places, texts)] for found in (predicted, truth)]
     report.figures["pair_f1"] = pair_f1(*marked)
     if repairs := sum(count for _, count in fixed): report.notes.append(f"{repairs} I- tags of the data follow no tag of their type and were read as B-")
-    return report
+    right = [list(found) == tags for found, tags in zip(predicted, truth)]
+    return add_intervals(report, dict(entity_f1=(entity_counts(predicted, truth), "micro-f1"), pair_f1=(pair_counts(*marked), "micro-f1"), exact_match=(right, "mean")))

@@ -12,6 +12,7 @@ import numpy as np
 
 from .metrics import Report, correct_rows, decide, joint_exact_match
 from .schemas import plain_labels
+from .significance import add_intervals
 from .tagging import decode_tags, repair, report_tags
 from .tasks import flat
 
@@ -22,10 +23,9 @@ class TasksReport(Report):
     tasks: dict = field(default_factory=dict)
 
     @classmethod
-    def of(cls, reports: dict, rows: int, joint=None) -> "TasksReport":
-        "From {task: Report} on `rows` rows; `joint` is the share of rows with every task right, None where it has no meaning."
+    def of(cls, reports: dict, rows: int) -> "TasksReport":
+        "From {task: Report} on `rows` rows."
         figures = {f"{name}.{figure}": value for name, report in reports.items() for figure, value in report.figures.items()}
-        if joint is not None: figures["joint_exact_match"] = joint
         intervals = {f"{name}.{figure}": value for name, report in reports.items() for figure, value in report.intervals.items()}
         return cls("tasks", rows, figures, notes=[f"{name}: {note}" for name, report in reports.items() for note in report.notes], intervals=intervals, tasks=reports)
 
@@ -64,9 +64,16 @@ def report_on(clf, examples, states, rows, out_of_scope=None) -> TasksReport:
         scores = member._scores({column: states[column] for column in member.columns_})
         if clf.tasks_[name].tokens: reports[name], right[name] = _report_tags(clf, name, examples, scores, rows)
         else: reports[name], right[name] = _report_texts(clf, name, examples, scores, states, rows, out_of_scope)
-    everywhere = set.intersection(*(set(found) for found in right.values()))
-    joint = joint_exact_match(*([found[row] for row in sorted(everywhere)] for found in right.values()))
-    return TasksReport.of(reports, len(examples), joint if len(reports) > 1 else None)
+    together = TasksReport.of(reports, len(examples))
+    if len(reports) > 1: _add_joint(together, right)
+    return together
+
+def _add_joint(report, right):
+    "The share of rows that are right in all tasks, among those that have every task's label; `right` is {task: {row: bool}}."
+    everywhere = sorted(set.intersection(*(set(found) for found in right.values())))
+    correct = [[found[row] for row in everywhere] for found in right.values()]
+    report.figures["joint_exact_match"] = joint_exact_match(*correct)
+    add_intervals(report, dict(joint_exact_match=(np.all(correct, axis=0), "mean")))
 
 # %% ../nbs/35d_task_reports.ipynb #350130f59c
 def _report_tags(clf, name, examples, scores, rows):
@@ -93,4 +100,5 @@ def _report_texts(clf, name, examples, scores, states, rows, out_of_scope):
     if strange:
         report.notes.append(f"{len(strange)} rows have labels that training never showed; they cannot be right, and only accuracy_with_unseen counts them")
         report.figures["accuracy_with_unseen"] = float(np.mean(list(right.values())))
+        add_intervals(report, dict(accuracy_with_unseen=(list(right.values()), "mean")))
     return report, right

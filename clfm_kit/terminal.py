@@ -33,11 +33,11 @@ def show(result, as_json: bool, table=None):
     console.print(table if table is not None else result, soft_wrap=not sys.stdout.isatty())
 
 def table_of(title, columns, rows):
-    "A table for a terminal; cells are shown as they are, never read as markup."
+    "A table for a terminal; every text is shown as it is, never read as markup."
     from rich.table import Table
     from rich.text import Text
-    table, rows = Table(title=title, title_justify="left"), [[str(cell) for cell in row] for row in rows]
-    for number, column in enumerate(columns): table.add_column(column, overflow="fold", no_wrap=not number and all(len(row[0]) <= 24 for row in rows))  # a name stays in one piece
+    table, rows = Table(title=Text(title, "table.title"), title_justify="left"), [[str(cell) for cell in row] for row in rows]
+    for number, column in enumerate(columns): table.add_column(Text(column), overflow="fold", no_wrap=not number and all(len(row[0]) <= 24 for row in rows))  # a name stays in one piece
     for row in rows: table.add_row(*(Text(cell) for cell in row))
     return table
 
@@ -58,16 +58,11 @@ def progress():
         with using("command line", run_event=run_event): yield
 
 # %% ../nbs/26a_terminal.ipynb #26010df0a2
-def _figure(report, name) -> str:
-    "A figure with its 95 % interval where it has one."
-    value, interval = report.figures.get(name, ""), report.intervals.get(name)
-    return (value if value == "" else format(value, ".4f")) + (f" ({interval[0]:.3f} … {interval[1]:.3f})" if interval else "")
-
 def reports_table(title, reports):
     "A table of reports side by side, and below it why figures have no value and what is to be noted."
     from rich.console import Group
     names = list(dict.fromkeys(name for report in reports.values() for name in report.figures))
-    cells = lambda name: [_figure(report, name) for report in reports.values()]
+    cells = lambda name: [report.shown(name) for report in reports.values()]
     table = table_of(title, ["figure", *(f"{name} ({report.rows} rows)" for name, report in reports.items())], [[name, *cells(name)] for name in names])
     return Group(table, *remarks({name: report.remarks() for name, report in reports.items()}))
 

@@ -7,7 +7,8 @@ __all__ = ['LIKELIEST', 'LEGEND', 'TokenLens']
 
 # %% ../nbs/43_token_lens.ipynb #430023a233
 from .explanations import explain  # also gives classifiers their `explain`
-from .widgets import AGAINST, FOR, View, bar, join, library, markup, table
+from .markup import AGAINST, FOR, join, markup, table
+from .widgets import View, bar, library
 
 # %% ../nbs/43_token_lens.ipynb #430057b801
 LIKELIEST = "the likeliest"

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 
 from .errors import UserError
 from .plugins import STAGES, using
-from .widgets import View, bar, curves, join, library, markup, table
+from .markup import join, markup, table
+from .widgets import View, bar, curves, library
 
 # %% ../nbs/42_training_monitor.ipynb #4200503605
 POINTS, EVERY = 200, 0.25  # points of a curve, seconds between two drawings

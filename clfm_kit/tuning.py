@@ -11,13 +11,13 @@ import re
 import warnings
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from html import escape
 
 import numpy as np
 
 from .classifier import Classifier
 from .data import Rows, load_data, normalised
 from .errors import UserError, imported, unknown
+from .markup import table
 from .metrics import FIGURES, LOWER_IS_BETTER, Report, Undefined, evaluate
 from .plugins import emit
 from .recipes import Recipe, parse_yaml, refuse_tasks
@@ -225,8 +225,7 @@ def _cells(self) -> list:
 # %% ../nbs/29_tuning.ipynb #290288d29d
 def _html(self):
     head, *body = self.cells()
-    row = lambda cells, tag: "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-    return f"<table><thead>{row(head, 'th')}</thead><tbody>{''.join(row(cells, 'td') for cells in body[:20])}</tbody></table>"
+    return str(table(head, body[:20]))
 
 def _rich(self):
     head, *body = self.cells()

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clfm_kit import Classifier, UserError
+from clfm_kit.markup import markup, table
 from clfm_kit.plugins import emit, using
-from clfm_kit.widgets import (ErrorBrowser, LayerLens, Playground, RecipeBuilder, TokenLens, TrainingMonitor, bar, curves, markup, table)
+from clfm_kit.widgets import ErrorBrowser, LayerLens, Playground, RecipeBuilder, TokenLens, TrainingMonitor, bar, curves
 
 HOSTILE = '<script>alert("clfm")</script><img src=x onerror=alert(1)>&"\''
 
