@@ -26,7 +26,7 @@ def run(out, as_json: bool = False) -> dict:
     from clfm_kit.cli import progress
     from clfm_kit.comparison import compare
     from clfm_kit.recipes import Recipe
-    say, started = Console(stderr=as_json).print, time.perf_counter()
+    say, started = Console(stderr=as_json, markup=False, highlight=False).print, time.perf_counter()
     say("helpdesk: customer messages, 20 intents, read by a frozen MiniLM. Fitting Sparsify-then-Classify …")
     with progress(): folder = Classifier("stc").fit("helpdesk").save_pretrained(out)
     say(f"Saved to {folder}. Holding it against the last-layer probe, token-sparse finetuning and the TF-IDF floor …")
@@ -37,7 +37,7 @@ def run(out, as_json: bool = False) -> dict:
     _tell(say, predictions, explanation)
     result = dict(comparison=found.to_dict(), model=str(folder), predictions=predictions, explanation=explanation, seconds=round(time.perf_counter() - started, 1))
     if as_json: print(json.dumps(result, ensure_ascii=False, indent=1))
-    else: say(f'\n{result["seconds"]:.0f} seconds in all. Next: clfm predict {folder} "your text"  ·  clfm recipes  ·  clfm fit --help', highlight=False)
+    else: say(f'\n{result["seconds"]:.0f} seconds in all. Next: clfm predict {folder} "your text"  ·  clfm recipes  ·  clfm fit --help')
     return result
 
 # %% ../nbs/36_demo.ipynb #360054b96a
@@ -49,9 +49,10 @@ def _fresh(*words):
 
 def _tell(say, predictions, explanation):
     "Print predictions, and what decided the first one."
+    from rich.text import Text
     for found in predictions:
         best = sorted(found["probabilities"].items(), key=lambda pair: -pair[1])[:2]
-        say(f"  {best[0][1]:.2f} [bold]{found['label']}[/]  (next: {best[1][0]} {best[1][1]:.2f})  {found['text']}", highlight=False)
+        say(Text.assemble(f"  {best[0][1]:.2f} ", (found["label"], "bold"), f"  (next: {best[1][0]} {best[1][1]:.2f})  {found['text']}"))
     text, words = explanation["text"], sorted(explanation["words"], key=lambda word: -word[2])[:4]
-    say("\nWords that decided the first: " + ", ".join(f"{text[start:end]} ({weight:+.1f})" for start, end, weight in words), highlight=False)
-    say("Features: " + ", ".join(f"{f['column']} #{f['index']} ({f['contribution']:+.2f})" for f in explanation["features"][:5]), highlight=False)
+    say("\nWords that decided the first: " + ", ".join(f"{text[start:end]} ({weight:+.1f})" for start, end, weight in words))
+    say("Features: " + ", ".join(f"{f['column']} #{f['index']} ({f['contribution']:+.2f})" for f in explanation["features"][:5]))

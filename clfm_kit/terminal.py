@@ -29,7 +29,7 @@ def show(result, as_json: bool, table=None):
     "Print a result: JSON when asked for, else whatever rich makes of `table`."
     if as_json: return print(json.dumps(result, ensure_ascii=False, indent=1, default=str))
     from rich.console import Console
-    console = Console()
+    console = Console(markup=False, emoji=False)
     console.print(table if table is not None else result, soft_wrap=not sys.stdout.isatty())
 
 def table_of(title, columns, rows):
