@@ -10,7 +10,6 @@ __all__ = ['MIXTURES', 'CLASSIFIERS', 'EXITS', 'Selected', 'subsets', 'Ridge', '
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
-from itertools import product as product_of
 
 import numpy as np
 import torch
@@ -79,13 +78,13 @@ class Ridge:
     @cached_property
     def cross(self): return self.features.T @ self.targets
 
-    def fits(self, places, ends, strength: float, tilt) -> list:
-        "Weights [n, C] and bias [C] for the first n features among `places`, for each n in `ends`; `strength` is a share of the mean variance."
+    def fits(self, places, ends, strengths, tilt) -> list:
+        "For each of `strengths`, shares of the mean variance, a list: weights [n, C] and bias [C] for the first n features among `places`, for each n in `ends`."
         places, scale = torch.as_tensor(places), tilt[places].unsqueeze(1)
-        if len(ends) * len(self.features) ** 3 < len(places) ** 3: found = ridge_prefixes_by_rows(self.features[:, places] * scale.T, self.targets, strength, ends)
-        else: found = ridge_prefixes(self.covariance[places][:, places] * scale * scale.T, self.cross[places] * scale, strength, ends)
-        found = [weights * scale[:n] for n, weights in zip(ends, found)]
-        return [(weights, self.share - self.centre[places[:n]] @ weights) for n, weights in zip(ends, found)]
+        if len(ends) * len(self.features) ** 3 < len(places) ** 3: found = ridge_prefixes_by_rows(self.features[:, places] * scale.T, self.targets, strengths, ends)
+        else: found = ridge_prefixes(self.covariance[places][:, places] * scale * scale.T, self.cross[places] * scale, strengths, ends)
+        bias = lambda weights: self.share - self.centre[places[:len(weights)]] @ weights
+        return [[(weights, bias(weights)) for weights in (solved * scale[:len(solved)] for solved in prefixes)] for prefixes in found]
 
 # %% ../nbs/01a_aggregate.ipynb #0101097a46
 class SparseLogistic:
@@ -94,11 +93,11 @@ class SparseLogistic:
     def __init__(self, features, targets, classes: int, row_weight=None):
         self.features, self.rest = features, (targets, classes, row_weight)
 
-    def fits(self, places, ends, strength: float, tilt) -> list:
-        "Weights [n, C] and bias [C] for the first n features among `places`, for each n in `ends`."
-        stages, scale = (max(0.1, strength), strength), tilt[places]
-        found = [path(Problem(self.features[:, places[:n]] * scale[:n], *self.rest), stages)[-1] for n in ends]
-        return [(solution.weights * scale[:n, None], solution.bias) for n, solution in zip(ends, found)]
+    def fits(self, places, ends, strengths, tilt) -> list:
+        "For each of `strengths` a list: weights [n, C] and bias [C] for the first n features among `places`, for each n in `ends`."
+        stages, scale = (max(0.1, *strengths), *strengths), tilt[places]  # weak penalties are solved from strong ones
+        found = [path(Problem(self.features[:, places[:n]] * scale[:n], *self.rest), stages)[1:] for n in ends]
+        return [[(solution.weights * scale[:len(solution.weights), None], solution.bias) for solution in prefixes] for prefixes in zip(*found)]
 
 CLASSIFIERS = {"ridge": Ridge, "l1-logistic": SparseLogistic}
 
@@ -136,11 +135,11 @@ def search(selected: Selected, classifier, held_targets, etas, strengths, tilts=
             layers, last = np.unique(depths[places], return_index=True)
             ends = [*last[1:].tolist(), len(places)]
             held = selected.held[:, places]
-            for strength, tilt in product_of(strengths, tilts):
-                progress()
+            for tilt in tilts:
+                for _ in strengths: progress()
                 if passed_over: continue
-                for layer, n, (weights, bias) in zip(layers, ends, classifier.fits(places, ends, strength, selected.tilt(tilt))):
-                    found.append(Candidate(kinds, poolings, eta, strength, tilt, int(layer), n, skill(held[:, :n] @ weights + bias, held_targets)))
+                for strength, prefixes in zip(strengths, classifier.fits(places, ends, strengths, selected.tilt(tilt))):
+                    found += [Candidate(kinds, poolings, eta, strength, tilt, int(layer), n, skill(held[:, :n] @ weights + bias, held_targets)) for layer, n, (weights, bias) in zip(layers, ends, prefixes)]
     return found
 
 # %% ../nbs/01a_aggregate.ipynb #010184b766

@@ -138,14 +138,14 @@ def _settle(self, candidates, selected, classifier, mean, scale, rows, schema):
     best = choose(candidates, self.exit)
     columns = [c for c in selected.columns if c.split(".")[0] in best.kinds.split("+") and c.split("/")[-1] in best.poolings.split("+")]
     places = selected.places(columns, best.eta, best.depth)
-    weights, bias = classifier.fits(places, [len(places)], best.strength, selected.tilt(best.tilt))[0]
+    weights, bias = classifier.fits(places, [len(places)], [best.strength], selected.tilt(best.tilt))[0][0]
     scores = selected.held[:, places] @ weights + bias
     slope, offset = logit_scale(scores.numpy(), held_y.numpy(), schema)
     self.validation_scores = (slope * scores + offset).numpy()
     if self.refit == "train+validation":
         ones = None if weight is None else torch.cat([weight, torch.ones(len(held_y), *weight.shape[1:])])
         both = torch.cat([selected.train[:, places], selected.held[:, places]])
-        weights, bias = CLASSIFIERS[self.classifier](both, torch.cat([y, held_y]), len(schema), ones).fits(np.arange(len(places)), [len(places)], best.strength, selected.tilt(best.tilt)[places])[0]
+        weights, bias = CLASSIFIERS[self.classifier](both, torch.cat([y, held_y]), len(schema), ones).fits(np.arange(len(places)), [len(places)], [best.strength], selected.tilt(best.tilt)[places])[0][0]
     _keep(self, best, selected, places, (slope * weights).numpy(), (slope * bias + offset).numpy(), mean[places], scale[places])
 
 # %% ../nbs/02_head.ipynb #02017f5d9e

@@ -113,22 +113,25 @@ def path(problem, shares, tolerance: float = 5e-3) -> list:  # one Solution for 
     return [found[share] for share in shares]
 
 # %% ../nbs/00_solver.ipynb #00024d7b64
-def ridge_prefixes(covariance, cross, strength: float, ends) -> list:  # weights [n, C] for each n in `ends`
+def ridge_prefixes(covariance, cross, strengths, ends) -> list:  # for each strength a list: weights [n, C] for each n in `ends`
     "Ridge weights for the first n features, for each n in `ends`, from their covariance [F, F] and cross products [F, C] with centred targets."
-    loaded = covariance.clone()
-    loaded.diagonal().add_(strength * covariance.diagonal().mean())
-    factor = torch.linalg.cholesky(loaded)
-    half = torch.linalg.solve_triangular(factor, cross, upper=False)
-    return [torch.linalg.solve_triangular(factor[:n, :n].T, half[:n], upper=True) for n in ends]
+    mean, found = covariance.diagonal().mean(), []
+    for strength in strengths:
+        loaded = covariance.clone()
+        loaded.diagonal().add_(strength * mean)
+        factor = torch.linalg.cholesky(loaded)
+        half = torch.linalg.solve_triangular(factor, cross, upper=False)
+        found.append([torch.linalg.solve_triangular(factor[:n, :n].T, half[:n], upper=True) for n in ends])
+    return found
 
 # %% ../nbs/00_solver.ipynb #00027e390c
-def ridge_prefixes_by_rows(features, targets, strength: float, ends) -> list:  # weights [n, C] for each n in `ends`, which rise
+def ridge_prefixes_by_rows(features, targets, strengths, ends) -> list:  # as `ridge_prefixes`; `ends` rise
     "What `ridge_prefixes` gives for covariance features.T @ features and cross products features.T @ targets; features [N, F], targets [N, C]."
-    loading = strength * features.square().sum(0).mean()
-    gram, begin, found = features.new_zeros(len(features), len(features)), 0, []
+    mean, gram, begin, found = features.square().sum(0).mean(), features.new_zeros(len(features), len(features)), 0, [[] for _ in strengths]
     for n in ends:
-        gram += features[:, begin:n] @ features[:, begin:n].T
-        begin, loaded = n, gram.clone()
-        loaded.diagonal().add_(loading)
-        found.append(features[:, :n].T @ torch.cholesky_solve(targets, torch.linalg.cholesky(loaded)))
+        gram, begin = gram + product(features[:, begin:n], features[:, begin:n].T), n
+        for strength, weights in zip(strengths, found):
+            loaded = gram.clone()
+            loaded.diagonal().add_(strength * mean)
+            weights.append(features[:, :n].T @ torch.cholesky_solve(targets, torch.linalg.cholesky(loaded)))
     return found
