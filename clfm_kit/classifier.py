@@ -121,11 +121,12 @@ Classifier.fit, Classifier._moves = fit, _moves
 def _fit_head(self, features, targets):
     "Fit the head and calibrate it; sets `head_`, `calibration_`, `columns_` and `depth_`, returns validation scores."
     recipe, schema, head = self.recipe_, self.schema_, self.parts_["head"]
-    imbalance = learn_imbalance(recipe.class_weight, targets[0], schema)
-    shared = dict(validation=(features[1], targets[1]), seed=recipe.seed, progress=lambda done, total: emit(self, "fit", done=done, total=total))
-    if hasattr(self, "delta_") and hasattr(head, "loss"): self.head_ = head  # trained with the base
-    elif hasattr(head, "fit"): self._fit_closed_form(head, features[0], targets[0], imbalance, shared)
-    else: self.head_ = train_head(head, features[0], targets[0], schema, imbalance=imbalance, **shared, settings=HeadTraining(**recipe.training))
+    if hasattr(self, "delta_") and hasattr(head, "loss"): self.head_ = head  # trained with the base, and training rows are not read again
+    else:
+        imbalance = learn_imbalance(recipe.class_weight, targets[0], schema)
+        shared = dict(validation=(features[1], targets[1]), seed=recipe.seed, progress=lambda done, total: emit(self, "fit", done=done, total=total))
+        if hasattr(head, "fit"): self._fit_closed_form(head, features[0], targets[0], imbalance, shared)
+        else: self.head_ = train_head(head, features[0], targets[0], schema, imbalance=imbalance, **shared, settings=HeadTraining(**recipe.training))
     same_layout(self.head_)
     self.columns_ = list(getattr(self.head_, "columns_", self.widths_))
     self.depth_ = max(map(depth, self.widths_ if hasattr(self, "delta_") else self.columns_))  # what training changed must be there

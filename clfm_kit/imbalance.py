@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NAMES', 'balanced_weights', 'named_weights', 'Imbalance', 'learn_imbalance', 'groups', 'epoch_rows', 'weighted_loss',
-           'row_weights']
+           'weighted_mean', 'row_weights']
 
 # %% ../nbs/18_imbalance.ipynb #180025e9d2
 from dataclasses import dataclass
@@ -109,8 +109,12 @@ def weighted_loss(scores, targets, imbalance: Imbalance):  # torch scalar
         known = targets >= 0
         lost = functional.cross_entropy(scores[known], targets[known], reduction="none")
         scale = weights[targets[known]]
+    return weighted_mean(lost, scale, imbalance.gamma)
+
+def weighted_mean(lost, scale, gamma: float = 0.0):  # torch scalar
+    "The mean of log-losses weighted by `scale`, of the same shape; with `gamma`, what is likely already counts little."
     # away from 0, where a power below 1 has no finite slope
-    forgotten = (-torch.expm1(-lost)).clamp(min=1e-8) ** imbalance.gamma
+    forgotten = (-(-lost).expm1()).clamp(min=1e-8) ** gamma
     return (scale * forgotten * lost).sum() / scale.sum().clamp(min=1e-8)
 
 # %% ../nbs/18_imbalance.ipynb #18018cadf7

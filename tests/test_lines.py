@@ -195,6 +195,12 @@ def test_what_does_not_go_together(decoder, tmp_path):
     with pytest.raises(UserError, match="line 4 is not YAML: 'intent' stands twice"): Recipe.of(path)
 
 
+@pytest.mark.parametrize("class_weight", ["balanced", "focal", {"order": 3.0}])
+def test_rare_labels_count_when_answers_are_written(decoder, class_weight):
+    clf = Classifier("multitask-lines", decoder, settings=[*FAST, "training.epochs=1"], tasks={"intent": {"label": "label", "class_weight": class_weight}}, cache=None).fit(table(12))
+    assert set(clf.predict([row["text"] for row in table(4)])["intent"]) <= set(clf.schemas_["intent"].labels)
+
+
 def test_from_a_file_by_the_command_line(decoder, tmp_path, capsys):
     recipe = Recipe.of("multitask-lines").with_params([*FAST, "format.descriptions={intent: what the customer wants}"])
     recipe.tasks = TASKS

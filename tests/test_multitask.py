@@ -221,6 +221,15 @@ def test_tasks_of_different_data_sets_are_drawn_by_temperature(tiny, parts):
     assert isinstance(clf, MultitaskClassifier) and len(set(clf.facts_["training"]["draws"].values())) == 1
 
 
+@pytest.mark.parametrize("recipe, class_weight", [("probe", "balanced"), ("probe", "balanced-sampler"), ("probe", "focal"), ("finetune", "balanced"), ("finetune", "focal")])
+def test_rare_classes_count_in_every_kind_of_task(tiny, parts, recipe, class_weight):
+    train = parts["train"]
+    rows = [dict(text=text, tokens=[text[start:end] for start, end in places], slots=slots, label=label, topics=[label, "often"][:number % 3])
+            for number, (text, places, slots, label) in enumerate(zip(train.texts, train.places, train.labels["slots"], train.labels["intent"]))]
+    clf = Classifier(recipe, tiny, tasks={column: dict(label=column, class_weight=class_weight) for column in ("label", "topics", "slots")}, settings=FAST if recipe == "finetune" else [], cache=None).fit(rows)
+    assert set(clf.predict(["two smart bulbs"])) == {"label", "topics", "slots"}
+
+
 def test_weights_that_would_be_passed_over_are_refused(tiny, parts):
     with pytest.raises(UserError, match="class_weight belongs to a task"): Classifier("probe", tiny, tasks=TASKS, settings=["class_weight=balanced"], cache=None).fit(parts)
     drawn = TASKS | {"intent": {"label": "label", "class_weight": "balanced-sampler"}}

@@ -121,6 +121,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                         'clfm_kit_instruct/line_answers.py'),
                                                 'clfm_kit_instruct.line_answers.LineReader.read': ( 'line_answers.html#linereader.read',
                                                                                                     'clfm_kit_instruct/line_answers.py'),
+                                                'clfm_kit_instruct.line_answers._answered': ( 'line_answers.html#_answered',
+                                                                                              'clfm_kit_instruct/line_answers.py'),
                                                 'clfm_kit_instruct.line_answers._batch': ( 'line_answers.html#_batch',
                                                                                            'clfm_kit_instruct/line_answers.py'),
                                                 'clfm_kit_instruct.line_answers._judged': ( 'line_answers.html#_judged',

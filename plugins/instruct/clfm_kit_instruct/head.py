@@ -12,7 +12,7 @@ from torch import nn
 
 from clfm_kit.errors import UserError, unknown
 from clfm_kit.heads import loss, tensor
-from clfm_kit.imbalance import weighted_loss
+from clfm_kit.imbalance import weighted_loss, weighted_mean
 from clfm_kit.parts import Part
 
 # %% ../nbs/05_head.ipynb #0500512968
@@ -83,10 +83,8 @@ Verbalizer.fit, Verbalizer._without_text, Verbalizer.scores = _fit, _without_tex
 def _loss(self, scores, targets, imbalance=None):
     "Log-loss over the labels, or minus the log-probability of the right answer; with an `Imbalance`, weighted as it says."
     if self.objective == "answer" and self.schema.kind == "single":
-        if imbalance is not None and imbalance.gamma: raise UserError("class_weight 'focal' is not for head 'verbalizer' with objective 'answer'; use objective 'labels', or weights by label")
-        weights = torch.ones(len(self.schema)) if imbalance is None else torch.as_tensor(imbalance.weights)
-        weights = weights.to(scores.device)[targets]
-        return -(weights * scores.gather(1, targets.unsqueeze(1)).squeeze(1)).sum() / weights.sum()
+        lost = -scores.gather(1, targets.unsqueeze(1)).squeeze(1)
+        return lost.mean() if imbalance is None else weighted_mean(lost, torch.as_tensor(imbalance.weights, device=scores.device)[targets], imbalance.gamma)
     return loss(scores, targets, self.schema) if imbalance is None else weighted_loss(scores, targets, imbalance)
 
 Verbalizer.loss = _loss

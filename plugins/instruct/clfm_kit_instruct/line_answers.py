@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from clfm_kit.errors import UserError
+from clfm_kit.imbalance import weighted_mean
 from clfm_kit.joint import TaskExamples, TaskNet, known
 from clfm_kit.network import Examples
 from clfm_kit.parts import Part
@@ -64,7 +65,7 @@ class LineNet(TaskNet):
     def __init__(self, reader, heads, columns, imbalance, weights):
         TaskNet.__init__(self, reader, heads, columns, imbalance, weights)
         for task, found in imbalance.items():
-            if found.active and (found.gamma or found.sampler != "as-given" or reader.format.lines[task].kind != "single"): raise UserError(f"class_weight of task {task!r} is not for answers that are written; give weights to a task with one label, by 'balanced' or by label, or leave it out")
+            if found.active and reader.format.lines[task].kind != "single": raise UserError(f"class_weight of task {task!r} is not for lists and tags that are written; give it to a task with one label, or leave it out")
 
     def forward(self, ids, mask, sequences, lines):
         inputs, seen = self.backbone.inputs(ids, mask), []  # a shared beginning is read before stored states are put in
@@ -78,25 +79,27 @@ class LineNet(TaskNet):
         return torch.zeros(len(ids), len(self.columns), device=own.device).index_put((row, task), own - log_normalisers(states, self.reader.head), accumulate=True)
 
 # %% ../nbs/06c_line_answers.ipynb #7f745ac1
-def _losses(self, batch, smoothing: float = 0.0, model=None) -> dict:
-    "The mean loss of each task that has a label in the batch."
-    if smoothing: raise UserError("training.label_smoothing is for labels that are scored together; answers in lines are learned as they are, so leave it out")
+def _answered(self, batch, model=None) -> dict:
+    "{task: (minus the log-probability of each row's line, targets)} of the rows that have a label, for tasks that have any."
     scores, found = (model or self)(*(batch[name] for name in self.takes)), {}
     for number, name in enumerate(self.columns):
         targets = batch["answers"][name].to(scores.device)
         keep = known(targets)
-        if not keep.any(): continue
-        single = self.reader.format.lines[name].kind == "single"
-        weight = torch.as_tensor(self.imbalance[name].weights, device=scores.device)[targets[keep]] if single else torch.ones(int(keep.sum()), device=scores.device)
-        found[name] = -(weight * scores[keep, number]).sum() / weight.sum()
+        if keep.any(): found[name] = -scores[keep, number], targets[keep]
     return found
+
+def _losses(self, batch, smoothing: float = 0.0, model=None) -> dict:
+    "The mean loss of each task that has a label in the batch."
+    if smoothing: raise UserError("training.label_smoothing is for labels that are scored together; answers in lines are learned as they are, so leave it out")
+    weights = {name: torch.as_tensor(found.weights, device=self.backbone.device) for name, found in self.imbalance.items()}
+    scale = lambda name, lost, targets: weights[name][targets] if self.imbalance[name].active else torch.ones_like(lost)
+    return {name: weighted_mean(lost, scale(name, lost, targets), self.imbalance[name].gamma) for name, (lost, targets) in self.answered(batch, model).items()}
 
 def _judged(self, batch) -> dict:
     "{task: (mean loss, rows, None)}."
-    rows = {name: int(known(targets).sum()) for name, targets in batch["answers"].items()}
-    return {name: (value.item(), rows[name], None) for name, value in self.losses(batch).items()}
+    return {name: (lost.mean().item(), len(lost), None) for name, (lost, _) in self.answered(batch).items()}
 
-LineNet.losses, LineNet.judged = _losses, _judged
+LineNet.answered, LineNet.losses, LineNet.judged = _answered, _losses, _judged
 
 # %% ../nbs/06c_line_answers.ipynb #0fb00326
 def column_of(shape, task: str, tags: bool) -> str:
