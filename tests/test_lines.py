@@ -197,7 +197,7 @@ def test_what_does_not_go_together(decoder, tmp_path):
 
 @pytest.mark.parametrize("class_weight", ["balanced", "focal", {"order": 3.0}])
 def test_rare_labels_count_when_answers_are_written(decoder, class_weight):
-    clf = Classifier("multitask-lines", decoder, settings=[*FAST, "training.epochs=1"], tasks={"intent": {"label": "label", "class_weight": class_weight}}, cache=None).fit(table(12))
+    clf = Classifier("multitask-lines", decoder, settings=FAST, tasks={"intent": {"label": "label", "class_weight": class_weight}}, cache=None).fit(table(12))
     assert set(clf.predict([row["text"] for row in table(4)])["intent"]) <= set(clf.schemas_["intent"].labels)
 
 
