@@ -22,5 +22,5 @@ setup(
     long_description=(here / "README.md").read_text(encoding="utf-8"), long_description_content_type="text/markdown",
     python_requires=f">={settings['min_python']}", install_requires=lines("requirements"), extras_require=extras,
     packages=find_packages(include=["clfm_kit", "clfm_kit.*"]), package_data={"clfm_kit": ["shipped/**/*.jsonl"]},
-    entry_points={"console_scripts": ["clfm = clfm_kit.cli:main"]},
+    entry_points={"console_scripts": ["clfm = clfm_kit.cli.main:main"]},
 )

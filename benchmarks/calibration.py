@@ -11,9 +11,9 @@ import numpy as np
 from common import write
 
 from clfm_kit import Classifier, compare, load_data
-from clfm_kit.calibration import Calibration
-from clfm_kit.metrics import evaluate, plain
-from clfm_kit.schemas import plain_labels
+from clfm_kit.evaluation.calibration import Calibration
+from clfm_kit.evaluation.metrics import evaluate, plain
+from clfm_kit.data.schemas import plain_labels
 
 FIVE = ["probe", "stc", "few-shot", {"name": "small network", "head": "mlp"}, {"name": "balanced", "class_weight": "balanced"}]
 

@@ -14,10 +14,10 @@ from common import alternate, ratio, write
 from transformers import AutoModel, AutoTokenizer, pipeline
 
 from clfm_kit import Classifier, load_data
-from clfm_kit.backbones import Backbone, model_source
-from clfm_kit.cache import pooled_states
-from clfm_kit.formats import Plain
-from clfm_kit.poolers import Mean
+from clfm_kit.backbone.backbone import Backbone, model_source
+from clfm_kit.backbone.cache import pooled_states
+from clfm_kit.builtin.formats import Plain
+from clfm_kit.builtin.poolers import Mean
 
 def best_batch_size(run, sizes=(1, 8, 16, 32, 64, 128)):
     """The batch size at which `run` is quickest on a part of the texts."""
@@ -71,9 +71,9 @@ def start_up(repeats=7):
         started = time.perf_counter()
         subprocess.run([sys.executable, *command], check=True, capture_output=True)
         return time.perf_counter() - started
-    imported = subprocess.run([sys.executable, "-c", "import clfm_kit, clfm_kit.cli, sys; print('torch' in sys.modules)"], capture_output=True, text=True).stdout.strip()
+    imported = subprocess.run([sys.executable, "-c", "import clfm_kit, clfm_kit.cli.main, sys; print('torch' in sys.modules)"], capture_output=True, text=True).stdout.strip()
     return dict(import_seconds=statistics.median(seconds("-c", "import clfm_kit") for _ in range(repeats)),
-                help_seconds=statistics.median(seconds("-m", "clfm_kit.cli", "--help") for _ in range(repeats)), torch_imported=imported == "True")
+                help_seconds=statistics.median(seconds("-m", "clfm_kit.cli.main", "--help") for _ in range(repeats)), torch_imported=imported == "True")
 
 
 def main():

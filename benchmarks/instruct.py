@@ -44,11 +44,11 @@ def decoder(folder, texts, hidden, layers):
 
 def bound(folder, labels, normalisation="vocabulary", **format):
     """Parts of the kit bound to the model for these labels."""
-    from clfm_kit.backbones import Backbone
-    from clfm_kit.binding import Context, bind_parts
-    from clfm_kit.data import Rows
+    from clfm_kit.backbone.backbone import Backbone
+    from clfm_kit.backbone.binding import Context, bind_parts
+    from clfm_kit.data.rows import Rows
     from clfm_kit.parts import make
-    from clfm_kit.schemas import Schema
+    from clfm_kit.data.schemas import Schema
     parts = dict(format=make("format", {"name": "instruction", **format}), pooler=make("pooler", {"name": "answers", "normalisation": normalisation}), head=make("head", "verbalizer"))
     context = Context(Backbone.load(folder, language_head=True), Schema("single", tuple(labels)), parts, Rows(list(labels), list(labels)))
     bind_parts(context)
@@ -81,7 +81,7 @@ def one_by_one(context, prompts, budget=4096):
     """Each label behind each prompt in a sequence of its own, as an evaluation harness does; the logits of answer positions only."""
     import numpy as np
     import torch
-    from clfm_kit.states import batches, pad
+    from clfm_kit.backbone.batching import batches, pad
     answers = [answer.tokens for answer in context.parts["format"].tokens_of_answers()]
     jobs = [(row, column, prompt + tokens) for row, prompt in enumerate(prompts) for column, tokens in enumerate(answers)]
     sizes, found = np.array([len(ids) for _, _, ids in jobs]), np.zeros((len(prompts), len(answers)))
@@ -116,7 +116,7 @@ def speed(options):
     import numpy as np
     import torch
     from clfm_kit import load_data
-    from clfm_kit.backbones import Backbone
+    from clfm_kit.backbone.backbone import Backbone
     torch.set_num_threads(1)
     data = load_data(options.data[0])
     labels, texts = sorted(set(data.train.labels)), data.test.texts[:options.rows]
@@ -160,7 +160,7 @@ if side == "stock":
     labels[:, :-4] = -100
     model(ids, labels=labels).loss.backward()
 elif side == "kit":
-    from clfm_kit.backbones import Backbone
+    from clfm_kit.backbone.backbone import Backbone
     from clfm_kit_instruct.pooler import answer_scores
     from clfm_kit_instruct.reading import Reader
     from clfm_kit_instruct.tree import Answer, AnswerTree
@@ -190,7 +190,7 @@ def accuracy(options):
     import numpy as np
     import torch
     from clfm_kit import Classifier, Recipe, load_data
-    from clfm_kit.data import split_off
+    from clfm_kit.data.rows import split_off
     from clfm_kit_instruct.generation import generate, prompts_of
     torch.set_num_threads(1)
     recipe = Recipe(name="instruct", format="instruction", selector="full", pooler="answers", head="verbalizer",
@@ -236,7 +236,7 @@ def sides_of(options):
 def quality_row(options, data, name, side, seed):
     """Fit one side on one draw of training rows and measure it on the test rows."""
     from clfm_kit import Classifier
-    from clfm_kit.data import split_off
+    from clfm_kit.data.rows import split_off
     recipe, changed = sides_of(options)[side]
     settings = [f"seed={seed}"] + [f"{key if '.' in key else 'training.' + key}={value}" for key, value in changed.items()]
     train = data.train if len(data.train) <= options.rows else split_off(data.train, options.rows / len(data.train), seed)[1]

@@ -39,7 +39,7 @@ SIDES = {
 def rows_of(folder, limit, seed=0):
     """Training rows, cut to `limit`; validation rows; at most 1,000 test rows."""
     from clfm_kit import load_data
-    from clfm_kit.data import split_off
+    from clfm_kit.data.rows import split_off
     data = load_data(folder)
     train, held, test = data.train, data.validation, data.test
     if limit and limit < len(train): _, train = split_off(train, limit / len(train), seed)
@@ -79,7 +79,7 @@ class Clock:
 def longer(rows, length):
     """Texts of about `length` words, made of several; labels of the first."""
     if not length: return rows
-    from clfm_kit.data import Rows
+    from clfm_kit.data.rows import Rows
     together = [" ".join(rows.texts[(n + k) % len(rows)] for k in range(max(1, length // 12))) for n in range(len(rows))]
     return Rows(together, list(rows.labels))
 
@@ -219,9 +219,9 @@ def work_speed():
 def plan_cell(options, name):
     """What `clfm plan` says of a run, and what the run takes: processor seconds of one thread, and memory above what Python and its libraries hold."""
     from clfm_kit import Classifier
-    from clfm_kit.backbones import load_tokenizer, model_source
-    from clfm_kit.data import Rows
-    from clfm_kit.plans import plan
+    from clfm_kit.backbone.backbone import load_tokenizer, model_source
+    from clfm_kit.data.rows import Rows
+    from clfm_kit.study.plan import plan
     recipe, settings, count, length = PLANS[name]
     train, _, _ = rows_of(options.data[0], count)
     model = "minilm" if name.startswith("minilm") else options.model if name.startswith("small") else random_decoder("512", train.texts, str(Path(tempfile.gettempdir(), "clfm-kit-decoder-512")), "cpu")

@@ -6,10 +6,10 @@ from common import peak_of, write
 
 MEMORY = """
 import sys, tempfile
-from clfm_kit.backbones import Backbone
-from clfm_kit.cache import pooled_states
-from clfm_kit.formats import Plain
-from clfm_kit.poolers import Mean
+from clfm_kit.backbone.backbone import Backbone
+from clfm_kit.backbone.cache import pooled_states
+from clfm_kit.builtin.formats import Plain
+from clfm_kit.builtin.poolers import Mean
 texts = [f"message {i} " + "about a parcel that never came " * (i % 2) for i in range(int(sys.argv[1]))]
 with tempfile.TemporaryDirectory() as folder: pooled_states(Backbone.load("minilm"), texts, Plain(), Mean(), cache=folder)
 """

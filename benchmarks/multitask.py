@@ -23,7 +23,7 @@ LOAD = "import sys, torch; torch.set_num_threads(1)\nfrom clfm_kit import Classi
 
 def parts_of(folder, tasks, limit):
     """Rows by part, the training rows cut to `limit` (0: all), taken evenly."""
-    from clfm_kit.tasks import load_tasks, read_tasks
+    from clfm_kit.data.tasks import load_tasks, read_tasks
     parts = load_tasks(folder, read_tasks(tasks))
     if limit and len(parts["train"]) > limit:
         step = len(parts["train"]) / limit
@@ -51,7 +51,7 @@ def fit(name, side, tasks, parts, arguments, selector, more=()):
 
 def quality(clf, rows):
     """Main figures of each task, where they are defined; accuracy counts unseen labels as wrong."""
-    from clfm_kit.metrics import Undefined
+    from clfm_kit.evaluation.metrics import Undefined
     report, found = clf.evaluate(rows), {}
     for name, task in report.tasks.items():
         if task.kind == "tags": found |= {f"{name}.entity_f1": task["entity_f1"], f"{name}.pair_f1": task["pair_f1"]}
@@ -122,7 +122,7 @@ def data_set(folder, arguments):
 
 def merging(name, parts, arguments):
     """Each method's share of single-task quality kept, for each selector; finished cells are read from the working folder."""
-    from clfm_kit.merging import merge_models
+    from clfm_kit.study.merging import merge_models
     figures, rows = {}, []
     for selector in arguments.merge:
         for method in METHODS:
@@ -145,7 +145,7 @@ def mixed(news, home, arguments):
     tasks = {"topic": "label", "slots": "slots"}
     parts = {"topic": parts_of(news, {"topic": "label"}, arguments.rows), "slots": parts_of(home, {"slots": "slots"}, arguments.rows)}
     for part in parts["topic"], parts["slots"]: part["test"] = part["test"].take(range(min(len(part["test"]), arguments.test or len(part["test"]))))
-    from clfm_kit.tasks import read_tasks, united
+    from clfm_kit.data.tasks import read_tasks, united
     both = {part: united([parts[task][part] for task in tasks], read_tasks(tasks)) for part in ("train", "validation", "test")}
     name = f"{Path(news).name}+{Path(home).name}"
     short = [f"format.max_length={arguments.length}"]

@@ -105,8 +105,8 @@ def ours(recipe):
     """A recipe of clfm-kit, with an empty state cache."""
     def run(job, train, validation, test):
         from clfm_kit import Classifier
-        from clfm_kit.artifacts import head_state
-        from clfm_kit.data import Rows
+        from clfm_kit.classifier.artifacts import head_state
+        from clfm_kit.data.rows import Rows
         clf = Classifier(recipe, job["model"], [f"seed={job['seed']}", *job["settings"].get("settings", [])], cache=None)
         clf.fit(Rows(*train), validation=Rows(*validation) if validation[0] else None)
         return lambda: _columns(clf.classes_, clf.predict_proba(test[0]), job), sum(tensor.numel() for tensor in head_state(clf.head_)[0].values())

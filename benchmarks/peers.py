@@ -22,9 +22,9 @@ from common import RESULTS, command, hardware, save
 from peer_run import TECHNIQUES
 
 from clfm_kit import Schema, UserError, load_data
-from clfm_kit.backbones import model_source
-from clfm_kit.metrics import Undefined, decide, evaluate, plain
-from clfm_kit.significance import over_seeds, paired_bootstrap
+from clfm_kit.backbone.backbone import model_source
+from clfm_kit.evaluation.metrics import Undefined, decide, evaluate, plain
+from clfm_kit.evaluation.significance import over_seeds, paired_bootstrap
 
 CELLS = RESULTS / "peers"
 OURS = ("clfm:probe", "clfm:stc")

@@ -10,7 +10,7 @@ from pathlib import Path
 from common import RESULTS
 from peers import against
 
-from clfm_kit.metrics import Undefined
+from clfm_kit.evaluation.metrics import Undefined
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- results: written by benchmarks/readme.py -->", "<!-- end of results -->"

@@ -22,9 +22,9 @@ from common import write
 from sklearn.linear_model import LogisticRegression
 
 from clfm_kit import Schema, load_data
-from clfm_kit.backbones import Backbone
-from clfm_kit.cache import pooled_states
-from clfm_kit.formats import Plain
+from clfm_kit.backbone.backbone import Backbone
+from clfm_kit.backbone.cache import pooled_states
+from clfm_kit.builtin.formats import Plain
 
 
 def timed(run):

@@ -15,11 +15,11 @@ from common import RESULTS, ratio, write
 from matplotlib import pyplot
 
 from clfm_kit import Classifier, load_data
-from clfm_kit.comparison import unseen
-from clfm_kit.floor import Floor
-from clfm_kit.metrics import correct_rows, decide
-from clfm_kit.schemas import plain_labels
-from clfm_kit.significance import f1_counts, fingerprints, paired_bootstrap
+from clfm_kit.study.comparison import unseen
+from clfm_kit.study.baseline import Floor
+from clfm_kit.evaluation.metrics import correct_rows, decide
+from clfm_kit.data.schemas import plain_labels
+from clfm_kit.evaluation.significance import f1_counts, fingerprints, paired_bootstrap
 
 
 def fitted(recipe, data, settings=()):

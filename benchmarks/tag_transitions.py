@@ -37,7 +37,7 @@ class Chain(nn.Module):
         return ((total + self.last).logsumexp(1) - path).sum() / lengths.sum()
 
     def decode(self, scores, allowed):
-        """The likeliest allowed tags of one text: scores [T, C], `allowed` as from `clfm_kit.tagging._allowed`."""
+        """The likeliest allowed tags of one text: scores [T, C], `allowed` as from `clfm_kit.data.words._allowed`."""
         step = self.step.detach().numpy() + allowed[:-1]
         best, back = scores[0] + self.first.detach().numpy() + allowed[-1], []
         for row in scores[1:]:
@@ -59,9 +59,9 @@ def by_text(values, positions): return values.split([len(found) for found in pos
 
 def f1(side, reader, map, chain, examples, rows, schema):
     """Entity F1 of one side on rows."""
-    from clfm_kit.metrics import evaluate_tags
-    from clfm_kit.states import batches
-    from clfm_kit.tagging import _allowed, decode_tags, repair
+    from clfm_kit.evaluation.metrics import evaluate_tags
+    from clfm_kit.backbone.batching import batches
+    from clfm_kit.data.words import _allowed, decode_tags, repair
     reader.backbone.model.eval(), map.eval()
     allowed, tags = _allowed(schema), [None] * len(examples)
     for numbers in batches(examples.lengths, examples.counts, 4096):
@@ -76,10 +76,10 @@ def f1(side, reader, map, chain, examples, rows, schema):
 
 def train(side, parts, arguments, seed):
     """Entity F1 on validation rows after each epoch and on test rows at the best."""
-    from clfm_kit.backbones import Backbone
-    from clfm_kit.joint import TaskExamples, TaskReader
+    from clfm_kit.backbone.backbone import Backbone
+    from clfm_kit.training.joint import TaskExamples, TaskReader
     from clfm_kit.parts import make
-    from clfm_kit.tasks import learn_schema, read_tasks
+    from clfm_kit.data.tasks import learn_schema, read_tasks
     torch.manual_seed(seed)
     task, = read_tasks({"slots": "slots"}).values()
     schema, backbone = learn_schema(task, parts["train"]), Backbone.load(arguments.model)
@@ -120,7 +120,7 @@ def main():
     parser.add_argument("--out", default="tag_transitions")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    from clfm_kit.tasks import load_tasks, read_tasks
+    from clfm_kit.data.tasks import load_tasks, read_tasks
     figures, rows, before = {}, [], os.getloadavg()[0]
     for data in arguments.data:
         parts = load_tasks(data, read_tasks({"slots": "slots"}))

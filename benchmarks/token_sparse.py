@@ -49,14 +49,14 @@ USUAL = ["floor", "probe", "finetune", "top-layers", "token-sparse", *PEERS]  # 
 def rows_of(folder, limit, seed):
     """Training rows cut to `limit` where one is given, validation rows cut as much, and all test rows."""
     from clfm_kit import load_data
-    from clfm_kit.data import split_off
+    from clfm_kit.data.rows import split_off
     data = load_data(folder)
     cut = lambda rows: split_off(rows, limit / len(data.train), seed)[1] if limit and limit < len(data.train) else rows
     return cut(data.train), cut(data.validation), data.test
 
 
 def kit(side, folder, limit, seed, epochs, model, settings):
-    import clfm_kit.training  # noqa: F401, imports are not what is measured
+    import clfm_kit.training.trainer  # noqa: F401, imports are not what is measured
     from clfm_kit import Classifier, Recipe
     from clfm_kit.plugins import using
     train, held, test = rows_of(folder, limit, seed)
@@ -104,7 +104,7 @@ def adapted(side, network, seed):
 
 def floor(side, folder, limit, seed, epochs, model, settings):
     """TF-IDF and logistic regression, which reads no model."""
-    from clfm_kit.floor import Floor
+    from clfm_kit.study.baseline import Floor
     train, held, test = rows_of(folder, limit, seed)
     found = Floor()
     seconds, cpu = clock(lambda: found.fit(train, held))
@@ -120,7 +120,7 @@ def peer(side, folder, limit, seed, epochs, model, settings):
     from sklearn.metrics import accuracy_score, f1_score
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments, set_seed
 
-    from clfm_kit.backbones import model_source
+    from clfm_kit.backbone.backbone import model_source
     train, _, test = rows_of(folder, limit, seed)
     names = sorted(set(train.labels))
     known = {name: n for n, name in enumerate(names)}

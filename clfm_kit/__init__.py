@@ -2,8 +2,8 @@
 
 __version__ = "0.1.0"
 
-_PUBLIC = {"Classifier": "classifier", "Recipe": "recipes", "Schema": "schemas", "UserError": "errors", "load_data": "data",
-           "compare": "comparison", "catalogue": "plugins", "hookimpl": "hookspecs"}
+_PUBLIC = {"Classifier": "classifier.classifier", "Recipe": "recipes", "Schema": "data.schemas", "UserError": "errors", "load_data": "data.rows",
+           "compare": "study.comparison", "catalogue": "plugins", "hookimpl": "hookspecs"}
 
 
 def __getattr__(name):

@@ -182,15 +182,21 @@ def first_sentence(thing):
 def plugin(project):
     "Write the page of one plugin, its README and its notebooks; returns its name, and its modules with their pages."
     name, package = project.parent.name, tomllib.loads(project.read_text(encoding="utf-8"))["tool"]["nbdev"]["lib_path"]
-    pages = [page(path, PAGES / "plugins" / name, package) for path in sorted(project.parent.glob("nbs/*.ipynb"))]
+    sources = sorted(project.parent.glob("nbs/*.ipynb"))
+    pages = [page(path, PAGES / "plugins" / name, package) for path in sources]
     listing = "\n".join(["```{toctree}", ":maxdepth: 1", ":caption: Its notebooks", "", *(f"/pages/{entry}" for entry in pages), "```"])
     (PAGES / "plugins" / f"{name}.md").write_text(f"```{{include}} ../../../plugins/{name}/README.md\n```\n\n{listing}\n", encoding="utf-8")
-    return f"plugins/{name}", modules(pages, package)
+    return f"plugins/{name}", modules(sources, pages, package)
 
 
-def modules(pages, package):
+def modules(sources, pages, package):
     "The module that each page is about."
-    return [(f"{package}.{entry.rpartition('/')[2].partition('_')[2]}", entry) for entry in pages]
+    return [(f"{package}.{exported(source)}", entry) for source, entry in zip(sources, pages)]
+
+
+def exported(source):
+    "The module that a notebook exports, under its package."
+    return re.search(r"#\| default_exp ([\w.]+)", source.read_text(encoding="utf-8"))[1]
 
 
 def outside(html):
@@ -205,14 +211,15 @@ def outside(html):
 def main(html):
     shutil.rmtree(PAGES, ignore_errors=True)
     PAGES.mkdir()
-    core = [page(path, PAGES / "core", "clfm_kit") for path in sorted(ROOT.glob("nbs/*.ipynb"))]
+    sources = sorted(path for path in ROOT.glob("nbs/*/*.ipynb") if path.parent.name != "tutorials")
+    core = [page(path, PAGES / "core" / path.parent.name, "clfm_kit") for path in sources]
     tutorials = [page(path, PAGES / "tutorials", "clfm_kit") for path in sorted(ROOT.glob("nbs/tutorials/*.ipynb"))]
     plugins = [plugin(project) for project in sorted(ROOT.glob("plugins/*/pyproject.toml"))]
     contents("tutorials", "Tutorials", "Each tells one story on the shipped data, and is run as a test.", tutorials)
     contents("plugins", "Techniques from plugins", "One distribution each; `pip install \"clfm-kit[NAME]\"` brings it.", [name for name, _ in plugins])
     contents("core", "Inside the kit", "One notebook, one module, one page, in reading order.", core)
     benchmarks(ROOT / "benchmarks" / "results")
-    api([*modules(core, "clfm_kit"), *(pair for _, pairs in plugins for pair in pairs)])
+    api([*modules(sources, core, "clfm_kit"), *(pair for _, pairs in plugins for pair in pairs)])
     shutil.rmtree(html, ignore_errors=True)
     failed = sphinx(["-q", "-W", "--keep-going", "-j", "auto", "-d", str(html.parent / "doctrees"), str(DOCS), str(html)])
     loaded = list(outside(html))

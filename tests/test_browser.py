@@ -20,19 +20,19 @@ FIT = "from clfm_kit import Classifier, load_data\nclf = Classifier('{recipe}', 
 SLOW = "training.epochs=60", "training.learning_rate=1e-3", "training.patience=60"
 
 NOTEBOOKS = dict(
-    recipe_builder=["from clfm_kit.widgets import RecipeBuilder\nbuilder = RecipeBuilder(model='{tiny}')\nbuilder"],
-    training_monitor=["from clfm_kit import Classifier\nfrom clfm_kit.widgets import TrainingMonitor\n"
+    recipe_builder=["from clfm_kit.notebook.widgets import RecipeBuilder\nbuilder = RecipeBuilder(model='{tiny}')\nbuilder"],
+    training_monitor=["from clfm_kit import Classifier\nfrom clfm_kit.notebook.widgets import TrainingMonitor\n"
                       "monitors = [TrainingMonitor(Classifier('finetune', '{tiny}', ['seed=%d' % seed, *{slow}], cache=None)) for seed in (0, 1)]\nmonitors[0].fit('helpdesk')\nmonitors[0]",
                       "monitors[1].fit('helpdesk')\nmonitors[1]"],
-    token_lens=[FIT, "from clfm_kit.widgets import TokenLens\nTokenLens(clf, 'My card got charged twice for the same kettle')"],
-    layer_lens=[FIT, "from clfm_kit.widgets import LayerLens\nLayerLens(clf)"],
-    error_browser=[FIT, "from clfm_kit.widgets import ErrorBrowser\nerrors = ErrorBrowser.of(clf, 'helpdesk')\nerrors", "print('new', errors.new)"],
-    large_error_browser=["from clfm_kit.widgets import ErrorBrowser\nimport random\nrandom.seed(0)\nnames = [f'class {{n}}' for n in range(10000)]\n"
+    token_lens=[FIT, "from clfm_kit.notebook.widgets import TokenLens\nTokenLens(clf, 'My card got charged twice for the same kettle')"],
+    layer_lens=[FIT, "from clfm_kit.notebook.widgets import LayerLens\nLayerLens(clf)"],
+    error_browser=[FIT, "from clfm_kit.notebook.widgets import ErrorBrowser\nerrors = ErrorBrowser.of(clf, 'helpdesk')\nerrors", "print('new', errors.new)"],
+    large_error_browser=["from clfm_kit.notebook.widgets import ErrorBrowser\nimport random\nrandom.seed(0)\nnames = [f'class {{n}}' for n in range(10000)]\n"
                          "true, called = ([random.choice(names) for _ in range(50000)] for _ in range(2))\nErrorBrowser(['<b>text</b> %d' % n for n in range(50000)], true, called, name='large')"],
-    playground=[FIT, "from clfm_kit.widgets import Playground\ntasks = dict(intent=dict(label='label', reject='energy'), slots='slots')\n"
+    playground=[FIT, "from clfm_kit.notebook.widgets import Playground\ntasks = dict(intent=dict(label='label', reject='energy'), slots='slots')\n"
                      "other = Classifier('probe', '{tiny}', ['pooler=first'], cache=None, tasks=tasks).fit('helpdesk')\nPlayground(clf, other, 'kettle arrived broken')"],
-    restarted=[FIT, "from clfm_kit.widgets import Playground\nPlayground(clf, text='kettle arrived broken')"],
-    nothing=["from clfm_kit.widgets import ErrorBrowser\nErrorBrowser([], [], [])"],
+    restarted=[FIT, "from clfm_kit.notebook.widgets import Playground\nPlayground(clf, text='kettle arrived broken')"],
+    nothing=["from clfm_kit.notebook.widgets import ErrorBrowser\nErrorBrowser([], [], [])"],
 )
 
 

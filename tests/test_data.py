@@ -8,10 +8,10 @@ from collections import Counter
 import numpy as np
 import pandas
 import pytest
-from clfm_kit.data import Rows, Splits, load_data, normalised, read_rows, split_off
-from clfm_kit.data_report import data_report
+from clfm_kit.data.rows import Rows, Splits, load_data, normalised, read_rows, split_off
+from clfm_kit.data.report import data_report
 from clfm_kit.errors import UserError
-from clfm_kit.formats import Encoded
+from clfm_kit.builtin.formats import Encoded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -189,5 +189,5 @@ def test_report_without_labels_or_training_part():
 
 
 def test_importing_stays_light():
-    code = "import sys, clfm_kit.data, clfm_kit.data_report; print([m for m in ('pandas', 'datasets', 'pyarrow', 'torch', 'rich') if m in sys.modules])"
+    code = "import sys, clfm_kit.data.rows, clfm_kit.data.report; print([m for m in ('pandas', 'datasets', 'pyarrow', 'torch', 'rich') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

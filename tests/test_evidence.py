@@ -17,10 +17,10 @@ from test_hostile import clfm, refused
 from tree import ROOT
 
 from clfm_kit import Classifier, UserError, compare, load_data
-from clfm_kit.data import Rows
-from clfm_kit.error_analysis import analyse_errors
-from clfm_kit.metrics import Undefined
-from clfm_kit.tuning import cross_validate, fold_numbers, tune
+from clfm_kit.data.rows import Rows
+from clfm_kit.study.error_analysis import analyse_errors
+from clfm_kit.evaluation.metrics import Undefined
+from clfm_kit.study.tuning import cross_validate, fold_numbers, tune
 
 STRANGERS = ["who won the league in 1987", "how tall is a giraffe", "recite a sonnet"]
 

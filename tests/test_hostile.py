@@ -10,16 +10,16 @@ import pandas as pd
 import pytest
 
 from clfm_kit import Classifier, UserError
-from clfm_kit.cache import pooled_states
-from clfm_kit.formats import Plain
-from clfm_kit.poolers import Mean
+from clfm_kit.backbone.cache import pooled_states
+from clfm_kit.builtin.formats import Plain
+from clfm_kit.builtin.poolers import Mean
 
 ODD = {"empty": "", "spaces": " \t\n ", "emoji": "🙃👩‍👩‍👧‍👦 where??", "right to left": "أين طلبي؟ שלום", "mixed": "where is заказ 注文 #12", "NUL": "where\x00is it",
        "long": "my parcel is late " * 5556, "one letter": "x", "combining": "e\u0301" * 50, "html": "<script>alert(1)</script>"}
 
 
 def clfm(*words, **kwargs):
-    return subprocess.run([sys.executable, "-m", "clfm_kit.cli", *map(str, words)], capture_output=True, text=True, **kwargs)
+    return subprocess.run([sys.executable, "-m", "clfm_kit.cli.main", *map(str, words)], capture_output=True, text=True, **kwargs)
 
 
 def refused(done, *parts):
@@ -173,13 +173,13 @@ def test_a_folder_that_holds_something_else_is_left_alone(fitted, tmp_path):
 
 
 def test_an_export_does_not_take_the_place_of_a_model(fitted):
-    from clfm_kit.exporting import export
+    from clfm_kit.classifier.export import export
     with pytest.raises(UserError, match="an export would take its place"): export(Classifier.from_pretrained(fitted), fitted)
     assert (fitted / "clfm.json").exists()
 
 
 def _read_states(model, folder, queue):
-    from clfm_kit.backbones import Backbone
+    from clfm_kit.backbone.backbone import Backbone
     found = pooled_states(Backbone.load(model), [f"text {i}" for i in range(200)], Plain(), Mean(), cache=folder)
     queue.put(float(np.asarray(found["hidden.3/mean"]).sum()))
 

@@ -11,13 +11,13 @@ from transformers import AutoModel, GPT2Config, LlamaConfig, MistralConfig, PreT
 from transformers import AutoModelForCausalLM
 
 from clfm_kit import Classifier, Recipe, UserError, load_data
-from clfm_kit.backbones import Backbone
-from clfm_kit.binding import Context, bind_parts
-from clfm_kit.data import Rows
-from clfm_kit.network import Examples, Net
+from clfm_kit.backbone.backbone import Backbone
+from clfm_kit.backbone.binding import Context, bind_parts
+from clfm_kit.data.rows import Rows
+from clfm_kit.training.network import Examples, Net
 from clfm_kit.parts import make
 from clfm_kit.plugins import catalogue
-from clfm_kit.schemas import Schema
+from clfm_kit.data.schemas import Schema
 from clfm_kit.testing import check_part
 
 pytestmark = pytest.mark.skipif("verbalizer" not in catalogue.entries("head"), reason="the plugin instruct is not installed")
@@ -292,7 +292,7 @@ def test_a_template_that_names_a_missing_column(decoder):
 
 
 def test_of_several_columns_the_longest_is_cut(decoder):
-    from clfm_kit.fields import Fields
+    from clfm_kit.data.fields import Fields
     data = Rows([Fields({"title": f"about {label}", "body": "words"}) for label in LABELS], LABELS)
     parts = dict(format=make("format", {"name": "instruction", "template": "{labels}\nT: {title}\nB: {body}\nL:"}), pooler=make("pooler", "answers"), head=make("head", "verbalizer"))
     context = Context(Backbone.load(decoder, language_head=True), Schema("single", tuple(LABELS)), parts, data)

@@ -12,8 +12,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MistralConfig, PreTrainedTokenizerFast, Qwen3Config
 
 from clfm_kit import Classifier, Recipe, UserError, load_data
-from clfm_kit.cli import main
-from clfm_kit.joint import Heads
+from clfm_kit.cli.main import main
+from clfm_kit.training.joint import Heads
 from clfm_kit.plugins import catalogue
 
 pytestmark = pytest.mark.skipif("lines" not in catalogue.entries("format"), reason="the plugin instruct is not installed")
@@ -98,8 +98,8 @@ def test_only_answers_are_learned(decoder, prefix):
     rows = table(6)
     rows[1]["topics"], rows[2]["slots"] = None, None
     clf = Classifier("multitask-lines", decoder, settings=[*FAST, f"format.prefix={prefix}"], tasks=TASKS, cache=None).fit(table(24))
-    from clfm_kit.imbalance import learn_imbalance
-    from clfm_kit.tasks import flat, task_rows
+    from clfm_kit.data.class_weights import learn_imbalance
+    from clfm_kit.data.tasks import flat, task_rows
     examples = clf._examples(task_rows(rows, clf.tasks_), clf.schemas_)
     net = clf.parts_["pooler"].task_net(clf._reader(), Heads({name: m.head_ for name, m in clf.members_.items()}), {n: list(m.widths_) for n, m in clf.members_.items()},
                                         {n: learn_imbalance(None, None, flat(s)) for n, s in clf.schemas_.items()}, dict.fromkeys(TASKS, 1.0))
@@ -225,8 +225,8 @@ def test_other_selectors(decoder, selector, tmp_path):
 
 
 def test_what_written_answers_cannot_do(learned, tmp_path):
-    import clfm_kit.explanations  # noqa: F401, it gives classifiers `explain`
-    from clfm_kit.merging import open_source
+    import clfm_kit.study.explanation  # noqa: F401, it gives classifiers `explain`
+    from clfm_kit.study.merging import open_source
     folder = str(learned.save_pretrained(tmp_path / "model"))
     with pytest.raises(UserError, match="no vector of a text"): learned.explain("return 2 lamp")
     with pytest.raises(UserError, match="a merged model would be asked another"): open_source("a", folder, set(), table(12), None, "text")

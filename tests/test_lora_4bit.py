@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("clfm_kit_lora_4bit")
 from clfm_kit import Classifier, UserError, load_data
-from clfm_kit.backbones import Backbone
+from clfm_kit.backbone.backbone import Backbone
 
 SIZES = dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=4)
 LLAMA = dict(**SIZES, intermediate_size=128, num_key_value_heads=2, max_position_embeddings=128)
@@ -120,7 +120,7 @@ def test_a_base_as_it_is_and_in_4_bits_keep_states_apart(tiny, rows, tmp_path):
 
 
 def test_files_already_in_4_bits(decoder, rows, tmp_path):
-    from clfm_kit.backbones import load_tokenizer
+    from clfm_kit.backbone.backbone import load_tokenizer
     from clfm_kit_lora_4bit.quantizers import NF4
     part = NF4()
     Backbone.load(decoder("llama"), quantizer=part).model.save_pretrained(tmp_path / "base")
@@ -174,7 +174,7 @@ TAGS = {"slots": {"label": "slots"}, "intent": "label"}
 @pytest.mark.parametrize("base, settings", [("encoder", ["pooler=mean"]), ("encoder", ["pooler=mean", "quantizer=none"]), ("encoder", ["pooler=attention", "quantizer=int8"]),
                                             ("decoder", ["attention=bidirectional", "pooler=mean"]), ("decoder", [])], ids=lambda found: " ".join(found) if isinstance(found, list) else found)
 def test_words_are_tagged_over_adapters(base, settings, tiny, decoder, tmp_path):
-    from clfm_kit.tasks import load_tasks, read_tasks
+    from clfm_kit.data.tasks import load_tasks, read_tasks
     parts = {part: rows.take(range(80)) for part, rows in load_tasks("helpdesk", read_tasks(TAGS)).items()}
     model = tiny if base == "encoder" else decoder("llama")
     fitted = Classifier("lora-4bit", model, tasks=TAGS, settings=[*QUICK, "training.epochs=1", "format.max_length=64", *settings], cache=None).fit(parts)
@@ -202,7 +202,7 @@ def test_tags_learn_what_stands_after_a_word_only_with_the_mask_lifted(decoder):
 @pytest.fixture(scope="module")
 def read(decoder):
     """A function that pools one text's last token under padding of any kind."""
-    from clfm_kit.poolers import Last
+    from clfm_kit.builtin.poolers import Last
     backbone = Backbone.load(decoder("llama"))
 
     def pooled(ids, left=0, right=0, pad=0):
@@ -264,7 +264,7 @@ def test_bitsandbytes_missing_or_without_its_library(monkeypatch):
 
 
 def test_the_command_line_plans_and_fits(decoder, tmp_path, capsys):
-    from clfm_kit.cli import main
+    from clfm_kit.cli.main import main
     data = load_data("helpdesk")
     (tmp_path / "rows.csv").write_text("text,label\n" + "".join(f'"{text}",{label}\n' for text, label in zip(data.train.texts, data.train.labels) if label in ("track_order", "login_problem") and '"' not in text))
     main(["plan", "--recipe", "lora-4bit", "--model", decoder("llama"), "--rows", "1000", "--json"])
@@ -276,7 +276,7 @@ def test_the_command_line_plans_and_fits(decoder, tmp_path, capsys):
 
 
 def test_a_gpu_too_small_is_told_before_loading(decoder):
-    from clfm_kit.plans import refuse_too_large
+    from clfm_kit.study.plan import refuse_too_large
     from clfm_kit_lora_4bit.quantizers import NF4
     with pytest.raises(UserError, match="the base does not fit"): refuse_too_large(decoder("llama"), NF4(), 1000)
 
@@ -335,7 +335,7 @@ def write_rows(path, rows, labels=True):
 
 
 def test_a_decoder_teaches_an_encoder_from_the_command_line(teacher, tiny, rows, tmp_path, capsys):
-    from clfm_kit.cli import main
+    from clfm_kit.cli.main import main
     (tmp_path / "data").mkdir()
     write_rows(tmp_path / "data" / "train.jsonl", rows, labels=False)
     write_rows(tmp_path / "data" / "test.jsonl", rows)
@@ -360,8 +360,8 @@ def test_a_teacher_in_a_recipe_gives_its_probabilities_and_not_the_labels(teache
 
 
 def test_what_cannot_be_taught_is_told_in_one_sentence(teacher, tiny, rows, fitted, tmp_path):
-    from clfm_kit.distilling import distil
-    from clfm_kit.tasks import load_tasks, read_tasks
+    from clfm_kit.study.distilling import distil
+    from clfm_kit.data.tasks import load_tasks, read_tasks
     for settings, message in (["selector=frozen", "head=logistic", "training={}"], "moves no weights"), (["class_weight=balanced"], "leave out class_weight"), (["training.label_smoothing=0.1"], "leave out class_weight"):
         with pytest.raises(UserError, match=message): Classifier("finetune", tiny, settings=[*settings, f"teacher={teacher}"], cache=None).fit(rows.texts, rows.labels)
         with pytest.raises(UserError, match=message): distil(teacher, rows.texts, model=tiny, settings=settings)
@@ -375,7 +375,7 @@ def test_what_cannot_be_taught_is_told_in_one_sentence(teacher, tiny, rows, fitt
 
 
 def test_a_teacher_of_several_labels(decoder, tiny):
-    from clfm_kit.distilling import distil, kept
+    from clfm_kit.study.distilling import distil, kept
     data = load_data("abstracts")
     train, held = data.train.take(range(96)), data.validation.take(range(48))
     teacher = Classifier("lora-4bit", decoder("llama"), settings=[*QUICK, "training.epochs=1"], cache=None).fit(train.texts, train.labels, held)

@@ -11,19 +11,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clfm_kit import Classifier, UserError, model_commands
-from clfm_kit.cli import main
-from clfm_kit.heads import Logistic
-from clfm_kit.highlights import Highlighted
-from clfm_kit.joint import read_all
-from clfm_kit.merging import merge_models
-from clfm_kit.multitask import MultitaskClassifier
+from clfm_kit import Classifier, UserError
+from clfm_kit.cli import model_commands
+from clfm_kit.cli.main import main
+from clfm_kit.builtin.heads import Logistic
+from clfm_kit.display.highlights import Highlighted
+from clfm_kit.training.joint import read_all
+from clfm_kit.study.merging import merge_models
+from clfm_kit.classifier.multitask import MultitaskClassifier
 from clfm_kit.recipes import Recipe
-from clfm_kit.schemas import Schema
-from clfm_kit.tagging import decode_tags, find_words, repair, spans, split_words
-from clfm_kit.task_reports import set_aside
-from clfm_kit.task_training import task_part
-from clfm_kit.tasks import load_tasks, read_tasks, rows_to_fit
+from clfm_kit.data.schemas import Schema
+from clfm_kit.data.words import decode_tags, find_words, repair, spans, split_words
+from clfm_kit.classifier.reports import set_aside
+from clfm_kit.training.task_training import task_part
+from clfm_kit.data.tasks import load_tasks, read_tasks, rows_to_fit
 
 TASKS = {"intent": "label", "slots": "slots"}
 FAST = ["training.epochs=1", "training.learning_rate=1e-3", "training.head_start=random"]
@@ -397,8 +398,8 @@ def test_a_sum_of_adapters_is_what_peft_calls_cat(adapters):
 # ---- RegMean and uncertainty
 
 def test_regmean_gives_the_least_squares_map(tiny):
-    from clfm_kit.backbones import Backbone
-    from clfm_kit.deltas import Change, Delta
+    from clfm_kit.backbone.backbone import Backbone
+    from clfm_kit.backbone.deltas import Change, Delta
     from clfm_kit_multitask.weights import RegMean, _grams
     base = Backbone.load(tiny)
     name = next(n for n, p in base.model.named_parameters() if n.endswith(".weight") and p.ndim == 2 and "layer" in n)
@@ -424,7 +425,7 @@ def test_regmean_without_texts_is_refused(tiny):
 
 
 def test_uncertainty_finds_the_weight_that_each_loss_deserves():
-    from clfm_kit.joint import Heads
+    from clfm_kit.training.joint import Heads
     heads = Heads({"sure": torch.nn.Linear(1, 1), "unsure": torch.nn.Linear(1, 1)}, "uncertainty")
     losses, optimizer = {"sure": torch.tensor(0.1), "unsure": torch.tensor(2.0)}, torch.optim.Adam([heads.log_variance], lr=0.05)
     for _ in range(600):
@@ -435,7 +436,7 @@ def test_uncertainty_finds_the_weight_that_each_loss_deserves():
 
 
 def test_uncertainty_weights_learn_with_the_model(tiny, parts):
-    from clfm_kit.joint import TaskTrainer
+    from clfm_kit.training.joint import TaskTrainer
     seen, evaluate = [], TaskTrainer.evaluate
     def watch(self, *args, **kwargs):
         seen.append(self.net.head.log_variance.detach().tolist())
@@ -450,7 +451,7 @@ def test_uncertainty_weights_learn_with_the_model(tiny, parts):
 
 def test_the_best_epoch_is_that_of_the_best_mean_quality(tiny, parts):
     from types import SimpleNamespace
-    from clfm_kit.training import Watch
+    from clfm_kit.training.trainer import Watch
     trainer = SimpleNamespace(net=SimpleNamespace(state_dict=lambda: {"number": torch.tensor(float(len(log)))}), settings=SimpleNamespace(patience=2), held=range(50), run=None)
     watch, log, control = Watch(trainer), [], SimpleNamespace(should_training_stop=False)
     for loss, quality in ((1.0, 0.5), (1.2, 0.7), (1.1, 0.7), (0.9, 0.6)):
@@ -464,7 +465,7 @@ def test_the_best_epoch_is_that_of_the_best_mean_quality(tiny, parts):
 
 def test_few_validation_rows_do_not_choose_an_epoch():
     from types import SimpleNamespace
-    from clfm_kit.training import Watch
+    from clfm_kit.training.trainer import Watch
     trainer = SimpleNamespace(net=SimpleNamespace(state_dict=lambda: {"number": torch.tensor(float(len(log)))}), settings=SimpleNamespace(patience=2), held=range(49), run=None)
     watch, log, control = Watch(trainer), [], SimpleNamespace(should_training_stop=False)
     for loss in (0.5, 0.6, 0.7, 0.8):
@@ -475,7 +476,7 @@ def test_few_validation_rows_do_not_choose_an_epoch():
 
 def test_training_goes_on_while_one_task_still_improves():
     from types import SimpleNamespace
-    from clfm_kit.training import Watch
+    from clfm_kit.training.trainer import Watch
     watch, log = Watch(SimpleNamespace(net=SimpleNamespace(state_dict=dict), settings=SimpleNamespace(patience=2), held=range(50), run=None)), []
     control = SimpleNamespace(should_training_stop=False)
     for intent, slots in ((0.8, 0.5), (0.6, 0.6), (0.5, 0.65), (0.5, 0.65)):

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from tree import EXAMPLE, ROOT
 
 from clfm_kit import Classifier, Recipe, UserError
-from clfm_kit.new_plugin import check_name, new_plugin, plugin_files
+from clfm_kit.cli.new_plugin import check_name, new_plugin, plugin_files
 from clfm_kit.plugins import using
-from clfm_kit.poolers import Mean
+from clfm_kit.builtin.poolers import Mean
 from clfm_kit.testing import check_part
 
 BROKEN = {
@@ -50,7 +50,7 @@ def python(environment, *words):
 
 
 def test_broken_plugins_are_listed_and_stop_nothing(strangers):
-    found = json.loads(python(strangers, "-m", "clfm_kit.cli", "plugins", "--json").stdout)
+    found = json.loads(python(strangers, "-m", "clfm_kit.cli.main", "plugins", "--json").stdout)
     assert set(BROKEN) <= set(found["failures"]) and found["plugins"]["works"] == "1.2"
     for name, (_, why) in BROKEN.items(): assert why in found["failures"][name], found["failures"][name]
     assert {part["name"] for part in found["parts"]} >= {"works", "logistic", "linear"}
@@ -58,19 +58,19 @@ def test_broken_plugins_are_listed_and_stop_nothing(strangers):
 
 
 def test_the_table_says_which_state_a_plugin_is_in(strangers):
-    shown = python({**strangers, "COLUMNS": "1500"}, "-m", "clfm_kit.cli", "plugins").stdout
+    shown = python({**strangers, "COLUMNS": "1500"}, "-m", "clfm_kit.cli.main", "plugins").stdout
     rows = {cells[1].strip(): [cell.strip() for cell in cells] for line in shown.splitlines() if len(cells := line.split("│")) == 7}
     assert rows["works"][2:6] == ["1.2", "head works", "", "loaded"]
     for name, (_, why) in BROKEN.items(): assert rows[name][5].startswith("could not be used: ") and why in rows[name][5]
 
 
 def test_plugins_that_are_not_installed_show_what_brings_them(strangers):
-    shown = python({**strangers, "CLFM_KIT_PLUGINS": "", "COLUMNS": "1500"}, "-m", "clfm_kit.cli", "plugins").stdout
+    shown = python({**strangers, "CLFM_KIT_PLUGINS": "", "COLUMNS": "1500"}, "-m", "clfm_kit.cli.main", "plugins").stdout
     assert 'not installed: pip install "clfm-kit[stc]"' in shown
 
 
 def test_an_unknown_part_is_refused_with_the_broken_plugins_named(strangers):
-    done = python(strangers, "-m", "clfm_kit.cli", "fit", "--recipe", "probe", "--set", "head=wroks", "--data", "helpdesk", "--dry-run")
+    done = python(strangers, "-m", "clfm_kit.cli.main", "fit", "--recipe", "probe", "--set", "head=wroks", "--data", "helpdesk", "--dry-run")
     assert done.returncode == 2 and "did you mean 'works'" in done.stderr and done.stdout == ""
     for name, (_, why) in BROKEN.items(): assert f"Plugin {name!r} could not be used" in done.stderr and why in done.stderr
 
@@ -123,7 +123,7 @@ def test_an_existing_folder_is_left_alone(tmp_path):
 
 
 def test_nothing_is_half_written(tmp_path, monkeypatch):
-    import clfm_kit.new_plugin as module
+    import clfm_kit.cli.new_plugin as module
     monkeypatch.setattr(module, "plugin_files", lambda name: {"one.py": "fine", "two/three.py": "no such folder"})
     with pytest.raises(UserError, match="cannot write"): new_plugin("mine", tmp_path)
     assert not list(tmp_path.iterdir())
@@ -137,7 +137,7 @@ def test_a_place_that_is_no_folder_is_refused(tmp_path):
 
 def test_the_command_writes_a_package_that_installs_and_passes(tmp_path):
     """A stranger's way, in a fresh environment: write, build, install, list, test."""
-    done = subprocess.run([sys.executable, "-m", "clfm_kit.cli", "new-plugin", "two-words", "--in", str(tmp_path), "--json"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "clfm_kit.cli.main", "new-plugin", "two-words", "--in", str(tmp_path), "--json"], capture_output=True, text=True)
     folder = tmp_path / "clfm-kit-two-words"
     assert json.loads(done.stdout) == dict(folder=str(folder), files=sorted(plugin_files("two-words")))
     dist = build(tmp_path / "built", ROOT, folder)

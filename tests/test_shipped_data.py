@@ -4,8 +4,8 @@ from collections import Counter
 from itertools import combinations
 
 import pytest
-from clfm_kit.data import SHIPPED, load_data, normalised, shipped
-from clfm_kit.data_report import data_report
+from clfm_kit.data.rows import SHIPPED, load_data, normalised, shipped
+from clfm_kit.data.report import data_report
 
 HELPDESK = ("helpdesk", "helpdesk-out-of-scope")
 NEAR = 0.6  # share of their distinct words that two texts may not have in common

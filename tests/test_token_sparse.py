@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 
 pytest.importorskip("clfm_kit_token_sparse")
 from clfm_kit import Classifier, UserError, load_data
-from clfm_kit.backbones import Backbone
-from clfm_kit.deltas import Change, Delta, levels, locate
-from clfm_kit.formats import Plain
+from clfm_kit.backbone.backbone import Backbone
+from clfm_kit.backbone.deltas import Change, Delta, levels, locate
+from clfm_kit.builtin.formats import Plain
 from clfm_kit.plugins import using
 from clfm_kit.testing import Words
 from clfm_kit_token_sparse.budgets import Budget, caught, moved, price, spend
@@ -188,7 +188,7 @@ def test_auto_tries_what_a_teacher_says(tiny):
 
 
 def test_auto_is_refused_for_several_tasks(tiny):
-    from clfm_kit.tasks import load_tasks, read_tasks
+    from clfm_kit.data.tasks import load_tasks, read_tasks
     tasks = {"intent": "label", "slots": "slots"}
     parts = {part: rows.take(range(48)) for part, rows in load_tasks("helpdesk", read_tasks(tasks)).items()}
     settings = ["selector=random-sparse", "selector.weights=auto", "selector.cost=null", "training.epochs=1", "training.head_start=random"]
@@ -281,8 +281,8 @@ def test_without_room_for_the_prefix_it_computes_and_says_so(tiny, monkeypatch, 
     assert stored.facts_["training"]["prefix"] == "replayed"
     if how == "a full disk":
         def full(*args, **kwargs): raise OSError(28, "No space left on device")
-        monkeypatch.setattr("clfm_kit.prefix.Prefix.fill", full)
-    if how == "little room": monkeypatch.setattr("clfm_kit.prefix.shutil.disk_usage", lambda place: shutil._ntuple_diskusage(10**9, 10**9, 0))
+        monkeypatch.setattr("clfm_kit.backbone.prefix.Prefix.fill", full)
+    if how == "little room": monkeypatch.setattr("clfm_kit.backbone.prefix.shutil.disk_usage", lambda place: shutil._ntuple_diskusage(10**9, 10**9, 0))
     with pytest.warns(UserWarning, match="they are computed anew in every epoch"): computed = fit(*["training.prefix_gigabytes=1e-9"] * (how == "a small budget"))
     assert computed.facts_["training"]["prefix"] == "computed"
     np.testing.assert_allclose(computed.scores(texts[:9]), stored.scores(texts[:9]), atol=0.02)

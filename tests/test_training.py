@@ -78,7 +78,7 @@ def test_saved_and_loaded_gives_the_same_scores(tiny, tmp_path, selector):
 
 
 def test_what_was_not_chosen_keeps_its_bits(tiny):
-    from clfm_kit.backbones import Backbone
+    from clfm_kit.backbone.backbone import Backbone
     texts, labels, held = some_rows(64)
     base = {name: p.detach().clone() for name, p in Backbone.load(tiny).model.named_parameters()}
     fitted = Classifier("finetune", tiny, settings=[*SETTINGS, "selector=top-layers", "selector.layers=1"], cache=None).fit(texts, labels, held)
@@ -96,16 +96,16 @@ def test_two_processes_give_what_one_gives(budget, tmp_path):
         import sys, torch
         from torch.distributed import is_initialized, get_rank
         from transformers import AutoModel, BertConfig
-        from clfm_kit.backbones import Backbone
-        from clfm_kit.deltas import Change, Delta, levels
-        from clfm_kit.formats import Plain
-        from clfm_kit.heads import Linear
-        from clfm_kit.imbalance import learn_imbalance
-        from clfm_kit.network import Examples, Net, Training
-        from clfm_kit.poolers import Mean
-        from clfm_kit.schemas import Schema
+        from clfm_kit.backbone.backbone import Backbone
+        from clfm_kit.backbone.deltas import Change, Delta, levels
+        from clfm_kit.builtin.formats import Plain
+        from clfm_kit.builtin.heads import Linear
+        from clfm_kit.data.class_weights import learn_imbalance
+        from clfm_kit.training.network import Examples, Net, Training
+        from clfm_kit.builtin.poolers import Mean
+        from clfm_kit.data.schemas import Schema
         from clfm_kit.testing import Words
-        from clfm_kit.training import train_delta
+        from clfm_kit.training.trainer import train_delta
         from safetensors.torch import save_file
         torch.set_num_threads(1), torch.manual_seed(0)
         small = dict(vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=40, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
@@ -136,16 +136,16 @@ def test_a_class_weight_and_windows_train_too(tiny):
 
 
 def test_a_quantised_base_is_refused(tiny):
-    from clfm_kit.backbones import Backbone
-    from clfm_kit.deltas import levels
+    from clfm_kit.backbone.backbone import Backbone
+    from clfm_kit.backbone.deltas import levels
     backbone = Backbone.load(tiny)
     backbone.blocks[0].output.dense.weight = torch.nn.Parameter(torch.zeros(4, dtype=torch.uint8), requires_grad=False)
     with pytest.raises(UserError, match="is quantised"): levels(backbone, ["hidden.3"])
 
 
 def test_rows_of_a_tied_weight_are_refused(tiny):
-    from clfm_kit.backbones import Backbone
-    from clfm_kit.deltas import Change, Delta
+    from clfm_kit.backbone.backbone import Backbone
+    from clfm_kit.backbone.deltas import Change, Delta
     backbone = Backbone.load(tiny)
     backbone.blocks[1].output.dense.weight = backbone.blocks[2].output.dense.weight
     name = next(name for name, p in backbone.model.named_parameters() if p is backbone.blocks[2].output.dense.weight)
@@ -155,7 +155,7 @@ def test_rows_of_a_tied_weight_are_refused(tiny):
 @pytest.mark.parametrize("selector", ["token-sparse", "gradient-sparse", "random-sparse"])
 def test_sparse_selectors_change_their_rows_only(tiny, selector):
     pytest.importorskip("clfm_kit_token_sparse")
-    from clfm_kit.backbones import Backbone
+    from clfm_kit.backbone.backbone import Backbone
     texts, labels, held = some_rows(128)
     base = {name: p.detach().clone() for name, p in Backbone.load(tiny).model.named_parameters()}
     fitted = Classifier("token-sparse", tiny, settings=[f"selector={selector}", "selector.cost=0.5", *SETTINGS], cache=None).fit(texts, labels, held)

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clfm_kit import Classifier, UserError
-from clfm_kit.markup import markup, table
+from clfm_kit.display.html import markup, table
 from clfm_kit.plugins import emit, using
-from clfm_kit.widgets import ErrorBrowser, LayerLens, Playground, RecipeBuilder, TokenLens, TrainingMonitor, bar, curves
+from clfm_kit.notebook.widgets import ErrorBrowser, LayerLens, Playground, RecipeBuilder, TokenLens, TrainingMonitor, bar, curves
 
 HOSTILE = '<script>alert("clfm")</script><img src=x onerror=alert(1)>&"\''
 
@@ -30,7 +30,7 @@ def clf(tiny): return Classifier("probe", tiny, reject=0.9, cache=None).fit("hel
 
 
 def test_nothing_of_the_widgets_is_imported_with_the_kit():
-    code = "import clfm_kit, sys; clfm_kit.catalogue.entries('head'); print([name for name in sys.modules if 'ipywidgets' in name or name == 'clfm_kit.widgets'])"
+    code = "import clfm_kit, sys; clfm_kit.catalogue.entries('head'); print([name for name in sys.modules if 'ipywidgets' in name or name == 'clfm_kit.notebook.widgets'])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
@@ -98,7 +98,7 @@ def test_ten_thousand_classes_and_fifty_thousand_errors():
 
 def test_many_classes_in_a_playground(clf):
     import numpy as np
-    from clfm_kit.classifier import Answers
+    from clfm_kit.classifier.classifier import Answers
     labels = [f"class {number}" for number in range(10_000)]
     wide = SimpleNamespace(schema_=SimpleNamespace(labels=labels, kind="single"), calibration_=SimpleNamespace(thresholds=None), recipe_=SimpleNamespace(name="wide"), facts_={})
     wide.answer_tasks = lambda texts: {"": Answers(wide, wide.schema_, labels[:1], np.full((1, 10_000), 1e-4))}

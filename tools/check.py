@@ -84,7 +84,7 @@ def tests():
 OFFERS = "python", "-I", ROOT / "tools" / "offers.py"  # isolated: nothing of the checkout is on the path
 RECIPES = "python", "-I", ROOT / "tools" / "recipes.py"
 FIT = "clfm", "fit", "--recipe", "probe", "--data", "helpdesk", "--model", "minilm", "--out", "model"
-PLOT = "import ipywidgets, jupyterlab, matplotlib; matplotlib.use('agg'); from clfm_kit.calibration import plot_reliability; plot_reliability({'one': ([0.2, 0.9], [0, 1])})"
+PLOT = "import ipywidgets, jupyterlab, matplotlib; matplotlib.use('agg'); from clfm_kit.evaluation.calibration import plot_reliability; plot_reliability({'one': ([0.2, 0.9], [0, 1])})"
 
 
 def brought(name):
@@ -105,7 +105,7 @@ def extras(folder, dist):
     core.run(*RECIPES, "clfm-kit")
     Fresh(folder / "demo", dist, "clfm-kit[demo]").run(*FIT)
     Fresh(folder / "notebook", dist, "clfm-kit[notebook]").run("python", "-c", PLOT)
-    Fresh(folder / "tune", dist, "clfm-kit[tune]").run("python", "-c", "import optuna, clfm_kit.tuning")
+    Fresh(folder / "tune", dist, "clfm-kit[tune]").run("python", "-c", "import optuna, clfm_kit.study.tuning")
 
 
 def stranger(everything):

@@ -12,7 +12,7 @@ from itertools import product
 import numpy as np
 
 from clfm_kit.errors import UserError, unknown
-from clfm_kit.formats import KEEPS, Encoded, cut
+from clfm_kit.builtin.formats import KEEPS, Encoded, cut
 from clfm_kit.parts import Part
 from .reading import Reader
 from .template import FIELDS, fill, parse, read_template, shot, values_of

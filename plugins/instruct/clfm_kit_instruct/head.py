@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from clfm_kit.errors import UserError, unknown
-from clfm_kit.heads import loss, tensor
-from clfm_kit.imbalance import weighted_loss, weighted_mean
+from clfm_kit.builtin.heads import loss, tensor
+from clfm_kit.data.class_weights import weighted_loss, weighted_mean
 from clfm_kit.parts import Part
 
 # %% ../nbs/05_head.ipynb #0500512968

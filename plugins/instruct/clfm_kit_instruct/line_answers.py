@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from clfm_kit.errors import UserError
-from clfm_kit.imbalance import weighted_mean
-from clfm_kit.joint import TaskExamples, TaskNet, known
-from clfm_kit.network import Examples
+from clfm_kit.data.class_weights import weighted_mean
+from clfm_kit.training.joint import TaskExamples, TaskNet, known
+from clfm_kit.training.network import Examples
 from clfm_kit.parts import Part
-from clfm_kit.sites import hidden_site
+from clfm_kit.backbone.sites import hidden_site
 from .pooler import check_head, log_normalisers
 from .writing import Writing, tag_scores, write_label, write_list, write_slots
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from clfm_kit.errors import UserError, unknown
-from clfm_kit.formats import Encoded
+from clfm_kit.builtin.formats import Encoded
 from clfm_kit.parts import Part
-from clfm_kit.tagging import repair, spans, touching
+from clfm_kit.data.words import repair, spans, touching
 from .format import Instruction, same_tokens
 from .reading import Reader
 from .template import FIELDS, parse, read_template

@@ -10,9 +10,9 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from clfm_kit.errors import UserError
-from clfm_kit.kernels import product
+from clfm_kit.backbone.kernels import product
 from clfm_kit.parts import Part
-from clfm_kit.sites import hidden_site
+from clfm_kit.backbone.sites import hidden_site
 from .tree import NORMALISATIONS, AnswerTree
 
 # %% ../nbs/04_pooler.ipynb #04005c1241

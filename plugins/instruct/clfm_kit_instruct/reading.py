@@ -10,7 +10,7 @@ import torch
 from transformers import DynamicCache
 
 from clfm_kit.errors import UserError
-from clfm_kit.states import pad
+from clfm_kit.backbone.batching import pad
 from .attention import NAME
 
 # %% ../nbs/02_reading.ipynb #02005dc11c

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
-from clfm_kit.states import pad
+from clfm_kit.backbone.batching import pad
 from .pooler import answer_scores
 from .tree import Answer, AnswerTree
 

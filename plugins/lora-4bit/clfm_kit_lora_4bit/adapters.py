@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from clfm_kit.deltas import Change, Delta
+from clfm_kit.backbone.deltas import Change, Delta
 from clfm_kit.errors import UserError
 from .quantizers import unpacked
 

@@ -135,7 +135,7 @@ def loftq(layers, weights, seed):
 
 def full_precision(backbone):
     "A function from a map's name to its weight in the model's files. Raises `UserError` when those are quantised too."
-    from clfm_kit.backbones import load_model, model_source
+    from clfm_kit.backbone.backbone import load_model, model_source
     model, _ = load_model(model_source(backbone.source), backbone.loaded_depth)
     if any(type(module).__name__ in ("Linear4bit", "Linear8bitLt") for module in model.modules()): raise UserError("initialization 'loftq' needs full-precision weights, and the model's files are quantised; give the model they were made from")
     return lambda name: weight_of(model.get_submodule(name))

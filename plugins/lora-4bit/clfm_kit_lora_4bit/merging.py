@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import torch
 
-from clfm_kit.artifacts import fresh_folder
-from clfm_kit.backbones import load_model, model_source
+from clfm_kit.classifier.artifacts import fresh_folder
+from clfm_kit.backbone.backbone import load_model, model_source
 from clfm_kit.errors import UserError, unknown
 from .adapters import linear_maps, weight_of
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from clfm_kit.errors import UserError, unknown
-from clfm_kit.kernels import Linear, product, served
+from clfm_kit.backbone.kernels import Linear, product, served
 from clfm_kit.parts import Part
 
 # %% ../nbs/00_quantizers.ipynb #000056ad19

@@ -14,15 +14,15 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from clfm_kit.artifacts import read_artifact
-from clfm_kit.classifier import Classifier
-from clfm_kit.deltas import locate
+from clfm_kit.classifier.artifacts import read_artifact
+from clfm_kit.classifier.classifier import Classifier
+from clfm_kit.backbone.deltas import locate
 from clfm_kit.errors import UserError, unknown
-from clfm_kit.interference import changes_of
-from clfm_kit.joint import TaskExamples, TaskReader
-from clfm_kit.states import batches
-from clfm_kit.tagging import split_words
-from clfm_kit.tasks import TaskRows
+from clfm_kit.study.interference import changes_of
+from clfm_kit.training.joint import TaskExamples, TaskReader
+from clfm_kit.backbone.batching import batches
+from clfm_kit.data.words import split_words
+from clfm_kit.data.tasks import TaskRows
 from .weights import low_rank
 
 # %% ../nbs/02_serving.ipynb #020052ea8f

@@ -9,9 +9,9 @@ __all__ = ['TaskArithmetic', 'low_rank', 'Ties', 'Dare', 'Breadcrumbs', 'RegMean
 import torch
 from torch import nn
 
-from clfm_kit.deltas import Change, Delta, locate
+from clfm_kit.backbone.deltas import Change, Delta, locate
 from clfm_kit.errors import UserError
-from clfm_kit.interference import aligned
+from clfm_kit.study.interference import aligned
 from clfm_kit.parts import Part
 
 # %% ../nbs/01_weights.ipynb #0100583427
@@ -137,7 +137,7 @@ def _combine(self, name, vectors, base, index, axis):
 # %% ../nbs/01_weights.ipynb #01014a2b46
 def _grams(base, delta, texts, found) -> dict:  # {parameter: inner products [in, in]}
     "Inner products of the inputs of the linear maps that `found` changes, in the model with this delta."
-    from clfm_kit.states import pad
+    from clfm_kit.backbone.batching import pad
     grams, handles = {}, []
     for name in found:
         owner = locate(base.model, name)[0]

@@ -14,8 +14,8 @@ from itertools import combinations
 import numpy as np
 import torch
 
-from clfm_kit.kernels import product
-from clfm_kit.sites import depth
+from clfm_kit.backbone.kernels import product
+from clfm_kit.backbone.sites import depth
 from .solver import Problem, path, ridge_prefixes, ridge_prefixes_by_rows
 
 # %% ../nbs/01a_aggregate.ipynb #010051d8cd
@@ -156,7 +156,7 @@ def choose(candidates: list, exit="best") -> Candidate:
 def logit_scale(scores, targets, schema, row_weight=None) -> tuple:  # slope, offset
     "Slope and offset that minimise the log-loss of slope·scores + offset on held-out scores [N, C]."
     if schema.kind == "single":
-        from clfm_kit.calibration import fit_temperature
+        from clfm_kit.evaluation.calibration import fit_temperature
         return 1 / fit_temperature(scores, targets, schema), 0.0
     from sklearn.linear_model import LogisticRegression
     truth = np.asarray(targets).ravel() > 0

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from clfm_kit.errors import UserError, unknown
-from clfm_kit.heads import REFITS
+from clfm_kit.builtin.heads import REFITS
 from clfm_kit.parts import Count, Part
-from clfm_kit.sites import depth
+from clfm_kit.backbone.sites import depth
 from .aggregate import CLASSIFIERS, EXITS, MIXTURES, Selected, choose, logit_scale, search, skill
 from .solver import Problem, largest_penalty, path
 from .sparsify import entry, importance, stability
@@ -93,7 +93,7 @@ def gather(self, probes, features, held) -> tuple:  # (Selected, means [F], scal
 # %% ../nbs/02_head.ipynb #02014ba657
 def hold_out(features, targets, schema, row_weight, seed, share=0.15) -> tuple:
     "Split rows into training and validation, class by class, at least one row of each in training."
-    from clfm_kit.imbalance import groups
+    from clfm_kit.data.class_weights import groups
     group, order = groups(targets, schema), np.random.default_rng(seed).permutation(len(targets))
     held = np.zeros(len(targets), dtype=bool)
     for name in np.unique(group):

@@ -8,8 +8,8 @@ __all__ = ['KINDS', 'AllLayers']
 # %% ../nbs/03_pooler.ipynb #030029b4eb
 from clfm_kit.errors import UserError, unknown
 from clfm_kit.parts import Part
-from clfm_kit.poolers import POOLINGS
-from clfm_kit.sites import depth
+from clfm_kit.builtin.poolers import POOLINGS
+from clfm_kit.backbone.sites import depth
 
 # %% ../nbs/03_pooler.ipynb #03005bcbb6
 KINDS = ("hidden", "ffn")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from clfm_kit.kernels import product
+from clfm_kit.backbone.kernels import product
 
 # %% ../nbs/00_solver.ipynb #00005668df
 class Problem:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from clfm_kit.errors import UserError
-from clfm_kit.formats import Plain
+from clfm_kit.builtin.formats import Plain
 from .groups import find_groups
 
 # %% ../nbs/02a_formats.ipynb #02006bdd93

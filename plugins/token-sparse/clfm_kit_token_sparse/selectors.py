@@ -11,10 +11,10 @@ import time
 import numpy as np
 import torch
 
-from clfm_kit.data import load_data
-from clfm_kit.deltas import Change, levels
+from clfm_kit.data.rows import load_data
+from clfm_kit.backbone.deltas import Change, levels
 from clfm_kit.errors import UserError, unknown
-from clfm_kit.formats import Plain
+from clfm_kit.builtin.formats import Plain
 from clfm_kit.parts import Count, Part
 from .budgets import Budget, moved
 from .groups import find_groups, positions

@@ -11,8 +11,8 @@ from copy import copy, deepcopy
 import numpy as np
 
 from clfm_kit.errors import UserError
-from clfm_kit.network import Net
-from clfm_kit.training import start_head, train_delta
+from clfm_kit.training.network import Net
+from clfm_kit.training.trainer import start_head, train_delta
 
 # %% ../nbs/01c_trials.ipynb #0100526053
 def part_of(examples, rows):

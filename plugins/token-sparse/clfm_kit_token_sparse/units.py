@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from clfm_kit.backbones import text_config
-from clfm_kit.deltas import Change, Delta
+from clfm_kit.backbone.backbone import text_config
+from clfm_kit.backbone.deltas import Change, Delta
 from clfm_kit.errors import UserError
 
 # %% ../nbs/01a_units.ipynb #01005c7b10

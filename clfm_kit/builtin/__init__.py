@@ -1,0 +1,1 @@
+"""The core's own parts, shaped like those of any plugin."""

@@ -1,0 +1,1 @@
+"""Texts, labels and tasks, from wherever they are."""

@@ -1,0 +1,1 @@
+"""Baselines, comparison, tuning, errors, explanation, merging, plans."""

@@ -1,0 +1,1 @@
+"""Weights that train, on `transformers.Trainer`."""
