@@ -13,14 +13,23 @@ lines = lambda key: settings[key].strip().splitlines()
 version = re.search(r'__version__ = "(.+)"', (here / "clfm_kit" / "__init__.py").read_text(encoding="utf-8"))[1]
 
 extras = {name: [f"{settings['name']}-{name}{settings['plugin_range']}"] for name in settings["plugins"].split()}
-extras |= {"demo": lines("demo_requirements"), "notebook": lines("notebook_requirements"), "tune": lines("tune_requirements"), "export": lines("export_requirements")}
-extras |= {"all": sorted({line for requirements in extras.values() for line in requirements}), "dev": lines("dev_requirements")}
+extras |= {
+    "demo": lines("demo_requirements"), "notebook": lines("notebook_requirements"),
+    "tune": lines("tune_requirements"), "export": lines("export_requirements"),
+}
+extras |= {
+    "all": sorted({line for requirements in extras.values() for line in requirements}),
+    "dev": lines("dev_requirements"),
+}
 
 setup(
     name=settings["name"], version=version, description=settings["description"], author=settings["author"],
     license_expression=settings["license"], license_files=["LICENSE"], keywords=settings["keywords"].split(),
     long_description=(here / "README.md").read_text(encoding="utf-8"), long_description_content_type="text/markdown",
     python_requires=f">={settings['min_python']}", install_requires=lines("requirements"), extras_require=extras,
-    packages=find_packages(include=["clfm_kit", "clfm_kit.*"]), package_data={"clfm_kit": ["shipped/**/*.jsonl"]},
-    entry_points={"console_scripts": ["clfm = clfm_kit.cli.main:main"]},
+    packages=find_packages(include=["clfm_kit", "clfm_kit.*"]), package_dir={"": "."},
+    package_data={"clfm_kit": ["py.typed", "shipped/*.json", "shipped/**/*.jsonl"]},
+    entry_points={
+        "console_scripts": ["clfm = clfm_kit.cli.main:main"], "clfm_kit": ["clfm-kit = clfm_kit.builtin.plugin"]
+    },
 )

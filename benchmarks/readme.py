@@ -1,4 +1,4 @@
-"""Write the tables of the READMEs, the project's and the one of the plugin token-sparse, from the result files, between their two markers.
+"""Write the tables of two READMEs, the project's and the plugin token-sparse's, between their markers.
 
     python benchmarks/readme.py
 """
@@ -11,6 +11,7 @@ from common import RESULTS
 from peers import against
 
 from clfm_kit.evaluation.metrics import Undefined
+from clfm_kit.study.comparison import BASELINE
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- results: written by benchmarks/readme.py -->", "<!-- end of results -->"
@@ -25,38 +26,83 @@ def percent(value): return f"{100 * value:.1f}"
 
 
 def quality():
-    """One row a data set: floor, probes, STC, and the difference with its interval."""
+    """One row a data set: baseline, probes, STC, and the difference with its interval."""
     found = load("stc")
     if not found: return ""
-    lines = ["Test accuracy in percent (micro-F1 for data sets with several labels a text) of a frozen MiniLM-L6. Every choice is made on validation rows; test rows that also occur in training are left out.", "",
-             "| data set | TF-IDF floor | last layer | best middle layer | STC | STC against last layer (95 %) | early exit: blocks of 6 | accuracy there |", "|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "Test accuracy in percent (micro-F1 for data sets with several labels a text) of a frozen MiniLM-L6. "
+            "Every choice is made on validation rows; test rows that also occur in training are left out.",
+        "",
+        f"| data set | {BASELINE} | last layer | best middle layer | STC | STC against last layer (95 %) "
+            "| early exit: blocks of 6 | accuracy there |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for row in found["rows"]:
         main, versus = row["main"], row["versus"]["last-layer probe"]
-        cells = [percent(row[f"{name}: {main}"]) for name in ("TF-IDF floor", "last-layer probe", "best-mid-layer probe", "STC")]
-        lines.append(f"| {row['data']} | " + " | ".join(cells) + f" | {100 * versus['difference']:+.1f} ({100 * versus['low']:+.1f} … {100 * versus['high']:+.1f}) | {row['exit layer']} | {percent(row[f'STC, early exit: {main}'])} |")
+        sides = (BASELINE, "last-layer probe", "best-mid-layer probe", "STC")
+        cells = [percent(row[f"{side}: {main}"]) for side in sides]
+        lines.append(
+            f"| {row['data']} | " + " | ".join(cells) + f" | {100 * versus['difference']:+.1f} "
+                f"({100 * versus['low']:+.1f} … {100 * versus['high']:+.1f}) | {row['exit layer']} | "
+                f"{percent(row[f'STC, early exit: {main}'])} |"
+        )
     f = found["figures"]
-    lines += [f"\n`{row['data']}`: settings `{' '.join(row['settings'])}`, chosen by cross-validation of training rows." for row in found["rows"] if row["settings"]]
-    lines += ["", f"STC is clearly better than the last-layer probe on {f['clearly better than the last-layer probe']} of {f['data sets']} sets and clearly worse on {f['clearly worse than the last-layer probe']}; "
-              f"against the best middle layer: {f['clearly better than the best-mid-layer probe']} and {f['clearly worse than the best-mid-layer probe']}.", "", "It loses where long texts are cut and few rows choose (`medical_abstracts_small`, `hallmarks_of_cancer`: 266 and 185 validation rows, and keywords do better there than any probe of this encoder).",
-              "", "![differences](benchmarks/results/stc.png)"]
+    lines += [
+        f"\n`{row['data']}`: settings `{' '.join(row['settings'])}`, chosen by cross-validation of training rows."
+        for row in found["rows"] if row["settings"]
+    ]
+    lines += [
+        "",
+        f"STC is clearly better than the last-layer probe on {f['clearly better than the last-layer probe']} of "
+            f"{f['data sets']} sets and clearly worse on {f['clearly worse than the last-layer probe']}; "
+            f"against the best middle layer: {f['clearly better than the best-mid-layer probe']} and "
+            f"{f['clearly worse than the best-mid-layer probe']}.",
+        "",
+        "It loses where long texts are cut and few rows choose (`medical_abstracts_small`, `hallmarks_of_cancer`: "
+            "266 and 185 validation rows, and keywords do better there than any probe of this encoder).",
+        "",
+        "![differences](benchmarks/results/stc.png)",
+    ]
     return "\n".join(lines)
 
 
 def peers():
-    """Every technique on every data set: few rows a class, a line for each set; and more rows, a line for each technique."""
+    """Every technique on every data set: few rows a class, a line for each set; and more rows,
+    a line for each technique.
+    """
     cells = [json.loads(path.read_text()) for path in sorted((RESULTS / "peers").glob("*.json"))]
     if not cells: return ""
-    lines = ["Against the peers, on the same rows: accuracy (micro-F1 for several labels) in percent, mean over seeds, and seconds of the whole process, other work running beside it. `clfm:` are recipes of this kit; the rest is what people use today, as its documentation says. SetFit at 64 a class ran behind other work, so its seconds are far too many. Intervals and plots are on the site's benchmarks page."]
+    lines = [
+        "Against the peers, on the same rows: accuracy (micro-F1 for several labels) in percent, mean over seeds, "
+        "and seconds of the whole process, other work running beside it. `clfm:` are recipes of this kit; "
+        "the rest is what people use today, as its documentation says. SetFit at 64 a class ran behind other work, "
+        "so its seconds are far too many. Intervals and plots are on the site's benchmarks page."
+    ]
     few, many = [cell for cell in cells if cell["shots"]], [cell for cell in cells if not cell["shots"]]
-    if few: lines += ["", *standing(few), "", *crossed(few, lambda cell: (cell["data"], cell["shots"]), lambda cell: cell["technique"], "data set", lambda key: f"{key[0]}, {key[1]} a class", str)]
-    if many: lines += ["", *crossed(many, lambda cell: cell["technique"], lambda cell: (cell["data"], cell["sizes"]["train"]), "technique", str, lambda key: f"{key[0]}, {key[1]:,} rows")]
+    if few:
+        lines += [
+            "", *standing(few), "",
+            *crossed(
+                few, lambda cell: (cell["data"], cell["shots"]), lambda cell: cell["technique"], "data set",
+                lambda key: f"{key[0]}, {key[1]} a class", str,
+            ),
+        ]
+    if many:
+        lines += [
+            "",
+            *crossed(
+                many, lambda cell: cell["technique"], lambda cell: (cell["data"], cell["sizes"]["train"]),
+                "technique", str, lambda key: f"{key[0]}, {key[1]:,} rows",
+            ),
+        ]
     return "\n".join(lines)
 
 
 def standing(cells):
     """Who wins with few rows a class: our recipes against SetFit, by 95 % intervals over splits."""
     tables = {}
-    for cell in cells: tables.setdefault((cell["data"], cell["shots"]), {}).setdefault(cell["technique"], {})[cell["seed"]] = cell
+    for cell in cells:
+        tables.setdefault((cell["data"], cell["shots"]), {}).setdefault(cell["technique"], {})[cell["seed"]] = cell
     names, lines = {"better": "clearly better on", "worse": "clearly worse on", "open": "not told apart on"}, []
     for technique in sorted({cell["technique"] for cell in cells if cell["technique"].startswith("clfm:")}):
         found = {name: [] for name in names}
@@ -66,8 +112,15 @@ def standing(cells):
             if isinstance(splits.low, Undefined): continue
             shown = f"{data} {shots} ({100 * splits.low:+.1f} … {100 * splits.high:+.1f})"
             found["better" if splits.low > 0 else "worse" if splits.high < 0 else "open"].append(shown)
-        lines.append(f"- `{technique}`: " + "; ".join(f"{words} {', '.join(found[name])}" for name, words in names.items() if found[name]) + ".")
-    return ["Against SetFit on the same splits (data set, rows a class, 95 % interval of the difference in points over the splits that both have):", "", *lines]
+        lines.append(
+            f"- `{technique}`: "
+            + "; ".join(f"{words} {', '.join(found[name])}" for name, words in names.items() if found[name]) + "."
+        )
+    return [
+        "Against SetFit on the same splits (data set, rows a class, 95 % interval of the difference in points over "
+            "the splits that both have):",
+        "", *lines,
+    ]
 
 
 def crossed(cells, row_of, column_of, head, row_name, column_name):
@@ -75,14 +128,19 @@ def crossed(cells, row_of, column_of, head, row_name, column_name):
     rows, columns = sorted({row_of(cell) for cell in cells}), sorted({column_of(cell) for cell in cells})
     most = max(cell["seed"] for cell in cells) + 1
     at = lambda row, column: [cell for cell in cells if (row_of(cell), column_of(cell)) == (row, column)]
-    return [f"| {head} | {' | '.join(map(column_name, columns))} |", "|---" * (len(columns) + 1) + "|",
-            *(f"| {row_name(row)} | {' | '.join(shown(at(row, column), most) for column in columns)} |" for row in rows)]
+    return [
+        f"| {head} | {' | '.join(map(column_name, columns))} |", "|---" * (len(columns) + 1) + "|",
+        *(f"| {row_name(row)} | {' | '.join(shown(at(row, column), most) for column in columns)} |" for row in rows),
+    ]
 
 
 def shown(found, most):
     """Mean over seeds; said where there are fewer seeds than the table's `most`."""
     if not found: return "not run"
-    notes = [f"{len(found)} of {most} seeds"] * (len(found) < most) + [f"{statistics.median(cell['figures']['seconds'] for cell in found):,.0f} s", *(f"{name} {value}" for name, value in found[0]["settings"].items())]
+    notes = [f"{len(found)} of {most} seeds"] * (len(found) < most) + [
+        f"{statistics.median(cell['figures']['seconds'] for cell in found):,.0f} s",
+        *(f"{name} {value}" for name, value in found[0]["settings"].items()),
+    ]
     return f"{percent(statistics.mean(cell['figures'][cell['main']] for cell in found))} ({', '.join(notes)})"
 
 
@@ -90,40 +148,99 @@ def speed():
     """What extraction costs."""
     found = load("extraction")
     if not found: return ""
-    f, lines = found["figures"], ["Reading texts (pooled last layer, CPU), median of paired runs:", "", "| data set | texts a second | times the transformers pipeline at its best batch size | times sentence-transformers' encode |", "|---|---|---|---|"]
-    for row in found["rows"]: lines.append(f"| {row['data']} | {row['rows_per_second']['clfm-kit']:,.0f} | {row['times_pipeline']:.2f} | {row['times_encode']:.2f} |")
-    lines += ["", f"A second fit on the same texts runs {f['passes_second_fit']} backbone passes. `clfm --help` takes {f['help_seconds']:.2f} s."]
-    if memory := load("memory"): lines[-1] += f" Peak memory grows by {percent(memory['figures']['peak_growth'])} % from 10,000 to 100,000 texts."
-    if grid := load("stc/banking77"): lines[-1] += f" STC's whole grid on BANKING77 (9,003 training rows, 77 classes, every layer) takes {grid['figures']['STC: seconds after reading']:.0f} s after reading."
+    f, lines = found["figures"], [
+        "Reading texts (pooled last layer, CPU), median of paired runs:",
+        "",
+        "| data set | texts a second | times the transformers pipeline at its best batch size | times "
+            "sentence-transformers' encode |",
+        "|---|---|---|---|",
+    ]
+    for row in found["rows"]:
+        lines.append(
+            f"| {row['data']} | {row['rows_per_second']['clfm-kit']:,.0f} | {row['times_pipeline']:.2f} | "
+            f"{row['times_encode']:.2f} |"
+        )
+    lines += [
+        "",
+        f"A second fit on the same texts runs {f['passes_second_fit']} backbone passes. `clfm --help` takes "
+            f"{f['help_seconds']:.2f} s.",
+    ]
+    if memory := load("memory"):
+        lines[-1] += (
+            f" Peak memory grows by {percent(memory['figures']['peak_growth'])} % from 10,000 to 100,000 texts."
+        )
+    if grid := load("stc/banking77"):
+        lines[-1] += (
+            f" STC's whole grid on BANKING77 (9,003 training rows, 77 classes, every layer) "
+            f"takes {grid['figures']['STC: seconds after reading']:.0f} s after reading."
+        )
     if ece := load("calibration"):
         stated = {row["recipe"]: row["calibrated"]["ece"] for row in ece["rows"]}
-        lines += ["", "Calibration error (15 bins) on BANKING77's test rows, calibrated on validation: " + ", ".join(f"`{name}` {value:.3f}" for name, value in stated.items()) + "."]
-    if found := load("comparison"): lines += ["", f"A comparison of five recipes on `helpdesk`, states cached, takes {found['figures']['compare five recipes on helpdesk, seconds']:.0f} s on one core."]
+        lines += [
+            "",
+            "Calibration error (15 bins) on BANKING77's test rows, calibrated on validation: "
+                + ", ".join(f"`{name}` {value:.3f}" for name, value in stated.items()) + ".",
+        ]
+    if found := load("comparison"):
+        lines += [
+            "",
+            f"A comparison of five recipes on `helpdesk`, states cached, "
+                f"takes {found['figures']['compare five recipes on helpdesk, seconds']:.0f} s on one core.",
+        ]
     return "\n".join(lines)
 
 
-SIDES = {"floor": "TF-IDF floor", "trainer": "`Trainer`, all weights", "finetune": "recipe `finetune`, all weights", "token-sparse": "`token-sparse`", "gradient-sparse": "control `gradient-sparse`", "random-sparse": "control `random-sparse`",
-         "top-three": "`token-sparse`, on the last three layers always", "last-layer": "`token-sparse`, on the last layer only", "all-blocks": "`token-sparse`, on the last three layers, `lowest=0`, `cost=null`", "top-layers": "top two layers", "lora": "peft LoRA", "prefix": "peft prefix", "shira": "peft SHiRA"}
+SIDES = {
+    "baseline": BASELINE, "trainer": "`Trainer`, all weights", "finetune": "recipe `finetune`, all weights",
+    "token-sparse": "`token-sparse`", "gradient-sparse": "control `gradient-sparse`",
+    "random-sparse": "control `random-sparse`", "top-three": "`token-sparse`, on the last three layers always",
+    "last-layer": "`token-sparse`, on the last layer only",
+    "all-blocks": "`token-sparse`, on the last three layers, `lowest=0`, `cost=null`", "top-layers": "top two layers",
+    "lora": "peft LoRA", "prefix": "peft prefix", "shira": "peft SHiRA",
+}
 
 
 def sparse():
-    """Every side on every data set: accuracy, its deviation over seeds, and processor time beside that of plain `Trainer` at the same seeds."""
+    """Every side on every data set: accuracy, its deviation over seeds, and processor time beside that of plain
+    `Trainer` at the same seeds.
+    """
     cells = {}
     for row in load("token_sparse")["rows"]: cells.setdefault((row["side"], row["data"]), {})[row["seed"]] = row
     sets, f = list(dict.fromkeys(data for _, data in cells)), load("token_sparse")["figures"]
     def quality(side, data):
         found = [row["accuracy"] for row in cells.get((side, data), {}).values()]
         if not found: return "not run"
-        return percent(statistics.mean(found)) + (f" ± {percent(statistics.stdev(found))} ({len(found)})" if len(found) > 1 else "")
+        return percent(statistics.mean(found)) + (
+            f" ± {percent(statistics.stdev(found))} ({len(found)})" if len(found) > 1 else ""
+        )
     def cost(side, data):
-        return "1" if side == "trainer" else f"{f[key]:.2f}" if (key := f"{data} {side} cpu_seconds against trainer") in f else "not run"
-    table = lambda head, shown: [f"| {head} | {' | '.join(sets)} |", "|---" * (len(sets) + 1) + "|", *(f"| {name} | {' | '.join(shown(side, data) for data in sets)} |" for side, name in SIDES.items() if any(key[0] == side for key in cells)), ""]
-    return "\n".join([*table("accuracy", quality), *table("processor time, `Trainer` = 1", cost), *table("macro-F1", lambda side, data: percent(f[key]) if (key := f"{data} {side} macro_f1") in f else "not run")]).rstrip()
+        return (
+            "1" if side == "trainer"
+            else f"{f[key]:.2f}" if (key := f"{data} {side} cpu_seconds against trainer") in f else "not run"
+        )
+    table = lambda head, shown: [
+        f"| {head} | {' | '.join(sets)} |",
+        "|---" * (len(sets) + 1) + "|",
+        *(
+            f"| {name} | {' | '.join(shown(side, data) for data in sets)} |"
+            for side, name in SIDES.items() if any(key[0] == side for key in cells)
+        ),
+        "",
+    ]
+    return "\n".join([
+        *table("accuracy", quality), *table("processor time, `Trainer` = 1", cost),
+        *table(
+            "macro-F1", lambda side, data: percent(f[key]) if (key := f"{data} {side} macro_f1") in f else "not run"
+        ),
+    ]).rstrip()
 
 
 def fill(path, text):
     """Put a text between the markers of a file."""
-    path.write_text(re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: f"{BEGIN}\n\n{text}\n\n{END}", path.read_text(), flags=re.DOTALL))
+    path.write_text(re.sub(
+        f"{re.escape(BEGIN)}.*{re.escape(END)}",
+        lambda _: f"{BEGIN}\n\n{text}\n\n{END}", path.read_text(), flags=re.DOTALL,
+    ))
 
 
 def main():

@@ -1,18 +1,39 @@
 """Text classifiers made out of small language models."""
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_PUBLIC = {"Classifier": "classifier.classifier", "Recipe": "recipes", "Schema": "data.schemas", "UserError": "errors", "load_data": "data.rows",
-           "compare": "study.comparison", "catalogue": "plugins", "hookimpl": "hookspecs"}
+if TYPE_CHECKING:  # editors and type checkers read this; Python imports each name when it is first used
+    from clfm_kit.classifier.classifier import Classifier as Classifier
+    from clfm_kit.data.rows import Rows as Rows
+    from clfm_kit.data.rows import load_data as load_data
+    from clfm_kit.data.schemas import Schema as Schema
+    from clfm_kit.errors import UserError as UserError
+    from clfm_kit.hookspecs import hookimpl as hookimpl
+    from clfm_kit.plugins import catalogue as catalogue
+    from clfm_kit.recipes import Recipe as Recipe
+    from clfm_kit.study.comparison import compare as compare
+
+_PUBLIC = {
+    "Classifier": "classifier.classifier",
+    "Recipe": "recipes",
+    "Rows": "data.rows",
+    "Schema": "data.schemas",
+    "UserError": "errors",
+    "catalogue": "plugins",
+    "compare": "study.comparison",
+    "hookimpl": "hookspecs",
+    "load_data": "data.rows",
+}
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     """Import the public names when they are first used, so that `import clfm_kit` stays fast."""
     if name not in _PUBLIC:
         raise AttributeError(f"module 'clfm_kit' has no attribute {name!r}")
-    from importlib import import_module
     return getattr(import_module(f"clfm_kit.{_PUBLIC[name]}"), name)
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted([*globals(), *_PUBLIC])

@@ -13,7 +13,7 @@ PROJECT = "clfm_kit"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
-# %% ../nbs/01_core/01_hookspecs.ipynb #00007bbfaa
+# %% ../nbs/01_core/01_hookspecs.ipynb #0e01f206
 class HookSpecs:
     "All hooks of clfm-kit. Nothing else is called on a plugin."
 
@@ -27,7 +27,7 @@ class HookSpecs:
 
     @hookspec
     def register_selectors(self, register):
-        "Offer ways to choose which weights move, and how the change is stored."
+        "Offer ways to choose which weights are trained, and how the change is stored."
 
     @hookspec
     def register_poolers(self, register):
@@ -35,15 +35,23 @@ class HookSpecs:
 
     @hookspec
     def register_heads(self, register):
-        "Offer ways to turn vectors into scores."
+        "Offer ways to turn vectors into logits."
 
     @hookspec
     def register_mergers(self, register):
         "Offer ways to make one model of several tasks."
 
     @hookspec
+    def register_tasks(self, register):
+        "Offer kinds of task: what a label is, how answers are decided and judged."
+
+    @hookspec
     def register_recipes(self, register):
         "Offer named, ready compositions: a factory returns a `Recipe`."
+
+    @hookspec
+    def register_commands(self, register):
+        "Offer commands of `clfm`: a function whose annotations are the options, as `typer` reads them."
 
     @hookspec
     def run_event(self, run, event):

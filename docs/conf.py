@@ -6,7 +6,7 @@ from fastcore.docments import docments
 
 project = "clfm-kit"
 version = release = version_of("clfm-kit")
-copyright = "the clfm-kit authors"
+copyright = "the clfm-kit authors"  # noqa: A001, Sphinx asks for this name
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build", "jupyter_execute"]
 html_theme = "furo"
@@ -31,14 +31,20 @@ def document(app, what, name, thing, options, lines):
     lines[:] = map(plain, lines)
     if what not in ("class", "function", "method"): return
     notes = [(key, note.docment) for key, note in docments(thing, full=True).items() if note.docment]
-    fields = [f":returns: {plain(text)}" if key == "return" else f":param {key}: {plain(text)}" for key, text in notes]
+    fields = [
+        f":returns: {plain(text)}" if key == "return" else f":param {key}: {plain(text)}" for key, text in notes
+    ]
     if fields: lines += ["", *fields, ""]
 
 
 def sign(app, what, name, thing, options, signature, returns):
-    "A class that has no constructor of its own shows no signature; the bounds of a number stand with its description."
+    """A class that has no constructor of its own shows no signature;
+    the bounds of a number stand with its description.
+    """
     if what == "class" and signature == "(*args, **kwargs)": return "", returns
-    return (re.sub(r"Annotated\[(\w+), '[^']*', <function [^\]]*>\]", r"\1", signature), returns) if signature else None
+    return (
+        (re.sub(r"Annotated\[(\w+), '[^']*', <function [^\]]*>\]", r"\1", signature), returns) if signature else None
+    )
 
 
 def setup(app):

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Build the site without a network: notebooks become pages, Sphinx (MyST-NB, furo) makes HTML of them, warnings are errors.
+"""Build the site without a network: notebooks become pages, Sphinx (MyST-NB, furo) makes HTML of them,
+warnings are errors.
 
-Exported cells give way to the reference of what they define, taken from the generated module; hidden cells go; the rest
-stays with its stored output. Usage: docs/make.py [folder for the HTML, docs/_build/html unless told]
+Exported cells give way to the reference of what they define, taken from the generated module; hidden cells go; the
+rest stays with its stored output. Usage: docs/make.py [folder for the HTML, docs/_build/html unless told]
 """
 import ast
 import inspect
@@ -12,7 +13,6 @@ import re
 import shutil
 import sys
 import tomllib
-from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 
@@ -36,31 +36,14 @@ def members(definition):
     return ", ".join(name for name in names if name == "__call__" or not name.startswith("_"))
 
 
-def patched(node):
-    "Class a function is added to with fastcore's `@patch`, or None."
-    names = [getattr(mark, "id", None) for mark in node.decorator_list]
-    return ast.unparse(node.args.args[0].annotation) if "patch" in names else None
-
-
-def added(module, target):
-    "Autodoc's word for what `Class.name = ...` added to a class."
-    owner = getattr(import_module(module), ast.unparse(target.value))
-    found = inspect.getattr_static(owner, target.attr)
-    return "autoproperty" if isinstance(found, property | cached_property) else "automethod"
-
-
 def reference(source, module):
     "Autodoc directives for what one exported cell defines."
     for node in ast.parse(source).body:
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
             listing = f"\n   :members: {members(node)}" if members(node) else ""
             yield f".. autoclass:: {module}.{node.name}{listing}"
-        elif isinstance(node, ast.FunctionDef) and patched(node):
-            yield f".. automethod:: {module}.{patched(node)}.{node.name}"
         elif isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
             yield f".. autofunction:: {module}.{node.name}"
-        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute) and not node.targets[0].attr.startswith("_"):
-            yield f".. {added(module, node.targets[0])}:: {module}.{ast.unparse(node.targets[0])}"  # Class.method = _function
 
 
 def shows(source):
@@ -87,7 +70,8 @@ def page_cells(notebook, package):
         if entries: yield nbformat.v4.new_markdown_cell("```{eval-rst}\n" + "\n\n".join(entries) + "\n```")
         if exported and "exports" not in words and (entries or not shows(cell.source)): continue
         cell.metadata = {"tags": [TAGS[mark] for mark in directives(cell) if mark in TAGS]}
-        for output in cell.outputs: output.get("data", {}).pop(WIDGET, None)  # a live view would need scripts from elsewhere
+        # a live view would need scripts from elsewhere
+        for output in cell.outputs: output.get("data", {}).pop(WIDGET, None)
         yield cell
 
 
@@ -95,7 +79,10 @@ def page(source, folder, package):
     "Write the page for the notebook `source` into `folder`; returns its name for a table of contents."
     notebook = nbformat.read(source, as_version=4)
     made = nbformat.v4.new_notebook(cells=list(page_cells(notebook, package)))
-    made.metadata = {"language_info": {"name": "python", "pygments_lexer": "ipython3"}, "kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    made.metadata = {
+        "language_info": {"name": "python", "pygments_lexer": "ipython3"},
+        "kernelspec": {"name": "python3", "display_name": "Python 3"},
+    }
     folder.mkdir(parents=True, exist_ok=True)
     nbformat.write(made, folder / source.name)
     return (folder / source.stem).relative_to(PAGES).as_posix()
@@ -120,10 +107,15 @@ def bars(rows, name, path):
     import matplotlib
     matplotlib.use("agg")
     from matplotlib import pyplot
-    figure, axes = pyplot.subplots(figsize=(7, 0.6 + 0.35 * sum(len(row[name]) for row in rows)), layout="constrained")
+    figure, axes = pyplot.subplots(
+        figsize=(7, 0.6 + 0.35 * sum(len(row[name]) for row in rows)), layout="constrained"
+    )
     labels = [f"{key}  ({row.get('data', place)})" for place, row in enumerate(rows) for key in row[name]]
     values = [value for row in rows for value in row[name].values()]
-    axes.barh(range(len(values)), values, color=["#0072B2", "#E69F00", "#009E73", "#CC79A7"][:len(rows[0][name])] * len(rows))
+    axes.barh(
+        range(len(values)), values,
+        color=["#0072B2", "#E69F00", "#009E73", "#CC79A7"][:len(rows[0][name])] * len(rows),
+    )
     axes.set_yticks(range(len(values)), labels, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel(name.replace("_", " "))
@@ -134,9 +126,19 @@ def bars(rows, name, path):
 
 def benchmarks(results):
     "Write the benchmarks page: figures, rows and plots of every result file, and the command that made them."
-    parts = ["# Benchmarks", "Every figure comes from a file in `benchmarks/results/`, with the command and the machine that made it. What has no file there was not measured."]
+    parts = [
+        "# Benchmarks",
+        "Every figure comes from a file in `benchmarks/results/`, with the command and the machine that made it. "
+            "What has no file there was not measured.",
+    ]
     files = sorted(results.glob("*.json"))
-    plots = {plot: [path for path in files if f"{plot.stem}_".startswith(f"{path.stem}_") or path.stem.startswith(f"{plot.stem}_")] for plot in sorted(results.glob("*")) if plot.suffix in (".png", ".svg")}
+    plots = {
+        plot: [
+            path for path in files
+            if f"{plot.stem}_".startswith(f"{path.stem}_") or path.stem.startswith(f"{plot.stem}_")
+        ]
+        for plot in sorted(results.glob("*")) if plot.suffix in (".png", ".svg")
+    }
     for path in files:
         result = json.loads(path.read_text(encoding="utf-8"))
         parts.append(f"## {result.get('title', path.stem.replace('_', ' ').replace('-', ' '))}")
@@ -145,13 +147,22 @@ def benchmarks(results):
             shutil.copy(plot, PAGES)
             parts.append(f"![{plot.stem.replace('_', ' ')}]({plot.name})")
         rows = result.get("rows") or []
-        for name in (name for name in (rows[0] if rows else {}) if name.endswith("per_second") and all(isinstance(row.get(name), dict) for row in rows)):
+        for name in (
+            name for name in (rows[0] if rows else {})
+            if name.endswith("per_second") and all(isinstance(row.get(name), dict) for row in rows)
+        ):
             bars(rows, name, PAGES / f"{path.stem}-{name}.png")
             parts.append(f"![{name.replace('_', ' ')}]({path.stem}-{name}.png)")
-        parts.append("\n".join(["| figure | value |", "|---|---:|", *(f"| {name} | {value:,.6g} |" for name, value in result["figures"].items())]))
+        parts.append("\n".join([
+            "| figure | value |", "|---|---:|",
+            *(f"| {name} | {value:,.6g} |" for name, value in result["figures"].items()),
+        ]))
         if rows: parts.append(table(rows[:40]))
         if len(rows) > 40: parts.append(f"The first 40 of {len(rows)} rows; the rest are in the file.")
-        facts = "\n".join(f"{key}: {json.dumps(result[key], ensure_ascii=False)}" for key in ("command", "date", "versions", "hardware") if key in result)
+        facts = "\n".join(
+            f"{key}: {json.dumps(result[key], ensure_ascii=False)}"
+            for key in ("command", "date", "versions", "hardware") if key in result
+        )
         parts.append(f"```text\n{facts}\n```")
     for path in sorted(results.glob("*.md")):  # tables that a benchmark writes itself
         parts.append(re.sub(r"^#", "##", path.read_text(encoding="utf-8"), flags=re.M))
@@ -162,30 +173,49 @@ def benchmarks(results):
 
 def api(packages):
     "Write the index of all public names: what each is, with a link to its page."
-    parts = ["# API", "Every public name, by module; a name leads to its page, with shapes, units, errors and paper. `from clfm_kit import …` offers "
-             + ", ".join(f"`{name}`" for name in sorted(import_module("clfm_kit")._PUBLIC)) + "."]
+    parts = [
+        "# API",
+        "Every public name, by module; a name leads to its page, with shapes, units, errors and paper. "
+            "`from clfm_kit import …` offers "
+            + ", ".join(f"`{name}`" for name in sorted(import_module("clfm_kit")._PUBLIC)) + ".",
+    ]
     for module, page in packages:
         found = import_module(module)
         rows = [(name, getattr(found, name)) for name in getattr(found, "__all__", [])]
-        lines = [f"| {{py:obj}}`{name} <{module}.{name}>` | {first_sentence(thing)} |" for name, thing in rows if inspect.isclass(thing) or inspect.isfunction(thing)]
-        if lines: parts += [f"## [{module}]({page}.ipynb)", first_sentence(found), "\n".join(["| name | what it is |", "|---|---|", *lines])]
+        lines = [
+            f"| {{py:obj}}`{name} <{module}.{name}>` | {first_sentence(thing)} |"
+            for name, thing in rows if inspect.isclass(thing) or inspect.isfunction(thing)
+        ]
+        if lines:
+            parts += [
+                f"## [{module}]({page}.ipynb)", first_sentence(found),
+                "\n".join(["| name | what it is |", "|---|---|", *lines]),
+            ]
     (PAGES / "api.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 def first_sentence(thing):
-    "The first line of a docstring; a hook implementation has its hook's."
+    "The first paragraph of a docstring; a hook implementation has its hook's."
     from clfm_kit.hookspecs import HookSpecs
-    words = (inspect.getdoc(thing) or inspect.getdoc(getattr(HookSpecs, getattr(thing, "__name__", ""), None)) or "").partition("\n")[0]
-    return words.replace("|", "\\|").replace("[N", "\\[N").replace("[B", "\\[B")
+    words = (
+        inspect.getdoc(thing) or inspect.getdoc(getattr(HookSpecs, getattr(thing, "__name__", ""), None)) or ""
+    ).partition("\n\n")[0]
+    return " ".join(words.split()).replace("|", "\\|").replace("[N", "\\[N").replace("[B", "\\[B")
 
 
 def plugin(project):
     "Write the page of one plugin, its README and its notebooks; returns its name, and its modules with their pages."
-    name, package = project.parent.name, tomllib.loads(project.read_text(encoding="utf-8"))["tool"]["nbdev"]["lib_path"]
+    name, package = (
+        project.parent.name, tomllib.loads(project.read_text(encoding="utf-8"))["tool"]["nbdev"]["lib_path"]
+    )
     sources = sorted(project.parent.glob("nbs/*.ipynb"))
     pages = [page(path, PAGES / "plugins" / name, package) for path in sources]
-    listing = "\n".join(["```{toctree}", ":maxdepth: 1", ":caption: Its notebooks", "", *(f"/pages/{entry}" for entry in pages), "```"])
-    (PAGES / "plugins" / f"{name}.md").write_text(f"```{{include}} ../../../plugins/{name}/README.md\n```\n\n{listing}\n", encoding="utf-8")
+    listing = "\n".join([
+        "```{toctree}", ":maxdepth: 1", ":caption: Its notebooks", "", *(f"/pages/{entry}" for entry in pages), "```"
+    ])
+    (PAGES / "plugins" / f"{name}.md").write_text(
+        f"```{{include}} ../../../plugins/{name}/README.md\n```\n\n{listing}\n", encoding="utf-8"
+    )
     return f"plugins/{name}", modules(sources, pages, package)
 
 
@@ -203,9 +233,11 @@ def outside(html):
     "Scripts, styles, fonts, images and frames that a page would load from elsewhere."
     for path in sorted(html.rglob("*.html")):
         for tag in re.findall(r"<(?:script|link|img|iframe|source)\b[^>]*>", path.read_text(encoding="utf-8")):
-            if re.search(r"(?:src|href)\s*=\s*[\"']?(?:https?:)?//", tag) and 'rel="canonical"' not in tag: yield f"{path.relative_to(html)}: {tag}"
+            if re.search(r"(?:src|href)\s*=\s*[\"']?(?:https?:)?//", tag) and 'rel="canonical"' not in tag:
+                yield f"{path.relative_to(html)}: {tag}"
     for path in sorted(html.rglob("*.css")):
-        for link in re.findall(r"url\([\"']?(?:https?:)?//[^)]*\)", path.read_text(encoding="utf-8")): yield f"{path.relative_to(html)}: {link}"
+        for link in re.findall(r"url\([\"']?(?:https?:)?//[^)]*\)", path.read_text(encoding="utf-8")):
+            yield f"{path.relative_to(html)}: {link}"
 
 
 def main(html):
@@ -216,12 +248,17 @@ def main(html):
     tutorials = [page(path, PAGES / "tutorials", "clfm_kit") for path in sorted(ROOT.glob("nbs/tutorials/*.ipynb"))]
     plugins = [plugin(project) for project in sorted(ROOT.glob("plugins/*/pyproject.toml"))]
     contents("tutorials", "Tutorials", "Each tells one story on the shipped data, and is run as a test.", tutorials)
-    contents("plugins", "Techniques from plugins", "One distribution each; `pip install \"clfm-kit[NAME]\"` brings it.", [name for name, _ in plugins])
+    contents(
+        "plugins", "Techniques from plugins", "One distribution each; `pip install \"clfm-kit[NAME]\"` brings it.",
+        [name for name, _ in plugins],
+    )
     contents("core", "Inside the kit", "One notebook, one module, one page, in reading order.", core)
     benchmarks(ROOT / "benchmarks" / "results")
     api([*modules(sources, core, "clfm_kit"), *(pair for _, pairs in plugins for pair in pairs)])
     shutil.rmtree(html, ignore_errors=True)
-    failed = sphinx(["-q", "-W", "--keep-going", "-j", "auto", "-d", str(html.parent / "doctrees"), str(DOCS), str(html)])
+    failed = sphinx(
+        ["-q", "-W", "--keep-going", "-j", "auto", "-d", str(html.parent / "doctrees"), str(DOCS), str(html)]
+    )
     loaded = list(outside(html))
     for line in loaded: print("loads from elsewhere:", line, file=sys.stderr)
     if not failed: print(f"{len(list(html.rglob('*.html')))} pages in {os.path.relpath(html)}")

@@ -1,4 +1,7 @@
-"""What the browser tests do in a browser, one function a notebook. Run by tests/test_browser.py with the Python that has Playwright."""
+"""What the browser tests do in a browser, one function a notebook.
+
+Run by tests/test_browser.py with the Python that has Playwright.
+"""
 import json
 import os
 import re
@@ -22,7 +25,9 @@ def open_notebook(page, given, run=True):
 
 
 def run_cell(page, cell, first, begun):
-    "Run a cell until it has a number, or has `begun`; what is sent before the kernel is ready is lost, and is sent again."
+    """Run a cell until it has a number, or has `begun`; what is sent before the kernel is ready is lost,
+    and is sent again.
+    """
     for attempt in range(20):
         if first or attempt: cell.locator(".cm-content").click()  # Shift+Enter then goes from cell to cell
         page.keyboard.press("Shift+Enter")
@@ -40,7 +45,9 @@ def shows(page, text): expect(live(page)).to_contain_text(text, timeout=PATIENCE
 
 
 def by_keyboard(locator, key="Enter", until=None):
-    "Press a control the way one does without a mouse; a busy page may lose a key, which is pressed again until what it is for is there."
+    """Press a control the way one does without a mouse; a busy page may lose a key,
+    which is pressed again until what it is for is there.
+    """
     locator.focus()
     locator.press(key)
     for waited in range(8 if until else 0):
@@ -81,11 +88,15 @@ def training_monitor(page, given):
     expect(page.locator(".widget-html .clfm").get_by_text("texts a second").first).to_be_visible(timeout=PATIENCE)
     page.screenshot(path=Path(given["shots"], "training_monitor_running.png"), full_page=True)
     by_keyboard(stops.nth(0))
-    expect(page.get_by_text("on request; the best weights are kept").locator("visible=true")).to_have_count(1, timeout=PATIENCE)
+    expect(
+        page.get_by_text("on request; the best weights are kept").locator("visible=true")
+    ).to_have_count(1, timeout=PATIENCE)
     expect(stops.nth(0)).to_be_disabled(timeout=PATIENCE)
     expect(stops.nth(1)).to_be_enabled()  # the other run goes on
     by_keyboard(stops.nth(1))
-    expect(page.get_by_text("on request; the best weights are kept").locator("visible=true")).to_have_count(2, timeout=PATIENCE)
+    expect(
+        page.get_by_text("on request; the best weights are kept").locator("visible=true")
+    ).to_have_count(2, timeout=PATIENCE)
 
 
 def token_lens(page, given):
@@ -128,7 +139,9 @@ def large_error_browser(page, given):
     by_keyboard(button(page, "Next labels"))
     shows(page, "9 to 16 of 10,000 labels")
     page.get_by_label("Search", exact=True).press_sequentially("class 77")
-    expect(page.get_by_label("Confusions", exact=True).locator("option").nth(1)).to_contain_text("class 77", timeout=PATIENCE)
+    expect(page.get_by_label("Confusions", exact=True).locator("option").nth(1)).to_contain_text(
+        "class 77", timeout=PATIENCE
+    )
     page.get_by_label("Confusions", exact=True).select_option(index=1)
     shows(page, "<b>text</b>")
 
@@ -164,17 +177,27 @@ def nothing(page, given): shows(page, "nothing to browse")
 def save(page):
     "Save from outside any field, and wait until the file is written."
     page.locator(".jp-InputPrompt").first.click()
-    with page.expect_response(lambda response: "/api/contents/" in response.url and response.request.method == "PUT", timeout=PATIENCE): page.keyboard.press("Control+s")
+    with page.expect_response(
+        lambda response: "/api/contents/" in response.url and response.request.method == "PUT", timeout=PATIENCE
+    ):
+        page.keyboard.press("Control+s")
     page.wait_for_timeout(1000)
 
 
 def main(given):
     browser = given["browser"]
     with sync_playwright() as play:
-        chromium = play.chromium.launch(executable_path=browser["executable"], args=browser.get("arguments", []), env={**os.environ, **browser.get("variables", {})})
+        chromium = play.chromium.launch(
+            executable_path=browser["executable"], args=browser.get("arguments", []),
+            env={**os.environ, **browser.get("variables", {})},
+        )
         page = chromium.new_page(viewport=dict(width=1200, height=1500))
         outside = []
-        page.on("request", lambda request: outside.append(request.url) if not request.url.startswith((given["address"], "data:", "blob:")) else None)
+        page.on(
+            "request",
+            lambda request: outside.append(request.url)
+                if not request.url.startswith((given["address"], "data:", "blob:")) else None,
+        )
         open_notebook(page, given)
         try:
             globals()[given["name"]](page, given)

@@ -12,11 +12,20 @@ def tiny(tmp_path_factory):
     from clfm_kit import load_data
     words = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     words.normalizer, words.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
-    words.train_from_iterator(load_data("helpdesk").train.texts, trainers.WordPieceTrainer(vocab_size=2000, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]"]))
+    words.train_from_iterator(
+        load_data("helpdesk").train.texts,
+        trainers.WordPieceTrainer(vocab_size=2000, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]"]),
+    )
     words.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", model_max_length=128)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
+        model_max_length=128,
+    )
     torch.manual_seed(0)
-    model = BertModel(BertConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=64, max_position_embeddings=128))
+    model = BertModel(BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=64,
+        max_position_embeddings=128,
+    ))
     folder = tmp_path_factory.mktemp("tiny")
     model.save_pretrained(folder), tokenizer.save_pretrained(folder)
     return str(folder)
@@ -26,4 +35,6 @@ def tiny(tmp_path_factory):
 def fitted(tiny, tmp_path_factory):
     """Folder of a probe fitted on the tiny model."""
     from clfm_kit import Classifier
-    return Classifier("probe", tiny, cache=None).fit("helpdesk").save_pretrained(tmp_path_factory.mktemp("fitted") / "model")
+    return Classifier("probe", tiny, cache=None).fit("helpdesk").save_pretrained(
+        tmp_path_factory.mktemp("fitted") / "model"
+    )

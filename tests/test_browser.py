@@ -1,6 +1,7 @@
 """Every widget in a real browser: JupyterLab in headless Chromium, clicked and typed through, a screenshot of each.
 
-Screenshots go to a temporary folder, or to the one that CLFM_KIT_SHOTS names; CLFM_KIT_THEME="JupyterLab Dark" shows them on a dark page.
+Screenshots go to a temporary folder, or to the one that CLFM_KIT_SHOTS names; CLFM_KIT_THEME="JupyterLab Dark" shows
+them on a dark page.
 """
 import json
 import os
@@ -16,22 +17,48 @@ import nbformat
 import pytest
 
 STEPS = Path(__file__).with_name("browser_steps.py")
-FIT = "from clfm_kit import Classifier, load_data\nclf = Classifier('{recipe}', '{tiny}', {settings}, cache=None{more}).fit('helpdesk')"
+FIT = (
+    "from clfm_kit import Classifier, load_data\n"
+    "clf = Classifier('{recipe}', '{tiny}', {settings}, cache=None{more}).fit('helpdesk')"
+)
 SLOW = "training.epochs=60", "training.learning_rate=1e-3", "training.patience=60"
 
 NOTEBOOKS = dict(
-    recipe_builder=["from clfm_kit.notebook.widgets import RecipeBuilder\nbuilder = RecipeBuilder(model='{tiny}')\nbuilder"],
-    training_monitor=["from clfm_kit import Classifier\nfrom clfm_kit.notebook.widgets import TrainingMonitor\n"
-                      "monitors = [TrainingMonitor(Classifier('finetune', '{tiny}', ['seed=%d' % seed, *{slow}], cache=None)) for seed in (0, 1)]\nmonitors[0].fit('helpdesk')\nmonitors[0]",
-                      "monitors[1].fit('helpdesk')\nmonitors[1]"],
-    token_lens=[FIT, "from clfm_kit.notebook.widgets import TokenLens\nTokenLens(clf, 'My card got charged twice for the same kettle')"],
+    recipe_builder=[
+        "from clfm_kit.notebook.widgets import RecipeBuilder\nbuilder = RecipeBuilder(model='{tiny}')\nbuilder"
+    ],
+    training_monitor=[
+        "from clfm_kit import Classifier\nfrom clfm_kit.notebook.widgets import TrainingMonitor\n"
+            "monitors = [TrainingMonitor(Classifier('finetune', '{tiny}', ['seed=%d' % seed, *{slow}], cache=None)) "
+            "for seed in (0, 1)]\nmonitors[0].fit('helpdesk')\nmonitors[0]",
+        "monitors[1].fit('helpdesk')\nmonitors[1]",
+    ],
+    token_lens=[
+        FIT,
+        "from clfm_kit.notebook.widgets import TokenLens\n"
+            "TokenLens(clf, 'My card got charged twice for the same kettle')",
+    ],
     layer_lens=[FIT, "from clfm_kit.notebook.widgets import LayerLens\nLayerLens(clf)"],
-    error_browser=[FIT, "from clfm_kit.notebook.widgets import ErrorBrowser\nerrors = ErrorBrowser.of(clf, 'helpdesk')\nerrors", "print('new', errors.new)"],
-    large_error_browser=["from clfm_kit.notebook.widgets import ErrorBrowser\nimport random\nrandom.seed(0)\nnames = [f'class {{n}}' for n in range(10000)]\n"
-                         "true, called = ([random.choice(names) for _ in range(50000)] for _ in range(2))\nErrorBrowser(['<b>text</b> %d' % n for n in range(50000)], true, called, name='large')"],
-    playground=[FIT, "from clfm_kit.notebook.widgets import Playground\ntasks = dict(intent=dict(label='label', reject='energy'), slots='slots')\n"
-                     "other = Classifier('probe', '{tiny}', ['pooler=first'], cache=None, tasks=tasks).fit('helpdesk')\nPlayground(clf, other, 'kettle arrived broken')"],
-    restarted=[FIT, "from clfm_kit.notebook.widgets import Playground\nPlayground(clf, text='kettle arrived broken')"],
+    error_browser=[
+        FIT, "from clfm_kit.notebook.widgets import ErrorBrowser\nerrors = ErrorBrowser.of(clf, 'helpdesk')\nerrors",
+        "print('new', errors.new)",
+    ],
+    large_error_browser=[
+        "from clfm_kit.notebook.widgets import ErrorBrowser\nimport random\nrandom.seed(0)\n"
+        "names = [f'class {{n}}' for n in range(10000)]\n"
+        "true, called = ([random.choice(names) for _ in range(50000)] for _ in range(2))\n"
+        "ErrorBrowser(['<b>text</b> %d' % n for n in range(50000)], true, called, name='large')"
+    ],
+    playground=[
+        FIT,
+        "from clfm_kit.notebook.widgets import Playground\n"
+            "tasks = dict(intent=dict(label='label', reject='energy'), slots='slots')\n"
+            "other = Classifier('probe', '{tiny}', ['pooler=first'], cache=None, tasks=tasks).fit('helpdesk')\n"
+            "Playground(clf, other, 'kettle arrived broken')",
+    ],
+    restarted=[
+        FIT, "from clfm_kit.notebook.widgets import Playground\nPlayground(clf, text='kettle arrived broken')"
+    ],
     nothing=["from clfm_kit.notebook.widgets import ErrorBrowser\nErrorBrowser([], [], [])"],
 )
 
@@ -48,15 +75,27 @@ def lab(chromium, tmp_path_factory, tiny):
     home = tmp_path_factory.mktemp("lab")
     spec, settings = home / "data" / "kernels" / "python3", home / "settings" / "@jupyterlab" / "apputils-extension"
     for path in (spec, settings, home / "notebooks"): path.mkdir(parents=True)
-    kernel = dict(argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"], display_name="this", language="python")
+    kernel = dict(
+        argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+        display_name="this", language="python",
+    )
     (spec / "kernel.json").write_text(json.dumps(kernel))
     (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
-    (settings / "themes.jupyterlab-settings").write_text(json.dumps(dict(theme=os.environ.get("CLFM_KIT_THEME", "JupyterLab Light"))))
+    (settings / "themes.jupyterlab-settings").write_text(
+        json.dumps(dict(theme=os.environ.get("CLFM_KIT_THEME", "JupyterLab Light")))
+    )
     with socket.socket() as free: free.bind(("127.0.0.1", 0)); port = free.getsockname()[1]
-    variables = {**os.environ, "JUPYTER_PATH": str(home / "data"), "JUPYTER_CONFIG_DIR": str(home / "config"), "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
-                 "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"), "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
-    command = [chromium["python"], "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--IdentityProvider.token=", f"--ServerApp.root_dir={home / 'notebooks'}"]
-    with open(home / "log", "w") as log: server = subprocess.Popen(command, env=variables, stdout=log, stderr=subprocess.STDOUT, cwd=home)
+    variables = {
+        **os.environ, "JUPYTER_PATH": str(home / "data"), "JUPYTER_CONFIG_DIR": str(home / "config"),
+        "JUPYTER_RUNTIME_DIR": str(home / "runtime"), "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"), "OMP_NUM_THREADS": "1", "PYTHONPATH": "",
+    }
+    command = [
+        chromium["python"], "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}",
+        "--IdentityProvider.token=", f"--ServerApp.root_dir={home / 'notebooks'}",
+    ]
+    with open(home / "log", "w") as log:
+        server = subprocess.Popen(command, env=variables, stdout=log, stderr=subprocess.STDOUT, cwd=home)
     address = f"http://127.0.0.1:{port}"
     try:
         wait_for(f"{address}/api/status", server, home / "log")
@@ -78,9 +117,14 @@ def wait_for(address, server, log, seconds=120):
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_widget_in_a_browser(name, chromium, lab, tiny, tmp_path):
     address, folder = lab
-    facts = dict(tiny=tiny, recipe="stc" if name == "layer_lens" else "probe", settings=[], more=", reject=0.9" if name in ("playground", "restarted") else "", slow=SLOW)
+    facts = dict(
+        tiny=tiny, recipe="stc" if name == "layer_lens" else "probe", settings=[],
+        more=", reject=0.9" if name in ("playground", "restarted") else "", slow=SLOW,
+    )
     cells = [nbformat.v4.new_code_cell(source.format(**facts)) for source in NOTEBOOKS[name]]
-    notebook = nbformat.v4.new_notebook(cells=cells, metadata=dict(kernelspec=dict(name="python3", display_name="this", language="python")))
+    notebook = nbformat.v4.new_notebook(
+        cells=cells, metadata=dict(kernelspec=dict(name="python3", display_name="this", language="python"))
+    )
     nbformat.write(notebook, folder / f"{name}.ipynb")
     shots = Path(os.environ.get("CLFM_KIT_SHOTS") or tmp_path)
     given = dict(browser=chromium["browser"], address=address, name=name, cells=len(cells), shots=str(shots))
@@ -88,6 +132,9 @@ def test_widget_in_a_browser(name, chromium, lab, tiny, tmp_path):
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     assert (shots / f"{name}.png").stat().st_size > 10_000
     stored = nbformat.read(folder / f"{name}.ipynb", as_version=4)
-    pages = [output.data["text/html"] for cell in stored.cells for output in cell.get("outputs", []) if "text/html" in output.get("data", {})]
+    pages = [
+        output.data["text/html"]
+        for cell in stored.cells for output in cell.get("outputs", []) if "text/html" in output.get("data", {})
+    ]
     assert any('class="clfm"' in page for page in pages), "the notebook that was saved holds the plain picture"
     assert "<script" not in "".join(pages)

@@ -1,16 +1,25 @@
-"""Every pair of parts of the core and `stc` (other plugins have tests of their own) either works together, or is refused in one sentence before a weight is loaded."""
+"""Every pair of parts of the core and `stc` (other plugins have tests of their own) either works together, or is
+refused in one sentence before a weight is loaded.
+"""
 from itertools import combinations
 
 import numpy as np
 import pytest
 
-from clfm_kit import Classifier, Recipe, Schema, UserError, load_data
+from clfm_kit import Classifier, Recipe, UserError, load_data
+from clfm_kit.builtin.labels import MultiLabel
 from clfm_kit.plugins import catalogue
 from clfm_kit.recipes import PART_KINDS
 
-QUICK = {"sparsify": {"penalties": [0.1], "etas": [0.8], "strengths": [0.1]}, "mlp": {"width": 16}, "plain": {"max_length": 32}, "windows": {"size": 16, "overlap": 4}}
+QUICK = {
+    "sparsify": {"penalties": [0.1], "etas": [0.8], "strengths": [0.1]}, "mlp": {"width": 16},
+    "plain": {"max_length": 32}, "windows": {"size": 16, "overlap": 4},
+}
 OURS = {"clfm-kit", "stc"}
-ENTRIES = [(kind, name) for kind in PART_KINDS for name, entry in sorted(catalogue.entries(kind).items()) if entry.plugin in OURS]
+ENTRIES = [
+    (kind, name) for kind in PART_KINDS for name, entry in sorted(catalogue.entries(kind).items())
+    if entry.plugin in OURS
+]
 PAIRS = [(a, b) for a, b in combinations(ENTRIES, 2) if a[0] != b[0]]
 EPOCHS = {"epochs": 1}
 
@@ -18,11 +27,18 @@ EPOCHS = {"epochs": 1}
 @pytest.fixture(scope="module")
 def rows():
     data = load_data("helpdesk").train
-    few = [row for row, label in enumerate(data.labels) if label in ("track_order", "login_problem", "return_item")][:60]
+    few = [
+        row for row, label in enumerate(data.labels) if label in ("track_order", "login_problem", "return_item")
+    ][:60]
     return data.take(few)
 
 
 def spec(name): return {"name": name, **QUICK.get(name, {})}
+
+
+def texts_for(recipe, texts):
+    """Texts; pairs of them where the format reads pairs."""
+    return [dict(first=text, second=text[::-1]) for text in texts] if recipe.format == {"name": "pair"} else texts
 
 
 @pytest.mark.parametrize("first, second", PAIRS, ids=lambda part: "=".join(part))
@@ -36,22 +52,32 @@ def test_pairs_of_parts(first, second, rows, tiny, tmp_path):
             else:
                 assert "use head" in str(error) or "selector 'frozen'" in str(error)
                 recipe.head = "linear"
-    parts = recipe.parts()
-    if parts["selector"].moves or hasattr(parts["head"], "loss"): recipe.training = EPOCHS
-    clf = Classifier(recipe, tiny, cache=None).fit(rows.texts, rows.labels)
+    if first == ("format", "pair"):
+        with pytest.raises(UserError, match="use it with task 'pair'"): Classifier(recipe, tiny).prepare()
+        recipe.task = "pair"
+    parts, texts = recipe.parts(), texts_for(recipe, rows.texts)
+    if parts["selector"].trains or hasattr(parts["head"], "loss"): recipe.training = EPOCHS
+    clf = Classifier(recipe, tiny, cache=None).fit(texts, rows.labels)
     folder = clf.save_pretrained(tmp_path / "model")
-    probabilities = clf.predict_proba(rows.texts[:7])
+    probabilities = clf.predict_proba(texts[:7])
     assert probabilities.shape == (7, 3) and np.allclose(probabilities.sum(1), 1)
-    np.testing.assert_array_equal(Classifier.from_pretrained(folder).scores(rows.texts[:7]), clf.scores(rows.texts[:7]))
+    np.testing.assert_array_equal(
+        Classifier.from_pretrained(folder).decision_function(texts[:7]), clf.decision_function(texts[:7])
+    )
 
 
-@pytest.mark.parametrize("head", sorted(name for name, entry in catalogue.entries("head").items() if entry.plugin in OURS))
+@pytest.mark.parametrize(
+    "head", sorted(name for name, entry in catalogue.entries("head").items() if entry.plugin in OURS)
+)
 def test_heads_give_several_labels(head, rows, tiny, tmp_path):
-    labels = [[label, "urgent"] if "!" in text or row % 3 == 0 else [label] for row, (text, label) in enumerate(zip(rows.texts, rows.labels))]
+    labels = [
+        [label, "urgent"] if "!" in text or row % 3 == 0 else [label]
+        for row, (text, label) in enumerate(zip(rows.texts, rows.labels))
+    ]
     clf = Classifier({"name": "several", "head": spec(head)}, tiny, cache=None).fit(rows.texts, labels)
-    assert clf.schema_ == Schema("multi", ("login_problem", "return_item", "track_order", "urgent"))
+    assert clf.task().schema == MultiLabel.of(("login_problem", "return_item", "track_order", "urgent"))
     assert all(isinstance(found, list) for found in clf.predict(rows.texts[:5]))
-    assert len(clf.calibration_.thresholds) == 4
+    assert len(clf.task().calibration.thresholds) == 4
     loaded = Classifier.from_pretrained(clf.save_pretrained(tmp_path / "model"))
     assert loaded.predict(rows.texts) == clf.predict(rows.texts)
 
@@ -59,7 +85,9 @@ def test_heads_give_several_labels(head, rows, tiny, tmp_path):
 @pytest.mark.parametrize("class_weight", ["balanced", "balanced-sampler", "focal", {"track_order": 3.0}])
 @pytest.mark.parametrize("head", ["logistic", "linear"])
 def test_rare_classes_count_with_every_kind_of_head(class_weight, head, rows, tiny):
-    clf = Classifier({"name": "rare", "head": head, "class_weight": class_weight}, tiny, cache=None).fit(rows.texts, rows.labels)
+    clf = Classifier(
+        {"name": "rare", "head": head, "class_weight": class_weight}, tiny, cache=None
+    ).fit(rows.texts, rows.labels)
     assert set(clf.predict(rows.texts)) <= set(clf.classes_)
 
 

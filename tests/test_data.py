@@ -15,7 +15,10 @@ from clfm_kit.builtin.formats import Encoded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-TABLE = [{"text": "fine, really", "label": "good"}, {"text": 'he said "no"\nand left', "label": "bad"}, {"text": "", "label": "bad"}]
+TABLE = [
+    {"text": "fine, really", "label": "good"}, {"text": 'he said "no"\nand left', "label": "bad"},
+    {"text": "", "label": "bad"},
+]
 
 
 def save(path, records=TABLE):
@@ -44,7 +47,10 @@ def test_memory_reads_the_same_as_files():
     import datasets
     wanted = read_rows(TABLE)
     columns = {key: [row[key] for row in TABLE] for key in TABLE[0]}
-    for source in (pandas.DataFrame(TABLE), datasets.Dataset.from_dict(columns), [(row["text"], row["label"]) for row in TABLE], iter(TABLE)):
+    for source in (
+        pandas.DataFrame(TABLE), datasets.Dataset.from_dict(columns),
+        [(row["text"], row["label"]) for row in TABLE], iter(TABLE),
+    ):
         found = read_rows(source)
         assert (found.texts, found.labels) == (wanted.texts, wanted.labels)
 
@@ -53,14 +59,18 @@ def test_class_numbers_become_names():
     import datasets
     names = datasets.ClassLabel(names=["ham", "spam"])
     features = datasets.Features({"text": datasets.Value("string"), "labels": datasets.List(names), "label": names})
-    data = datasets.Dataset.from_dict({"text": ["a", "b"], "labels": [[1, 0], []], "label": [1, 1]}, features=features)
+    data = datasets.Dataset.from_dict(
+        {"text": ["a", "b"], "labels": [[1, 0], []], "label": [1, 1]}, features=features
+    )
     assert read_rows(data).labels == ["spam", "spam"]
     assert read_rows(data, label="labels").labels == [["spam", "ham"], []]
 
 
 def test_hub_parts_without_labels():
     import datasets
-    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["ham", "spam"])})
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["ham", "spam"])}
+    )
     part = lambda numbers: datasets.Dataset.from_dict({"text": ["a", "b"], "label": numbers}, features=features)
     data = load_data(datasets.DatasetDict(train=part([0, 1]), test=part([-1, -1])))
     assert data.train.labels == ["ham", "spam"] and data.test.labels is None
@@ -78,7 +88,9 @@ def test_folder(tmp_path):
 def test_tags():
     row = {"tokens": ["to", "Rome"], "slots": ["O", "I-place"], "text": "to  Rome"}
     rows = read_rows([row], label="slots")
-    assert (rows.kind, rows.texts, rows.tokens, rows.labels) == ("tags", ["to  Rome"], [["to", "Rome"]], [["O", "I-place"]])
+    assert (
+        rows.kind, rows.texts, rows.tokens, rows.labels
+    ) == ("tags", ["to  Rome"], [["to", "Rome"]], [["O", "I-place"]])
     assert "I- tag" in data_report(Splits(rows)).warnings[0]
     assert "row 0: 1 tags in 'slots' for 2 tokens" in said([row | {"slots": ["O"]}], label="slots")
     assert "row 0: tag 'place'" in said([row | {"slots": ["O", "place"]}], label="slots")
@@ -153,7 +165,10 @@ def test_strange_texts_survive(tmp_path, name, text):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.lists(st.sampled_from("abcde"), max_size=3, unique=True), min_size=8, max_size=80), st.floats(0.1, 0.5), st.integers(0, 9))
+@given(
+    st.lists(st.lists(st.sampled_from("abcde"), max_size=3, unique=True), min_size=8, max_size=80),
+    st.floats(0.1, 0.5), st.integers(0, 9),
+)
 def test_holding_out_loses_nothing_and_keeps_every_label(labels, share, seed):
     rows = Rows([f"text {i // 2}" if i % 7 == 0 else f"other {i}" for i in range(len(labels))], labels)
     try: rest, held = split_off(rows, share, seed)
@@ -174,7 +189,10 @@ def test_holding_out_is_proportional():
 
 def test_report():
     train = Rows(["Hello", "hello ", "", "bye"], ["x", "y", "y", "y"])
-    report = data_report(Splits(train, test=Rows(["HELLO", "new"], ["x", "z"]), name="<data>"), lambda texts: Encoded([], [], np.array([len(t) > 4 for t in texts])))
+    report = data_report(
+        Splits(train, test=Rows(["HELLO", "new"], ["x", "z"]), name="<data>"),
+        lambda texts: Encoded([], [], np.array([len(t) > 4 for t in texts])),
+    )
     assert report.parts["train"]["empty"] == [2] and report.parts["train"]["conflicts"] == [(0, 1)]
     assert report.parts["train"]["truncated"] == 0.5
     assert report.parts["test"]["also in train"] == [0] and report.parts["test"]["unseen labels"] == {"z": 1}
@@ -189,5 +207,10 @@ def test_report_without_labels_or_training_part():
 
 
 def test_importing_stays_light():
-    code = "import sys, clfm_kit.data.rows, clfm_kit.data.report; print([m for m in ('pandas', 'datasets', 'pyarrow', 'torch', 'rich') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    code = (
+        "import sys, clfm_kit.data.rows, clfm_kit.data.report; print([m for m in ('pandas', 'datasets', 'pyarrow', "
+        "'torch', 'rich') if m in sys.modules])"
+    )
+    assert subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip() == "[]"

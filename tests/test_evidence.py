@@ -1,4 +1,6 @@
-"""Evidence under strain: what is undefined says so, what would mislead is refused, and nothing that was finished is lost."""
+"""Evidence under strain: what is undefined says so, what would mislead is refused,
+and nothing that was finished is lost.
+"""
 import json
 import os
 import re
@@ -18,9 +20,11 @@ from tree import ROOT
 
 from clfm_kit import Classifier, UserError, compare, load_data
 from clfm_kit.data.rows import Rows
+from clfm_kit.data.tasks import load_tasks, read_tasks
 from clfm_kit.study.error_analysis import analyse_errors
 from clfm_kit.evaluation.metrics import Undefined
-from clfm_kit.study.tuning import cross_validate, fold_numbers, tune
+from clfm_kit.study.cross_validation import cross_validate, fold_numbers
+from clfm_kit.study.tuning import tune
 
 STRANGERS = ["who won the league in 1987", "how tall is a giraffe", "recite a sonnet"]
 
@@ -37,15 +41,22 @@ def cache(tmp_path_factory):
 def few():
     """Three intents of the shipped messages, 40 training and 20 test rows of each."""
     splits, wanted = load_data("helpdesk"), ("track_order", "login_problem", "invoice_request")
-    pick = lambda rows, most: [row for name in wanted for row in [i for i, label in enumerate(rows.labels) if label == name][:most]]
-    return dict(train=splits.train.take(pick(splits.train, 40)), validation=splits.validation.take(pick(splits.validation, 8)), test=splits.test.take(pick(splits.test, 20)))
+    pick = lambda rows, most: [
+        row for name in wanted for row in [i for i, label in enumerate(rows.labels) if label == name][:most]
+    ]
+    return dict(
+        train=splits.train.take(pick(splits.train, 40)),
+        validation=splits.validation.take(pick(splits.validation, 8)), test=splits.test.take(pick(splits.test, 20)),
+    )
 
 
 def written(folder, **parts):
     """A folder of JSON lines from {part: (texts, labels)}."""
     folder.mkdir(parents=True, exist_ok=True)
     for part, (texts, labels) in parts.items():
-        (folder / f"{part}.jsonl").write_text("".join(json.dumps(dict(text=text, label=label)) + "\n" for text, label in zip(texts, labels)))
+        (folder / f"{part}.jsonl").write_text(
+            "".join(json.dumps(dict(text=text, label=label)) + "\n" for text, label in zip(texts, labels))
+        )
     return folder
 
 
@@ -60,28 +71,46 @@ def test_figures_without_a_value_give_their_reason(fitted):
 
 def test_all_rows_rejected_is_undefined_not_zero(tiny, few):
     clf = Classifier("probe", tiny, reject=0.9).fit(few)
-    clf.reject_.rejection.cut = np.inf
+    clf.task().reject.rejection.cut = np.inf
     report = clf.evaluate(few["test"], out_of_scope=STRANGERS)
     assert report["coverage"] == 0 and report["out_of_scope_recall"] == 1
-    assert isinstance(report["accepted_accuracy"], Undefined) and report["accepted_accuracy"].reason == "all rows were rejected"
+    assert isinstance(
+        report["accepted_accuracy"], Undefined
+    ) and report["accepted_accuracy"].reason == "all rows were rejected"
     assert clf.predict(["where is it"]).tolist() == [None]
     alone = clf.evaluate(few["test"])  # without texts out of scope, only their figures are left out
-    assert isinstance(alone["accepted_accuracy"], Undefined) and not {"auroc", "out_of_scope_recall"} & alone.figures.keys()
+    assert isinstance(
+        alone["accepted_accuracy"], Undefined
+    ) and not {"auroc", "out_of_scope_recall"} & alone.figures.keys()
 
 
-@pytest.mark.parametrize("reject", [0.8, "energy", {"score": "centroid-distance", "coverage": 0.9}, {"score": "energy", "out_of_scope": STRANGERS}])
+@pytest.mark.parametrize("reject", [
+    0.8, "energy", {"score": "centroid-distance", "coverage": 0.9}, {"score": "energy", "out_of_scope": STRANGERS}
+])
 def test_a_reject_option_survives_saving(reject, tiny, few, tmp_path):
     clf = clone(Classifier("probe", tiny, reject=reject)).fit(few)
     clf.save_pretrained(tmp_path / "model")
-    code = "import sys, json; from clfm_kit import Classifier; print(json.dumps(Classifier.from_pretrained(sys.argv[1]).predict(json.loads(sys.argv[2])).tolist()))"
+    code = (
+        "import sys, json; from clfm_kit import Classifier; "
+        "print(json.dumps(Classifier.from_pretrained(sys.argv[1]).predict(json.loads(sys.argv[2])).tolist()))"
+    )
     texts = [*few["test"].texts[:20], *STRANGERS]
-    there = json.loads(subprocess.run([sys.executable, "-c", code, tmp_path / "model", json.dumps(texts)], capture_output=True, text=True, check=True).stdout)
+    there = json.loads(subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "model", json.dumps(texts)], capture_output=True,
+        text=True, check=True,
+    ).stdout)
     assert there == clf.predict(texts).tolist()
-    assert abs(clf.reject_.rejection.coverage - np.mean(clf.ratings(few["validation"].texts) >= clf.reject_.rejection.cut)) < 0.05
+    assert abs(
+        clf.task().reject.rejection.coverage
+        - np.mean(clf.confidence(few["validation"].texts) >= clf.task().reject.rejection.cut)
+    ) < 0.05
     assert "leaves texts unanswered" in (tmp_path / "model" / "README.md").read_text()
 
 
-@pytest.mark.parametrize("reject, message", [("entropy", "unknown rejection score"), (0, "above 0"), (True, "a score's name"), ({"cut": 3}, "unknown setting of reject"), ({"out_of_scope": []}, "no rows|has no rows")])
+@pytest.mark.parametrize("reject, message", [
+    ("entropy", "unknown rejection score"), (0, "above 0"), (True, "a score's name"),
+    ({"cut": 3}, "unknown setting of reject"), ({"out_of_scope": []}, "no rows|has no rows"),
+])
 def test_bad_reject_options_are_refused(reject, message, tiny, few):
     with pytest.raises(UserError, match=message): Classifier("probe", tiny, reject=reject).fit(few)
 
@@ -90,7 +119,9 @@ def test_a_classifier_works_in_scikit_learn(tiny, few):
     texts, labels = few["train"].texts, few["train"].labels
     clf = Classifier("probe", tiny, settings=["head.C=0.1"])
     assert cross_val_score(clf, texts, labels, cv=3).shape == (3,)
-    grid = GridSearchCV(clf, {"settings": [["head.C=0.01"], ["head.C=1"]], "recipe": ["probe"]}, cv=2).fit(texts, labels)
+    grid = (
+        GridSearchCV(clf, {"settings": [["head.C=0.01"], ["head.C=1"]], "recipe": ["probe"]}, cv=2).fit(texts, labels)
+    )
     assert grid.best_params_["settings"] in (["head.C=0.01"], ["head.C=1"])
     lower = make_pipeline(FunctionTransformer(lambda texts: [text.lower() for text in texts]), clf).fit(texts, labels)
     assert lower.predict_proba(["WHERE IS IT"]).shape == (1, 3)
@@ -113,14 +144,24 @@ def test_folds_keep_equal_texts_together_and_every_label_everywhere():
 
 def test_a_search_goes_on_past_settings_that_cannot_work(tiny, few):
     found = tune("probe", few, ["pooler.layer=[3, 7]"], tiny, trials=2, folds=1)
-    assert [bool(trial["failed"]) for trial in found.trials].count(True) == 1 and found.recipe.pooler == {"name": "mean", "layer": 3}
-    with pytest.raises(UserError, match="no trial worked; the first failed with: layer 7"): tune("probe", few, ["pooler.layer=[7]"], tiny, trials=1, folds=1).best
+    assert (
+        [bool(trial["failed"]) for trial in found.trials].count(True) == 1
+        and found.recipe.pooler == {"name": "mean", "layer": 3}
+    )
+    with pytest.raises(UserError, match="no trial worked; the first failed with: layer 7"):
+        tune("probe", few, ["pooler.layer=[7]"], tiny, trials=1, folds=1).best
 
 
 def test_compare_refuses_what_would_mislead(fitted, tiny, few, tmp_path):
     train, test = few["train"], few["test"]
-    leak = written(tmp_path / "leak", train=(train.texts, train.labels), test=(test.texts[:3] + train.texts[:2], test.labels[:3] + train.labels[:2]))
-    refused(clfm("compare", "probe", "--model", tiny, "--data", leak), "2 of 5 test rows were in the training data", "3 (", "4 (", "--seen drop")
+    leak = written(
+        tmp_path / "leak", train=(train.texts, train.labels),
+        test=(test.texts[:3] + train.texts[:2], test.labels[:3] + train.labels[:2]),
+    )
+    refused(
+        clfm("compare", "probe", "--model", tiny, "--data", leak), "2 of 5 test rows were in the training data",
+        "3 (", "4 (", "--seen drop",
+    )
     done = clfm("compare", "probe", "--model", tiny, "--data", leak, "--seen", "drop", "--json")
     assert json.loads(done.stdout)["rows"] == 3, done.stderr
     refused(clfm("compare", fitted, "--data", leak, "--seen", "drop"), "different labels")
@@ -130,89 +171,188 @@ def test_compare_refuses_what_would_mislead(fitted, tiny, few, tmp_path):
 
 def test_compare_refuses_rows_that_only_a_saved_model_has_seen(tiny, few, tmp_path):
     Classifier("probe", tiny).fit(few["test"].texts, few["test"].labels).save_pretrained(tmp_path / "cheat")
-    with pytest.raises(UserError, match="in the training data of cheat"): compare(["probe", tmp_path / "cheat"], few, model=tiny)
+    with pytest.raises(UserError, match="in the training data of cheat"):
+        compare(["probe", tmp_path / "cheat"], few, model=tiny)
 
 
 def test_compare_gives_intervals_seeds_and_costs(tiny, few):
-    found = compare(["probe", "probe", {"name": "small network", "head": "mlp"}], few, model=tiny, seeds=(0, 1)).to_dict()
-    assert [line["entry"] for line in found["entries"]] == ["TF-IDF floor", "probe", "probe (2)", "small network"]
+    found = compare(
+        ["probe", "probe", {"name": "small network", "head": "mlp"}], few, model=tiny, seeds=(0, 1)
+    ).to_dict()
+    assert [line["entry"] for line in found["entries"]] == ["TF-IDF baseline", "probe", "probe (2)", "small network"]
     for line in found["entries"]:
         assert line["interval"][0] <= line["accuracy"] <= line["interval"][1]
-        assert all(line[cost] >= 0 for cost in ("seconds", "peak_mb", "rows_per_second", "trained_weights", "artifact_mb"))
-    assert {"difference", "low", "high"} <= found["entries"][1]["difference"].keys() and found["entries"][3]["seeds"] == 2
+        assert all(
+            line[cost] >= 0 for cost in ("seconds", "peak_mb", "rows_per_second", "trained_weights", "artifact_mb")
+        )
+    assert (
+        {"difference", "low", "high"} <= found["entries"][1]["difference"].keys()
+        and found["entries"][3]["seeds"] == 2
+    )
     json.dumps(found, allow_nan=False)
 
 
 def test_the_commands_work_on_a_folder_of_ones_own(tiny, few, tmp_path):
     data = written(tmp_path / "mine", **{part: (rows.texts, rows.labels) for part, rows in few.items()})
     best, page = tmp_path / "best.yaml", tmp_path / "errors.html"
-    done = clfm("tune", "--recipe", "probe", "--model", tiny, "--data", data, "--search", "head.C=[0.01, 1]", "--folds", 2, "--out", best, "--json")
+    done = clfm(
+        "tune", "--recipe", "probe", "--model", tiny, "--data", data, "--search", "head.C=[0.01, 1]", "--folds", 2,
+        "--out", best, "--json",
+    )
     assert len(json.loads(done.stdout)["trials"]) == 2, done.stderr
-    done = clfm("fit", "--recipe", best, "--model", tiny, "--data", data, "--reject", "energy", "--out", tmp_path / "model", "--json")
+    done = clfm(
+        "fit", "--recipe", best, "--model", tiny, "--data", data, "--reject", "energy",
+        "--out", tmp_path / "model", "--json",
+    )
     assert "test" in json.loads(done.stdout)["reports"], done.stderr
     done = clfm("evaluate", tmp_path / "model", "--data", data, "--out-of-scope", "helpdesk-out-of-scope", "--json")
     assert {"auroc", "out_of_scope_recall", "accuracy"} <= json.loads(done.stdout)["figures"].keys(), done.stderr
     done = clfm("errors", tmp_path / "model", "--data", data, "--folds", 2, "--out", page, "--json")
     assert {"mistakes", "pairs", "suspects"} <= json.loads(done.stdout).keys() and page.exists(), done.stderr
     refused(clfm("tune", "--recipe", "probe", "--data", data, "--search", "head.D=1..2"), "unknown parameter")
-    refused(clfm("errors", tmp_path / "model", "--data", data, "--folds", 0, "--out", tmp_path / "no" / "where.html"), "cannot write")
+    refused(
+        clfm("errors", tmp_path / "model", "--data", data, "--folds", 0, "--out", tmp_path / "no" / "where.html"),
+        "cannot write",
+    )
 
 
 def test_a_fit_is_kept_when_its_test_rows_cannot_be_measured(tiny, few, tmp_path):
     strange = Rows([*few["test"].texts, "can you gift wrap it"], [*few["test"].labels, "gift_wrap"])
-    data = written(tmp_path / "mine", **{part: (rows.texts, rows.labels) for part, rows in (few | {"test": strange}).items()})
-    refused(clfm("fit", "--recipe", "probe", "--model", tiny, "--data", data, "--out", tmp_path / "model"), "cannot be measured: row 54: label 'gift_wrap' was not seen")
+    data = written(
+        tmp_path / "mine", **{part: (rows.texts, rows.labels) for part, rows in (few | {"test": strange}).items()}
+    )
+    refused(
+        clfm("fit", "--recipe", "probe", "--model", tiny, "--data", data, "--out", tmp_path / "model"),
+        "cannot be measured: row 54: label 'gift_wrap' was not seen",
+    )
     assert Classifier.from_pretrained(tmp_path / "model").predict(["where is my parcel"]).shape == (1,)
-    refused(clfm("fit", "--recipe", "probe", "--model", tiny, "--data", data, "--out", tmp_path / "other", "--out-of-scope", tmp_path / "none.jsonl"), "is not a file")
+    refused(
+        clfm(
+            "fit", "--recipe", "probe", "--model", tiny, "--data", data, "--out", tmp_path / "other",
+            "--out-of-scope", tmp_path / "none.jsonl",
+        ),
+        "is not a file",
+    )
     assert not (tmp_path / "other").exists()
 
 
 def test_a_terminal_says_why_a_figure_is_missing(tiny, few, tmp_path):
-    data = written(tmp_path / "mine", train=(few["train"].texts, few["train"].labels), test=(few["test"].texts[:1], few["test"].labels[:1]))
-    assert clfm("fit", "--recipe", "probe", "--model", tiny, "--data", data, "--out", tmp_path / "model").returncode == 0
+    data = written(
+        tmp_path / "mine", train=(few["train"].texts, few["train"].labels),
+        test=(few["test"].texts[:1], few["test"].labels[:1]),
+    )
+    assert (
+        clfm("fit", "--recipe", "probe", "--model", tiny, "--data", data, "--out", tmp_path / "model").returncode == 0
+    )
     assert "ece has no value: fewer than two rows" in clfm("evaluate", tmp_path / "model", "--data", data).stdout
-    assert "probe: ece has no value: fewer than two rows" in clfm("compare", "probe", "--model", tiny, "--data", data).stdout
-    assert "120 of 120 rows were among those" in clfm("evaluate", tmp_path / "model", "--data", data / "train.jsonl").stdout
+    assert "probe: ece has no value: fewer than two rows" in clfm(
+        "compare", "probe", "--model", tiny, "--data", data
+    ).stdout
+    assert "120 of 120 rows were among those" in clfm(
+        "evaluate", tmp_path / "model", "--data", data / "train.jsonl"
+    ).stdout
 
 
-def test_models_of_several_tasks_are_refused_where_one_is_looked_at(tiny, few, tmp_path):
-    Classifier("probe", tiny, tasks={"intent": "label"}, cache=None).fit(few["train"].texts, {"label": few["train"].labels}).save_pretrained(tmp_path / "model")
-    for words in (("compare", tmp_path / "model", "probe"), ("errors", tmp_path / "model"), ("compare", "multitask-joint"), ("errors", "multitask-joint"), ("tune", "--recipe", "multitask-joint", "--search", "head.C=[1]")):
-        refused(clfm(*words, "--data", "helpdesk"), "several tasks")
+def test_compare_errors_and_tune_take_several_tasks_tags_included(tiny, tmp_path):
+    """Where one task is looked at, it is named."""
+    tasks = {"intent": "label", "slots": "slots"}
+    splits = load_tasks("helpdesk", read_tasks(tasks))
+    for part, rows in splits.items():
+        rows = rows.take(
+            [
+                row for row, label in enumerate(rows.by_task["intent"])
+                if label in ("track_order", "login_problem", "invoice_request")
+            ][:80]
+        )
+        lines = zip(rows.texts, rows.by_task["intent"], rows.by_task["slots"], rows.tokens)
+        (tmp_path / f"{part}.jsonl").write_text("".join(
+            json.dumps(dict(text=text, label=label, slots=slots, tokens=tokens)) + "\n"
+            for text, label, slots, tokens in lines
+        ))
+    (tmp_path / "both.yaml").write_text(json.dumps(dict(name="both", tasks=tasks)))
+    Classifier("probe", tiny, tasks=tasks).fit(tmp_path).save_pretrained(tmp_path / "model")
+    given = ["--data", tmp_path, "--json"]
+    done = clfm("compare", tmp_path / "model", tmp_path / "both.yaml", "--model", tiny, *given)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (
+        found["main"] == ["intent.accuracy", "slots.entity_f1"]
+        and [line["entry"] for line in found["entries"]] == ["TF-IDF baseline", "model", "both"]
+    )
+    assert all(
+        {"intent.accuracy", "slots.entity_f1", "joint_exact_match"} <= line.keys() for line in found["entries"]
+    )
+    for task in tasks:
+        done = clfm("errors", tmp_path / "model", "--task", task, "--folds", 2, *given)
+        assert (
+            {"mistakes", "pairs", "suspects"} <= json.loads(done.stdout).keys()
+            and json.loads(done.stdout)["task"] == task
+        ), done.stderr
+    refused(clfm("errors", tmp_path / "model", *given), "several tasks: intent, slots")
+    refused(clfm("errors", tmp_path / "model", "--task", "mood", *given), "task 'mood' does not exist")
+    done = clfm(
+        "tune", "--recipe", tmp_path / "both.yaml", "--model", tiny, "--search", "head.C=[0.1, 1]", "--trials", 2,
+        "--folds", 2, *given,
+    )
+    assert done.returncode == 0 and len(json.loads(done.stdout)["trials"]) == 2, done.stderr
 
 
 def test_the_error_page_shows_hostile_texts_as_texts(tiny, few, tmp_path):
-    odd = ["<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "أين طلبي؟", "</table><h1>", "javascript:alert(1)", "nul \x00", "🙃"]
+    odd = [
+        "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "أين طلبي؟", "</table><h1>",
+        "javascript:alert(1)", "nul \x00", "🙃",
+    ]
     rows = Rows([*few["train"].texts, *odd], [*few["train"].labels, *["track_order"] * len(odd)])
     wrong = Rows(odd, ["login_problem", "invoice_request"] * 3 + ["login_problem"])
-    page = analyse_errors("probe", dict(train=rows, validation=few["validation"], test=wrong), tiny, folds=2).save_html(tmp_path / "page.html").read_text(encoding="utf-8")
-    assert not re.search(r"<(script|img|link|iframe)\b", page) and "&lt;script&gt;" in page and "Content-Security-Policy" in page
+    page = analyse_errors(
+        "probe", dict(train=rows, validation=few["validation"], test=wrong), tiny, folds=2
+    ).save_html(tmp_path / "page.html").read_text(encoding="utf-8")
+    assert (
+        not re.search(r"<(script|img|link|iframe)\b", page) and "&lt;script&gt;" in page
+        and "Content-Security-Policy" in page
+    )
     assert not re.search(r"""(src|href)\s*=\s*["']?http""", page) and page.count("<table>") <= 3
 
 
 def peers(results, *words, **kwargs):
-    return [sys.executable, str(ROOT / "benchmarks" / "peers.py"), "--technique", "tfidf", "--results", str(results), *map(str, words)]
+    return [
+        sys.executable, str(ROOT / "benchmarks" / "peers.py"), "--technique", "tfidf",
+        "--results", str(results), *map(str, words),
+    ]
 
 
 def test_the_benchmark_keeps_finished_cells(few, tmp_path):
     data = written(tmp_path / "mine", **{part: (rows.texts, rows.labels) for part, rows in few.items()})
-    run = lambda *words: subprocess.run(peers(tmp_path / "results", "--data", data, *words), capture_output=True, text=True)
+    run = lambda *words: subprocess.run(
+        peers(tmp_path / "results", "--data", data, *words), capture_output=True, text=True
+    )
     first = run("--seeds", 2, "--shots", 4)
     assert first.returncode == 0, first.stderr
     cells = sorted((tmp_path / "results" / "peers").glob("*.json"))
     assert [path.name for path in cells] == ["mine.tfidf.4.0.json", "mine.tfidf.4.1.json"]
     found = json.loads(cells[0].read_text())
-    assert {"command", "versions", "hardware", "figures", "rows", "settings"} <= found.keys() and set(found["rows"]) <= {0, 1} and str(tmp_path) not in cells[0].read_text()
+    assert (
+        {"command", "versions", "hardware", "figures", "rows", "settings"} <= found.keys()
+        and set(found["rows"]) <= {0, 1} and str(tmp_path) not in cells[0].read_text()
+    )
     stamps = [path.stat().st_mtime_ns for path in cells]
     again = run("--seeds", 2, "--shots", 4)
     assert "2 cells, 2 finished before" in again.stderr and [path.stat().st_mtime_ns for path in cells] == stamps
-    assert "1 cells, 0 finished before" in run("--seeds", 1, "--shots", 4, "--test-rows", 5).stderr, "other settings are another cell"
+    assert "1 cells, 0 finished before" in run("--seeds", 1, "--shots", 4, "--test-rows", 5).stderr, (
+        "other settings are another cell"
+    )
     assert "| tfidf |" in (tmp_path / "results" / "peers.md").read_text()
 
 
 def test_a_failed_cell_is_told_and_the_others_stay(few, tmp_path):
     data = written(tmp_path / "mine", **{part: (rows.texts, rows.labels) for part, rows in few.items()})
-    done = subprocess.run([*peers(tmp_path / "results", "--data", data, "--technique", "setfit", "--seeds", 1, "--python"), f"setfit={sys.executable}"], capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            *peers(tmp_path / "results", "--data", data, "--technique", "setfit", "--seeds", 1, "--python"),
+            f"setfit={sys.executable}",
+        ],
+        capture_output=True, text=True,
+    )
     assert done.returncode == 1 and "setfit, all rows, seed 0: FAILED" in done.stderr
     assert [path.name for path in (tmp_path / "results" / "peers").glob("*.json")] == ["mine.tfidf.all.0.json"]
 
@@ -220,10 +360,14 @@ def test_a_failed_cell_is_told_and_the_others_stay(few, tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="sends an interrupt as a terminal does")
 def test_a_stopped_benchmark_leaves_nothing_half_written(few, tmp_path):
     data = written(tmp_path / "mine", **{part: (rows.texts, rows.labels) for part, rows in few.items()})
-    process = subprocess.Popen(peers(tmp_path / "results", "--data", data, "--seeds", 20), stderr=subprocess.PIPE, text=True,
-                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a shell's background job starts with interrupts ignored
+    # a shell's background job starts with interrupts ignored
+    process = subprocess.Popen(
+        peers(tmp_path / "results", "--data", data, "--seeds", 20), stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     while not list((tmp_path / "results" / "peers").glob("*.json")): time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 1 and "finished cells are kept" in said, said
-    for path in (tmp_path / "results").rglob("*"): assert path.is_dir() or json.loads(path.read_text())["figures"], path
+    for path in (tmp_path / "results").rglob("*"):
+        assert path.is_dir() or json.loads(path.read_text())["figures"], path

@@ -16,7 +16,8 @@ def heading(name):
 
 
 @pytest.mark.parametrize("name", HOOKS)
-def test_hook_is_documented(name): assert heading(name) in PAGE.splitlines(), f"docs/hooks.md needs the heading {heading(name)}"
+def test_hook_is_documented(name):
+    assert heading(name) in PAGE.splitlines(), f"docs/hooks.md needs the heading {heading(name)}"
 
 
 def test_no_hook_is_made_up(): assert set(re.findall(r"^## `(\w+)\(", PAGE, flags=re.M)) == set(HOOKS)

@@ -1,4 +1,5 @@
-"""What users really feed a program: each is answered, or refused in one sentence that names the row, file or field."""
+"""What users really feed a program: each is answered, or refused in one sentence that names the row, file or field.
+"""
 import json
 import multiprocessing
 import os
@@ -10,16 +11,21 @@ import pandas as pd
 import pytest
 
 from clfm_kit import Classifier, UserError
-from clfm_kit.backbone.cache import pooled_states
+from clfm_kit.backbone.encoder import TextEncoder
 from clfm_kit.builtin.formats import Plain
 from clfm_kit.builtin.poolers import Mean
 
-ODD = {"empty": "", "spaces": " \t\n ", "emoji": "🙃👩‍👩‍👧‍👦 where??", "right to left": "أين طلبي؟ שלום", "mixed": "where is заказ 注文 #12", "NUL": "where\x00is it",
-       "long": "my parcel is late " * 5556, "one letter": "x", "combining": "e\u0301" * 50, "html": "<script>alert(1)</script>"}
+ODD = {
+    "empty": "", "spaces": " \t\n ", "emoji": "🙃👩‍👩‍👧‍👦 where??", "right to left": "أين طلبي؟ שלום",
+    "mixed": "where is заказ 注文 #12", "NUL": "where\x00is it", "long": "my parcel is late " * 5556, "one letter": "x",
+    "combining": "e\u0301" * 50, "html": "<script>alert(1)</script>",
+}
 
 
 def clfm(*words, **kwargs):
-    return subprocess.run([sys.executable, "-m", "clfm_kit.cli.main", *map(str, words)], capture_output=True, text=True, **kwargs)
+    return subprocess.run(
+        [sys.executable, "-m", "clfm_kit.cli.main", *map(str, words)], capture_output=True, text=True, **kwargs
+    )
 
 
 def refused(done, *parts):
@@ -60,7 +66,10 @@ def test_bad_training_rows_are_named(texts, labels, message, tiny):
 def test_a_class_with_one_row_is_kept(tiny):
     rows = [(f"text number {i}", "ab"[i % 2]) for i in range(40)] + [("the only one of its kind", "rare")]
     clf = Classifier("probe", tiny, cache=None).fit(*zip(*rows))
-    assert list(clf.classes_) == ["a", "b", "rare"] and clf.facts_["rows"]["train"] + clf.facts_["rows"]["validation"] == 41
+    assert (
+        list(clf.classes_) == ["a", "b", "rare"]
+        and clf.facts_["rows"]["train"] + clf.facts_["rows"]["validation"] == 41
+    )
 
 
 def test_unseen_labels_are_named(fitted):
@@ -100,15 +109,48 @@ def test_bad_files_at_the_command_line(content, parts, tiny, tmp_path):
     (["fit", "--recipe", "probe", "--data", "helpdesk"], ["--out"]),
     (["fit", "--recipe", "probe", "--data", "./nowhere.csv", "--out", "x"], ["nowhere.csv"]),
     (["fit", "--recipe", "probe", "--data", "helpdesk", "--model", "./no-model", "--out", "x"], ["no-model"]),
-    (["fit", "--recipe", "probe", "--data", "helpdesk", "--dry-run", "--set", "pooler.layer=[-1, 99]"], ["layer 99 does not exist"]),
+    (
+        ["fit", "--recipe", "probe", "--data", "helpdesk", "--dry-run", "--set", "pooler.layer=[-1, 99]"],
+        ["layer 99 does not exist"],
+    ),
     (["fit", "--recipe", "probe", "--data", "helpdesk", "--dry-run", "--model", "./no-model"], ["no-model"]),
-    (["fit", "--recipe", "probe", "--data", "helpdesk", "--out", "x", "--set", "head.C=big"], ["head.C is 'big'; a number or null expected"]),
-    (["fit", "--recipe", "probe", "--data", "helpdesk", "--dry-run", "--set", "head=mlp", "--set", "head.width=-3"], ["head.width is -3; a whole number above 0 expected"]),
-    (["fit", "--recipe", "probe", "--data", "helpdesk", "--dry-run", "--set", "head=linear", "--set", "head.dropout=2"], ["head.dropout is 2; a share from 0 to below 1 expected"]),
-    (["fit", "--recipe", "probe", "--data", "helpdesk", "--dry-run", "--set", "format=windows", "--set", "format.most=0.5"], ["format.most is 0.5; a whole number above 0 expected"]),
-    (["fit", "--recipe", "probe", "--data", "helpdesk", "--out", "x", "--set", "seed=abc"], ["seed is 'abc'; a whole number from 0 up"]),
-    (["fit", "--recipe", "probe", "--data", "helpdesk", "--out", "x", "--set", "nope=1"], ["unknown field of a recipe 'nope'"]),
-    (["fit", "--recipe", "probe", "--data", "helpdesk", "--text-column", "x", "--out", "x"], ["train.jsonl: unknown text column 'x'"]),
+    (
+        ["fit", "--recipe", "probe", "--data", "helpdesk", "--out", "x", "--set", "head.C=big"],
+        ["head.C is 'big'; a number or null expected"],
+    ),
+    (
+        [
+            "fit", "--recipe", "probe", "--data", "helpdesk", "--dry-run", "--set", "head=mlp",
+            "--set", "head.width=-3",
+        ],
+        ["head.width is -3; a whole number above 0 expected"],
+    ),
+    (
+        [
+            "fit", "--recipe", "probe", "--data", "helpdesk", "--dry-run", "--set", "head=linear",
+            "--set", "head.dropout=2",
+        ],
+        ["head.dropout is 2; a share from 0 to below 1 expected"],
+    ),
+    (
+        [
+            "fit", "--recipe", "probe", "--data", "helpdesk", "--dry-run", "--set", "format=windows",
+            "--set", "format.most=0.5",
+        ],
+        ["format.most is 0.5; a whole number above 0 expected"],
+    ),
+    (
+        ["fit", "--recipe", "probe", "--data", "helpdesk", "--out", "x", "--set", "seed=abc"],
+        ["seed is 'abc'; a whole number from 0 up"],
+    ),
+    (
+        ["fit", "--recipe", "probe", "--data", "helpdesk", "--out", "x", "--set", "nope=1"],
+        ["unknown field of a recipe 'nope'"],
+    ),
+    (
+        ["fit", "--recipe", "probe", "--data", "helpdesk", "--text-column", "x", "--out", "x"],
+        ["train.jsonl: unknown text column 'x'"],
+    ),
     (["tune", "probe", "--data", "helpdesk", "--rows", "-1"], ["No such option: --rows"]),
     (["predict", "no-model", "a"], ["no-model"]),
     (["frobnicate"], ["frobnicate"]),
@@ -134,7 +176,13 @@ def test_no_model_is_fitted_where_none_can_be_saved(tmp_path):
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("keep")
     for out, part in (("notes/mine.txt", "is a file"), ("notes", "holds no clfm-kit model")):
-        refused(clfm("fit", "--recipe", "probe", "--data", "helpdesk", "--model", "no-such-model", "--out", out, cwd=tmp_path, env=os.environ | {"HF_HUB_OFFLINE": "1"}), part)
+        refused(
+            clfm(
+                "fit", "--recipe", "probe", "--data", "helpdesk", "--model", "no-such-model", "--out", out,
+                cwd=tmp_path, env=os.environ | {"HF_HUB_OFFLINE": "1"},
+            ),
+            part,
+        )
     refused(clfm("predict", "notes", "hello", cwd=tmp_path), "notes holds no clfm-kit model")
 
 
@@ -152,11 +200,27 @@ def test_nothing_is_opened_for_a_model_that_cannot_be_saved(words, tmp_path):
 
 
 @pytest.mark.parametrize("harm, part", [
-    (lambda folder: (folder / "head.safetensors").write_bytes((folder / "head.safetensors").read_bytes()[:-100]), "head.safetensors is damaged"),
+    (
+        lambda folder: (folder / "head.safetensors").write_bytes((folder / "head.safetensors").read_bytes()[:-100]),
+        "head.safetensors is damaged",
+    ),
     (lambda folder: (folder / "head.safetensors").unlink(), "head.safetensors is missing"),
-    (lambda folder: (folder / "clfm.json").write_text((folder / "clfm.json").read_text()[:-50]), "clfm.json is damaged"),
-    (lambda folder: (folder / "clfm.json").write_text((folder / "clfm.json").read_text().replace('"format_version": 1', '"format_version": 9')), "format version 9"),
-    (lambda folder: (folder / "clfm.json").write_text((folder / "clfm.json").read_text().replace('"probe"', '"probe"', 1).replace('"hash": "', '"hash": "0')), "other weights"),
+    (
+        lambda folder: (folder / "clfm.json").write_text((folder / "clfm.json").read_text()[:-50]),
+        "clfm.json is damaged",
+    ),
+    (
+        lambda folder: (folder / "clfm.json").write_text(
+            (folder / "clfm.json").read_text().replace('"format_version": 2', '"format_version": 9')
+        ),
+        "format version 9",
+    ),
+    (
+        lambda folder: (folder / "clfm.json").write_text(
+            (folder / "clfm.json").read_text().replace('"probe"', '"probe"', 1).replace('"hash": "', '"hash": "0')
+        ),
+        "other weights",
+    ),
 ])
 def test_a_harmed_artifact_is_named(harm, part, fitted, tmp_path):
     import shutil
@@ -168,19 +232,21 @@ def test_a_harmed_artifact_is_named(harm, part, fitted, tmp_path):
 
 def test_a_folder_that_holds_something_else_is_left_alone(fitted, tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(UserError, match="holds no clfm-kit model"): Classifier.from_pretrained(fitted).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="holds no clfm-kit model"):
+        Classifier.from_pretrained(fitted).save_pretrained(tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
 def test_an_export_does_not_take_the_place_of_a_model(fitted):
     from clfm_kit.classifier.export import export
-    with pytest.raises(UserError, match="an export would take its place"): export(Classifier.from_pretrained(fitted), fitted)
+    with pytest.raises(UserError, match="an export would take its place"):
+        export(Classifier.from_pretrained(fitted), fitted)
     assert (fitted / "clfm.json").exists()
 
 
 def _read_states(model, folder, queue):
     from clfm_kit.backbone.backbone import Backbone
-    found = pooled_states(Backbone.load(model), [f"text {i}" for i in range(200)], Plain(), Mean(), cache=folder)
+    found = TextEncoder(Backbone.load(model), Plain(), Mean(), folder).features([f"text {i}" for i in range(200)])
     queue.put(float(np.asarray(found["hidden.3/mean"]).sum()))
 
 
@@ -194,13 +260,22 @@ def test_two_processes_may_fill_the_same_cache(tiny, tmp_path):
     assert sums[0] == sums[1] and not list(tmp_path.rglob(".part*"))
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full") or os.geteuid() != 0, reason="needs root, to mount a small file system")
+@pytest.mark.skipif(
+    not os.path.exists("/dev/full") or os.geteuid() != 0, reason="needs root, to mount a small file system"
+)
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(tiny, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", disk], capture_output=True).returncode: pytest.skip("this machine lets nobody mount a file system")
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("this machine lets nobody mount a file system")
     try:
-        refused(clfm("fit", "--recipe", "probe", "--model", tiny, "--data", "helpdesk", "--out", tmp_path / "out", env=os.environ | {"CLFM_KIT_CACHE": str(disk)}), "the cached states need", "CLFM_KIT_CACHE")
+        refused(
+            clfm(
+                "fit", "--recipe", "probe", "--model", tiny, "--data", "helpdesk", "--out", tmp_path / "out",
+                env=os.environ | {"CLFM_KIT_CACHE": str(disk)},
+            ),
+            "the cached states need", "CLFM_KIT_CACHE",
+        )
         assert not list(disk.rglob("*.npy")) and not (tmp_path / "out").exists()
     finally: subprocess.run(["umount", disk], check=True)
 

@@ -1,4 +1,5 @@
-"""The shape of the repository and of what is shipped: extras, notebooks and modules, wheels, nothing of one machine."""
+"""The shape of the repository and of what is shipped: extras, notebooks and modules, wheels, nothing of one machine.
+"""
 import ast
 import re
 import sys
@@ -14,7 +15,7 @@ from packaging.utils import canonicalize_name
 from tree import PACKAGES, PLUGINS, PROJECTS, ROOT, run
 
 from clfm_kit.hookspecs import KINDS
-from clfm_kit.plugins import EXTRAS, catalogue
+from clfm_kit.plugins import catalogue, extras
 
 SETTINGS = ConfigParser(delimiters=["="])
 SETTINGS.read(ROOT / "settings.ini", encoding="utf-8")
@@ -45,12 +46,17 @@ def test_every_plugin_folder_is_an_extra():
 
 
 def test_every_extra_is_named_for_the_parts_that_it_brings():
-    offered = {name: {entry.name for kind in KINDS for entry in catalogue.entries(kind).values() if entry.plugin == name} for name in PLUGINS}
-    assert {name: set(parts) for name, parts in EXTRAS.items()} == offered
+    offered = {
+        name: {entry.name for kind in KINDS for entry in catalogue.entries(kind).values() if entry.plugin == name}
+        for name in PLUGINS
+    }
+    assert {name: set(parts) for name, parts in extras().items()} == offered
 
 
 def test_all_is_everything_for_users():
-    wanted = set().union(*(requirements("clfm-kit", extra) for extra in (*PLUGINS, "demo", "notebook", "tune", "export")))
+    wanted = set().union(
+        *(requirements("clfm-kit", extra) for extra in (*PLUGINS, "demo", "notebook", "tune", "export"))
+    )
     assert requirements("clfm-kit", "all") == wanted
 
 
@@ -61,15 +67,28 @@ def test_one_word_names_a_plugin_everywhere(name):
     assert settings["project"]["name"] == f"clfm-kit-{name}"
     assert list(settings["project"]["entry-points"]["clfm_kit"]) == [name]
     assert settings["tool"]["nbdev"]["lib_path"] == package
-    assert canonicalize_name("clfm-kit") in {canonicalize_name(Requirement(r).name) for r in settings["project"]["dependencies"]}
+    assert canonicalize_name("clfm-kit") in {
+        canonicalize_name(Requirement(r).name) for r in settings["project"]["dependencies"]
+    }
 
 
 @pytest.mark.parametrize("project", PROJECTS, ids=str)
 def test_one_notebook_is_one_module(project):
-    notebooks = [path.stem for path in (ROOT / project / "nbs").glob("*.ipynb")]
-    assert all(re.fullmatch(r"\d\d[a-z]?_[a-z0-9_]+", name) for name in notebooks), "notebooks are numbered in reading order"
-    modules = {path.stem for path in (ROOT / project / PACKAGES[project]).glob("*.py")} - {"__init__", "_modidx"}
-    assert sorted(name.partition("_")[2] for name in notebooks) == sorted(modules)
+    """In the core a chapter is a package, but for the first, whose modules stand at the top."""
+    folder, package = ROOT / project / "nbs", ROOT / project / PACKAGES[project]
+    notebooks = [
+        path.relative_to(folder)
+        for path in folder.rglob("*.ipynb") if not {"tutorials", ".ipynb_checkpoints"} & set(path.parts)
+    ]
+    assert all(
+        re.fullmatch(r"\d\d[a-z]?_[a-z0-9_]+", part) for path in notebooks for part in path.with_suffix("").parts
+    ), "notebooks are numbered in reading order"
+    told = [[part.partition("_")[2] for part in path.with_suffix("").parts] for path in notebooks]
+    modules = [
+        list(path.relative_to(package).with_suffix("").parts)
+        for path in package.rglob("*.py") if path.stem not in ("__init__", "_modidx")
+    ]
+    assert sorted(parts[parts[0] == "core":] for parts in told) == sorted(modules)
 
 
 @pytest.mark.parametrize("project", PROJECTS, ids=str)
@@ -80,27 +99,43 @@ def test_imports_are_declared(project):
     used = {module for path in (ROOT / project / PACKAGES[project]).rglob("*.py") for module in imports(path)}
     providers = packages_distributions()
     for module in used - set(sys.stdlib_module_names) - set(PACKAGES.values()):
-        assert declared & set(map(canonicalize_name, providers[module])), f"{module} is imported by {name} and not among its requirements"
+        assert declared & set(map(canonicalize_name, providers[module])), (
+            f"{module} is imported by {name} and not among its requirements"
+        )
 
 
 def test_constraints_pin_what_is_installed_for_users_and_developers():
-    lines = [line for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    lines = [
+        line for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+        if not line.startswith("#")
+    ]
     assert lines == sorted(lines)
-    assert all(re.fullmatch(r"[a-z0-9-]+==[0-9a-z.!]+", line) for line in lines), "exact versions without a build label"
+    assert all(re.fullmatch(r"[a-z0-9-]+==[0-9a-z.!]+", line) for line in lines), (
+        "exact versions without a build label"
+    )
     pinned = {line.partition("=")[0] for line in lines}
-    direct = set().union(*(requirements("clfm-kit", extra) for extra in ("all", "dev")), *(requirements(f"clfm-kit-{name}") for name in PLUGINS))
+    direct = set().union(
+        *(requirements("clfm-kit", extra) for extra in ("all", "dev")),
+        *(requirements(f"clfm-kit-{name}") for name in PLUGINS),
+    )
     ours = {"clfm-kit", *(f"clfm-kit-{name}" for name in PLUGINS)}
     assert direct - ours <= pinned
 
 
 def test_no_file_names_a_machine_or_an_index():
     # Written in two halves, so that this file does not find itself.
-    foreign = re.compile("|".join(["/ro" "ot/", "/wo" "rk/", "/ho" "me/", "/Us" "ers/", "/opt/" "pypi", "/opt/" "wheels", "pypi" r"\.org", "python" r"hosted\.org", "pytorch" r"\.org/whl"]))
+    foreign = re.compile("|".join([
+        "/ro" "ot/", "/wo" "rk/", "/ho" "me/", "/Us" "ers/", "/opt/" "pypi", "/opt/" "wheels", "pypi" r"\.org",
+        "python" r"hosted\.org", "pytorch" r"\.org/whl",
+    ]))
     found = []
     for name in tracked():
         try: text = (ROOT / name).read_text(encoding="utf-8")
         except UnicodeDecodeError: continue  # a picture
-        found += [f"{name}:{number}: {line.strip()[:120]}" for number, line in enumerate(text.splitlines(), 1) if foreign.search(line)]
+        found += [
+            f"{name}:{number}: {line.strip()[:120]}"
+            for number, line in enumerate(text.splitlines(), 1) if foreign.search(line)
+        ]
     assert not found, "\n".join(found)
 
 
@@ -115,7 +150,11 @@ def wheel(tmp_path_factory):
 
 
 def test_wheel_carries_the_modules_and_the_shipped_data(wheel):
-    ours = {path.relative_to(ROOT).as_posix() for pattern in ("*.py", "shipped/**/*.jsonl") for path in (ROOT / "clfm_kit").glob(pattern)}
+    ours = {
+        path.relative_to(ROOT).as_posix()
+        for pattern in ("**/*.py", "py.typed", "shipped/extras.json", "shipped/**/*.jsonl")
+        for path in (ROOT / "clfm_kit").glob(pattern)
+    }
     packed = {name for name in wheel if name.startswith("clfm_kit/")}
     assert packed == ours
     for data in ("helpdesk", "abstracts"): assert any(name.startswith(f"clfm_kit/shipped/{data}/") for name in packed)
@@ -128,5 +167,7 @@ def test_wheel_holds_no_tests_and_no_notebooks(wheel):
 def test_public_names_are_what_they_say():
     """A module of the same name would hide a function, whichever is imported first."""
     import clfm_kit
-    modules = {path.stem for path in (ROOT / "clfm_kit").glob("*.py")}
+    modules = {
+        path.stem for pattern in ("*.py", "*/__init__.py") for path in (ROOT / "clfm_kit").glob(pattern)
+    } | {path.parent.name for path in (ROOT / "clfm_kit").glob("*/__init__.py")}
     for name in clfm_kit._PUBLIC: assert name not in modules and getattr(clfm_kit, name)

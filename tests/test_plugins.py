@@ -24,10 +24,21 @@ BROKEN = {
     "raises": ("raise RuntimeError('out of order')", "RuntimeError: out of order"),
     "leaves": ("raise SystemExit(3)", "SystemExit: 3"),
     "lacks": ("import no_such_library", "No module named 'no_such_library'"),
-    "misspells": ("from clfm_kit.hookspecs import hookimpl\n@hookimpl\ndef register_hedas(register): pass", "register_hedas"),
-    "asks": ("from clfm_kit.hookspecs import hookimpl\n@hookimpl\ndef register_heads(register, colour): pass", "colour"),
-    "stumbles": ("from clfm_kit.hookspecs import hookimpl\n@hookimpl\ndef register_heads(register): 1 / 0", "ZeroDivisionError"),
-    "copies": ("from clfm_kit.hookspecs import hookimpl\n@hookimpl\ndef register_heads(register): register('logistic', 'a:b')", "head 'logistic' is already offered by plugin 'clfm-kit'"),
+    "misspells": (
+        "from clfm_kit.hookspecs import hookimpl\n@hookimpl\ndef register_hedas(register): pass", "register_hedas"
+    ),
+    "asks": (
+        "from clfm_kit.hookspecs import hookimpl\n@hookimpl\ndef register_heads(register, colour): pass", "colour"
+    ),
+    "stumbles": (
+        "from clfm_kit.hookspecs import hookimpl\n@hookimpl\ndef register_heads(register): 1 / 0",
+        "ZeroDivisionError",
+    ),
+    "copies": (
+        "from clfm_kit.hookspecs import hookimpl\n@hookimpl\n"
+            "def register_heads(register): register('logistic', 'a:b')",
+        "head 'logistic' is already offered by plugin 'clfm-kit'",
+    ),
 }
 
 
@@ -35,7 +46,9 @@ BROKEN = {
 def strangers(tmp_path_factory):
     """An environment in which every broken plugin, and one that works, are installed."""
     site = tmp_path_factory.mktemp("site")
-    modules = {name: source for name, (source, _) in BROKEN.items()} | {"works": plugin_files("works")["clfm_kit_works.py"]}
+    modules = (
+        {name: source for name, (source, _) in BROKEN.items()} | {"works": plugin_files("works")["clfm_kit_works.py"]}
+    )
     for name, source in modules.items():
         (site / f"stranger_{name}.py").write_text(source)
         facts = site / f"stranger_{name}-1.2.dist-info"
@@ -59,20 +72,30 @@ def test_broken_plugins_are_listed_and_stop_nothing(strangers):
 
 def test_the_table_says_which_state_a_plugin_is_in(strangers):
     shown = python({**strangers, "COLUMNS": "1500"}, "-m", "clfm_kit.cli.main", "plugins").stdout
-    rows = {cells[1].strip(): [cell.strip() for cell in cells] for line in shown.splitlines() if len(cells := line.split("│")) == 7}
+    rows = {
+        cells[1].strip(): [cell.strip() for cell in cells]
+        for line in shown.splitlines() if len(cells := line.split("│")) == 7
+    }
     assert rows["works"][2:6] == ["1.2", "head works", "", "loaded"]
-    for name, (_, why) in BROKEN.items(): assert rows[name][5].startswith("could not be used: ") and why in rows[name][5]
+    for name, (_, why) in BROKEN.items():
+        assert rows[name][5].startswith("could not be used: ") and why in rows[name][5]
 
 
 def test_plugins_that_are_not_installed_show_what_brings_them(strangers):
-    shown = python({**strangers, "CLFM_KIT_PLUGINS": "", "COLUMNS": "1500"}, "-m", "clfm_kit.cli.main", "plugins").stdout
+    shown = python(
+        {**strangers, "CLFM_KIT_PLUGINS": "", "COLUMNS": "1500"}, "-m", "clfm_kit.cli.main", "plugins"
+    ).stdout
     assert 'not installed: pip install "clfm-kit[stc]"' in shown
 
 
 def test_an_unknown_part_is_refused_with_the_broken_plugins_named(strangers):
-    done = python(strangers, "-m", "clfm_kit.cli.main", "fit", "--recipe", "probe", "--set", "head=wroks", "--data", "helpdesk", "--dry-run")
+    done = python(
+        strangers, "-m", "clfm_kit.cli.main", "fit", "--recipe", "probe", "--set", "head=wroks",
+        "--data", "helpdesk", "--dry-run",
+    )
     assert done.returncode == 2 and "did you mean 'works'" in done.stderr and done.stdout == ""
-    for name, (_, why) in BROKEN.items(): assert f"Plugin {name!r} could not be used" in done.stderr and why in done.stderr
+    for name, (_, why) in BROKEN.items():
+        assert f"Plugin {name!r} could not be used" in done.stderr and why in done.stderr
 
 
 def test_import_is_unharmed(strangers):
@@ -91,17 +114,26 @@ def test_what_is_written_passes_its_own_test(name):
     module = next(text for path, text in files.items() if path.startswith("clfm_kit_"))
     space = {"__name__": "generated"}
     exec(compile(module, name, "exec"), space)
-    with using("generated", register_heads=lambda register: space["register_heads"](lambda _, *args, **more: register("generated-head", *args, **more))):
+    with using(
+        "generated",
+        register_heads=lambda register: space["register_heads"](
+            lambda _, *args, **more: register("generated-head", *args, **more)
+        ),
+    ):
         check_part("head", "generated-head")
     test = next(text for path, text in files.items() if path.startswith("test_"))
     assert f'check_part("head", "{name}")' in test and ast.parse(test)
-    nbformat.validate(nbformat.reads(next(text for path, text in files.items() if path.endswith(".ipynb")), as_version=4))
+    nbformat.validate(
+        nbformat.reads(next(text for path, text in files.items() if path.endswith(".ipynb")), as_version=4)
+    )
 
 
 @pytest.mark.parametrize("name, message", [
-    ("my plugin", "write 'my-plugin'"), ("My_Plugin", "write 'my-plugin'"), ("", "such as 'my-head'"), ("-", "such as 'my-head'"), ("../up", "write 'up'"), ("é", "such as 'my-head'"),
-    ("-flag", "write 'flag'"), ("1st", "write 'st'"), ("a--b", "write 'a-b'"), ("a\n", "write 'a'"), ("class", "word of the Python language"), ("lambda", "word of the Python language"),
-    ("true", "word of the Python language"), ("linear", "taken by head 'linear'"), ("stc", "taken by"), ("clfm-kit", "taken by"), ("a" * 51, "at most 50"),
+    ("my plugin", "write 'my-plugin'"), ("My_Plugin", "write 'my-plugin'"), ("", "such as 'my-head'"),
+    ("-", "such as 'my-head'"), ("../up", "write 'up'"), ("é", "such as 'my-head'"), ("-flag", "write 'flag'"),
+    ("1st", "write 'st'"), ("a--b", "write 'a-b'"), ("a\n", "write 'a'"), ("class", "word of the Python language"),
+    ("lambda", "word of the Python language"), ("true", "word of the Python language"),
+    ("linear", "taken by head 'linear'"), ("stc", "taken by"), ("clfm-kit", "taken by"), ("a" * 51, "at most 50"),
 ])
 def test_a_name_that_cannot_be_is_refused_in_one_sentence(name, message, tmp_path):
     with pytest.raises(UserError, match=message.replace("(", r"\(")) as refusal: new_plugin(name, tmp_path)
@@ -137,7 +169,10 @@ def test_a_place_that_is_no_folder_is_refused(tmp_path):
 
 def test_the_command_writes_a_package_that_installs_and_passes(tmp_path):
     """A stranger's way, in a fresh environment: write, build, install, list, test."""
-    done = subprocess.run([sys.executable, "-m", "clfm_kit.cli.main", "new-plugin", "two-words", "--in", str(tmp_path), "--json"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "clfm_kit.cli.main", "new-plugin", "two-words", "--in", str(tmp_path), "--json"],
+        capture_output=True, text=True,
+    )
     folder = tmp_path / "clfm-kit-two-words"
     assert json.loads(done.stdout) == dict(folder=str(folder), files=sorted(plugin_files("two-words")))
     dist = build(tmp_path / "built", ROOT, folder)

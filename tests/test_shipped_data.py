@@ -12,7 +12,10 @@ NEAR = 0.6  # share of their distinct words that two texts may not have in commo
 
 
 def everything(*names, **columns):
-    return [(f"{name}/{split}", row, rows) for name in names for split, rows in load_data(name, **columns).items() for row in range(len(rows))]
+    return [
+        (f"{name}/{split}", row, rows)
+        for name in names for split, rows in load_data(name, **columns).items() for row in range(len(rows))
+    ]
 
 
 def words(text): return frozenset(re.findall(r"\w+", text.casefold()))
@@ -33,7 +36,9 @@ def test_near_finds_what_it_should():
 def test_names_and_parts():
     assert shipped() == ["abstracts", "helpdesk", "helpdesk-out-of-scope"]
     for name in shipped():
-        assert {path.name for path in (SHIPPED / name).iterdir()} >= {"README.md", "train.jsonl", "validation.jsonl", "test.jsonl"}
+        assert {
+            path.name for path in (SHIPPED / name).iterdir()
+        } >= {"README.md", "train.jsonl", "validation.jsonl", "test.jsonl"}
         assert [split for split, _ in load_data(name).items()] == ["train", "validation", "test"]
 
 
@@ -41,7 +46,9 @@ def test_helpdesk_is_as_large_as_promised():
     labels = Counter(rows.labels[row] for _, row, rows in everything("helpdesk"))
     assert labels.total() >= 2000 and len(labels) == 20
     assert max(labels.values()) >= 4 * min(labels.values()), "meant to be imbalanced"
-    slots = Counter(tag[2:] for _, row, rows in everything("helpdesk", label="slots") for tag in rows.labels[row] if tag[0] == "B")
+    slots = Counter(
+        tag[2:] for _, row, rows in everything("helpdesk", label="slots") for tag in rows.labels[row] if tag[0] == "B"
+    )
     assert len(slots) == 12 and min(slots.values()) >= 10
     outside = everything("helpdesk-out-of-scope")
     assert len(outside) >= 160 and {rows.labels[row] for _, row, rows in outside} == {"out_of_scope"}
@@ -85,7 +92,9 @@ def test_texts_are_clean():
 
 def test_email_addresses_belong_to_nobody():
     for place, row, rows in everything(*shipped()):
-        assert all(domain.endswith(".example") for domain in re.findall(r"@([\w.-]*\w)", rows.texts[row])), (place, row)
+        assert all(
+            domain.endswith(".example") for domain in re.findall(r"@([\w.-]*\w)", rows.texts[row])
+        ), (place, row)
 
 
 @pytest.mark.parametrize("names", [HELPDESK, ("abstracts",)], ids=["helpdesk", "abstracts"])

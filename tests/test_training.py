@@ -35,11 +35,16 @@ def some_rows(rows=320):
 def start(tiny, recipe, out, checkpoints="", settings=SETTINGS, launcher=()):
     """A fit in another process."""
     environment = dict(os.environ, OMP_NUM_THREADS="1")
-    return subprocess.Popen([sys.executable, *launcher, "-c", FIT, tiny, recipe, str(out), str(checkpoints), *settings], env=environment)
+    return subprocess.Popen(
+        [sys.executable, *launcher, "-c", FIT, tiny, recipe, str(out), str(checkpoints), *settings], env=environment
+    )
 
 
 def tensors(folder):
-    return {f"{name}:{key}": value for name in ("delta", "head") for key, value in load_file(Path(folder, f"{name}.safetensors")).items()}
+    return {
+        f"{name}:{key}": value
+        for name in ("delta", "head") for key, value in load_file(Path(folder, f"{name}.safetensors")).items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -63,34 +68,45 @@ def test_a_killed_run_goes_on_bit_for_bit(tiny, tmp_path, through):
 
 
 def test_checkpoints_of_another_run_are_refused(tiny, tmp_path):
-    texts, labels, held = some_rows(64)
+    texts, labels, validation = some_rows(64)
     (tmp_path / "run.json").write_text('"another"')
     with pytest.raises(UserError, match="checkpoints of another run"):
-        Classifier("finetune", tiny, settings=SETTINGS, cache=None).fit(texts, labels, held, checkpoints=tmp_path)
+        Classifier("finetune", tiny, settings=SETTINGS, cache=None).fit(
+            texts, labels, validation, checkpoints=tmp_path
+        )
 
 
 @pytest.mark.parametrize("selector", ["full", "bias", "top-layers"])
-def test_saved_and_loaded_gives_the_same_scores(tiny, tmp_path, selector):
-    texts, labels, held = some_rows(64)
-    fitted = Classifier("finetune", tiny, settings=[*SETTINGS, f"selector={selector}", "training.epochs=1"], cache=None).fit(texts, labels, held)
+def test_saved_and_loaded_gives_the_same_logits(tiny, tmp_path, selector):
+    texts, labels, validation = some_rows(64)
+    fitted = Classifier(
+        "finetune", tiny, settings=[*SETTINGS, f"selector={selector}", "training.epochs=1"], cache=None
+    ).fit(texts, labels, validation)
     fitted.save_pretrained(tmp_path / "model")
-    np.testing.assert_array_equal(Classifier.from_pretrained(tmp_path / "model").scores(texts[:8]), fitted.scores(texts[:8]))
+    np.testing.assert_array_equal(
+        Classifier.from_pretrained(tmp_path / "model").decision_function(texts[:8]),
+        fitted.decision_function(texts[:8]),
+    )
 
 
 def test_what_was_not_chosen_keeps_its_bits(tiny):
     from clfm_kit.backbone.backbone import Backbone
-    texts, labels, held = some_rows(64)
+    texts, labels, validation = some_rows(64)
     base = {name: p.detach().clone() for name, p in Backbone.load(tiny).model.named_parameters()}
-    fitted = Classifier("finetune", tiny, settings=[*SETTINGS, "selector=top-layers", "selector.layers=1"], cache=None).fit(texts, labels, held)
-    moved = {name for name, p in fitted.backbone_.model.named_parameters() if not torch.equal(p, base[name])}
+    fitted = Classifier(
+        "finetune", tiny, settings=[*SETTINGS, "selector=top-layers", "selector.layers=1"], cache=None
+    ).fit(texts, labels, validation)
+    moved = {name for name, p in fitted.encoder_.backbone.model.named_parameters() if not torch.equal(p, base[name])}
     assert moved == {change.name for change in fitted.delta_.changes} and all(".layer.2." in name for name in moved)
-    fitted.delta_.unapply(fitted.backbone_)
-    assert all(torch.equal(p, base[name]) for name, p in fitted.backbone_.model.named_parameters())
+    fitted.delta_.unapply(fitted.encoder_.backbone)
+    assert all(torch.equal(p, base[name]) for name, p in fitted.encoder_.backbone.model.named_parameters())
 
 
 @pytest.mark.parametrize("budget", [4096, 90])
 def test_two_processes_give_what_one_gives(budget, tmp_path):
-    """Half of each batch in each of two processes, with 90 tokens at once in unlike numbers of pieces; dropout off, because each process draws its own."""
+    """Half of each batch in each of two processes, with 90 tokens at once in unlike numbers of pieces; dropout off,
+    because each process draws its own.
+    """
     script = tmp_path / "run.py"
     script.write_text(textwrap.dedent("""
         import sys, torch
@@ -98,48 +114,66 @@ def test_two_processes_give_what_one_gives(budget, tmp_path):
         from transformers import AutoModel, BertConfig
         from clfm_kit.backbone.backbone import Backbone
         from clfm_kit.backbone.deltas import Change, Delta, levels
+        from clfm_kit.backbone.encoder import TextEncoder
         from clfm_kit.builtin.formats import Plain
         from clfm_kit.builtin.heads import Linear
-        from clfm_kit.data.class_weights import learn_imbalance
-        from clfm_kit.training.network import Examples, Net, Training
+        from clfm_kit.builtin.labels import SingleLabel
         from clfm_kit.builtin.poolers import Mean
-        from clfm_kit.data.schemas import Schema
+        from clfm_kit.data.class_weights import learn_class_weights
+        from clfm_kit.data.rows import Rows
+        from clfm_kit.settings import Training
         from clfm_kit.testing import Words
+        from clfm_kit.training.batches import Examples, class_draw
+        from clfm_kit.training.network import Heads, Network, Objective
         from clfm_kit.training.trainer import train_delta
         from safetensors.torch import save_file
         torch.set_num_threads(1), torch.manual_seed(0)
         small = dict(vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=40, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-        backbone, schema = Backbone(AutoModel.from_config(BertConfig(**small)).eval(), Words()), Schema("single", ("a", "b"))
-        texts = ["a bb ccc " * (n % 5 + 1) + "dddd " * (n % 2) for n in range(75)]
-        data = lambda: Examples(backbone, Plain(), texts, [n % 2 for n in range(75)])
+        backbone, schema = Backbone(AutoModel.from_config(BertConfig(**small)).eval(), Words()), SingleLabel.of(("a", "b"))
+        rows = Rows(["a bb ccc " * (n % 5 + 1) + "dddd " * (n % 2) for n in range(75)], {"one": ["ab"[n % 2] for n in range(75)]})
+        encoder = TextEncoder(backbone, Plain(), Mean())
+        train, validation = (Examples(encoder, rows, {"one": schema}) for _ in range(2))
         head = Linear(dropout=0.0); head.build({"hidden.2/mean": 16}, schema)
-        net = Net(backbone, Mean(), head)
-        delta = Delta([Change(name, level=level) for name, level in levels(backbone, net.sites).items()])
-        train, held = data(), data()
-        imbalance = learn_imbalance({"a": 3}, train.targets.numpy(), schema)
-        train_delta(net, delta, train, held, imbalance=imbalance, settings=Training(epochs=2, learning_rate=1e-3, token_budget=int(sys.argv[3])))
+        weights = learn_class_weights({"a": 3}, train.targets["one"], schema)
+        network = Network(encoder, Heads({"one": head}), {"one": ["hidden.2/mean"]}, {"one": Objective(head, schema, weights)}, {"one": 1.0})
+        delta = Delta([Change(name, level=level) for name, level in levels(backbone, network.sites).items()])
+        settings = Training(epochs=2, learning_rate=1e-3, token_budget=int(sys.argv[3]))
+        train_delta(network, delta, train, validation, draw=class_draw(weights, train.targets["one"]), settings=settings)
         assert is_initialized() == (sys.argv[2] == "2")
         if not is_initialized() or get_rank() == 0: save_file({c.name: c.difference.contiguous() for c in delta.changes}, sys.argv[1])
     """))
     environment = dict(os.environ, OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
     for processes in (1, 2):
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
-        subprocess.run([sys.executable, *launcher, str(script), str(tmp_path / f"{processes}.safetensors"), str(processes), str(budget)], check=True, env=environment, timeout=300)
+        launcher = (
+            ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+        )
+        subprocess.run(
+            [
+                sys.executable, *launcher, str(script), str(tmp_path / f"{processes}.safetensors"),
+                str(processes), str(budget),
+            ],
+            check=True, env=environment, timeout=300,
+        )
     one, two = (load_file(tmp_path / f"{n}.safetensors") for n in (1, 2))
     for name in one: torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=2e-5, msg=name)
 
 
 def test_a_class_weight_and_windows_train_too(tiny):
-    texts, labels, held = some_rows(64)
-    recipe = dict(selector="top-layers", head="mlp", format={"name": "windows", "size": 8, "overlap": 2}, class_weight="balanced", training=dict(epochs=1, label_smoothing=0.1, layer_decay=0.8))
-    assert Classifier(recipe, tiny, cache=None).fit(texts, labels, held).predict_proba(texts[:3]).shape[0] == 3
+    texts, labels, validation = some_rows(64)
+    recipe = dict(
+        selector="top-layers", head="mlp", format={"name": "windows", "size": 8, "overlap": 2},
+        class_weight="balanced", training=dict(epochs=1, label_smoothing=0.1, layer_decay=0.8),
+    )
+    assert Classifier(recipe, tiny, cache=None).fit(texts, labels, validation).predict_proba(texts[:3]).shape[0] == 3
 
 
 def test_a_quantised_base_is_refused(tiny):
     from clfm_kit.backbone.backbone import Backbone
     from clfm_kit.backbone.deltas import levels
     backbone = Backbone.load(tiny)
-    backbone.blocks[0].output.dense.weight = torch.nn.Parameter(torch.zeros(4, dtype=torch.uint8), requires_grad=False)
+    backbone.blocks[0].output.dense.weight = torch.nn.Parameter(
+        torch.zeros(4, dtype=torch.uint8), requires_grad=False
+    )
     with pytest.raises(UserError, match="is quantised"): levels(backbone, ["hidden.3"])
 
 
@@ -149,23 +183,29 @@ def test_rows_of_a_tied_weight_are_refused(tiny):
     backbone = Backbone.load(tiny)
     backbone.blocks[1].output.dense.weight = backbone.blocks[2].output.dense.weight
     name = next(name for name, p in backbone.model.named_parameters() if p is backbone.blocks[2].output.dense.weight)
-    with pytest.raises(UserError, match="one tied weight"): Delta([Change(name, torch.tensor([0]), level=1)]).start(backbone)
+    with pytest.raises(UserError, match="one tied weight"):
+        Delta([Change(name, torch.tensor([0]), level=1)]).start(backbone)
 
 
 @pytest.mark.parametrize("selector", ["token-sparse", "gradient-sparse", "random-sparse"])
 def test_sparse_selectors_change_their_rows_only(tiny, selector):
     pytest.importorskip("clfm_kit_token_sparse")
     from clfm_kit.backbone.backbone import Backbone
-    texts, labels, held = some_rows(128)
+    texts, labels, validation = some_rows(128)
     base = {name: p.detach().clone() for name, p in Backbone.load(tiny).model.named_parameters()}
-    fitted = Classifier("token-sparse", tiny, settings=[f"selector={selector}", "selector.cost=0.5", *SETTINGS], cache=None).fit(texts, labels, held)
+    fitted = Classifier(
+        "token-sparse", tiny, settings=[f"selector={selector}", "selector.cost=0.5", *SETTINGS], cache=None
+    ).fit(texts, labels, validation)
     chosen = {change.name: change for change in fitted.delta_.changes}
-    for name, weight in fitted.backbone_.model.named_parameters():
+    for name, weight in fitted.encoder_.backbone.model.named_parameters():
         rows = (weight != base[name]).reshape(len(weight), -1).any(1).nonzero().flatten().tolist()
         assert rows == (sorted(chosen[name].index.tolist()) if name in chosen else [])
 
 
 def test_a_patience_that_cannot_stop_anything_is_said(tiny):
-    texts, labels, held = some_rows(60)
+    texts, labels, validation = some_rows(60)
     few = Classifier("finetune", tiny, settings=["training.epochs=1", "training.patience=1"], cache=None)
-    with pytest.warns(UserWarning, match="patience=1 stops nothing here: the 20 validation rows are fewer than the 50"): few.fit(texts, labels, held.take(range(20)))
+    with pytest.warns(
+        UserWarning, match="patience=1 stops nothing here: the 20 validation rows are fewer than the 50"
+    ):
+        few.fit(texts, labels, validation.take(range(20)))

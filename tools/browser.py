@@ -1,7 +1,8 @@
 """A JupyterLab and a headless Chromium for the browser tests, in a cached environment outside the checkout.
 
-`provide()` makes it once: CLFM_KIT_BROWSER names the folder, ~/.cache/clfm-kit/browser unless set. Chromium is the one that
-CLFM_KIT_CHROMIUM names, one on the path, Playwright's own, or the one packed for npm, whichever can be had first.
+`provide()` makes it once: CLFM_KIT_BROWSER names the folder, ~/.cache/clfm-kit/browser unless set. Chromium is the
+one that CLFM_KIT_CHROMIUM names, one on the path, Playwright's own, or the one packed for npm,
+whichever can be had first.
 """
 import hashlib
 import json
@@ -40,20 +41,27 @@ def folder() -> Path:
 def attempt(*command, **kwargs):
     "Run a command; raises `Missing` with the end of what it said."
     try: done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=400, **kwargs)
-    except (OSError, subprocess.TimeoutExpired) as error: raise Missing(f"{Path(command[0]).name}: {error}") from error
-    if done.returncode: raise Missing(f"{' '.join(map(str, command[1:4]))}: {(done.stdout + done.stderr).strip()[-300:]}")
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Missing(f"{Path(command[0]).name}: {error}") from error
+    if done.returncode:
+        raise Missing(f"{' '.join(map(str, command[1:4]))}: {(done.stdout + done.stderr).strip()[-300:]}")
     return done.stdout
 
 
 def environment() -> Path:
     "The Python of an environment with JupyterLab and Playwright."
     python = folder() / "env" / "bin" / "python"
-    wanted = hashlib.sha256("\n".join((*REQUIREMENTS, (ROOT / "constraints.txt").read_text(encoding="utf-8"))).encode()).hexdigest()
+    wanted = hashlib.sha256(
+        "\n".join((*REQUIREMENTS, (ROOT / "constraints.txt").read_text(encoding="utf-8"))).encode()
+    ).hexdigest()
     stamp = folder() / "installed"
     if stamp.is_file() and stamp.read_text() == wanted and python.exists(): return python
     folder().mkdir(parents=True, exist_ok=True)
     if not python.exists(): attempt(sys.executable, "-m", "venv", folder() / "env")
-    attempt(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", ROOT / "constraints.txt", *REQUIREMENTS)
+    attempt(
+        python, "-m", "pip", "install",
+        "--quiet", "--disable-pip-version-check", "-c", ROOT / "constraints.txt", *REQUIREMENTS,
+    )
     stamp.write_text(wanted)
     return python
 
@@ -67,8 +75,13 @@ def on_path():
 def downloaded():
     "Playwright's own build."
     home = folder() / "playwright"
-    attempt(environment(), "-m", "playwright", "install", "chromium-headless-shell", env={**os.environ, "PLAYWRIGHT_BROWSERS_PATH": str(home)})
-    return dict(executable=str(next(path for path in home.glob("chromium_headless_shell-*/*/*headless*shell") if os.access(path, os.X_OK))))
+    attempt(
+        environment(), "-m", "playwright", "install", "chromium-headless-shell",
+        env={**os.environ, "PLAYWRIGHT_BROWSERS_PATH": str(home)},
+    )
+    return dict(executable=str(
+        next(path for path in home.glob("chromium_headless_shell-*/*/*headless*shell") if os.access(path, os.X_OK))
+    ))
 
 
 def packed():
@@ -80,19 +93,29 @@ def packed():
         attempt(environment(), "-c", UNPACK, target / name, target)
         (target / name).unlink()
     fonts = {} if Path("/etc/fonts/fonts.conf").exists() else dict(FONTCONFIG_PATH=str(target / "fonts"))
-    return dict(executable=str(target / "chromium"), arguments=["--headless=shell"], variables=dict(LD_LIBRARY_PATH=str(target / "al2023" / "lib"), **fonts))
+    return dict(
+        executable=str(target / "chromium"), arguments=["--headless=shell"],
+        variables=dict(LD_LIBRARY_PATH=str(target / "al2023" / "lib"), **fonts),
+    )
 
 
 def works(browser):
     "Open a page with a browser; raises `Missing` when it does not start."
-    script = "import json, sys; from playwright.sync_api import sync_playwright as s\n" \
-             "b = json.loads(sys.argv[1])\nwith s() as p: p.chromium.launch(executable_path=b['executable'], args=b.get('arguments', []), env=dict(__import__('os').environ, **b.get('variables', {}))).new_page().set_content('<p>here</p>')"
+    script = (
+        "import json, sys; from playwright.sync_api import sync_playwright as s\n"
+        "b = json.loads(sys.argv[1])\nwith s() as p: p.chromium.launch(executable_path=b['executable'], "
+        "args=b.get('arguments', []), env=dict(__import__('os').environ, **b.get('variables', "
+        "{}))).new_page().set_content('<p>here</p>')"
+    )
     attempt(environment(), "-c", script, json.dumps(browser))
     return browser
 
 
 def provide() -> dict:
-    "The Python that drives and the browser it drives. Raises `Missing` when there is no way to one; what was found is remembered."
+    """The Python that drives and the browser it drives.
+
+    Raises `Missing` when there is no way to one; what was found is remembered.
+    """
     python, note, tried = environment(), folder() / "browser.json", []
     if note.is_file():
         found = json.loads(note.read_text())

@@ -1,7 +1,10 @@
 #!/usr/bin/env python3
-"""Everything CI checks. `tools/check.py` runs all steps, `tools/check.py export docs` only those named; exit code 1 when one fails.
+"""Everything CI checks.
 
-Run it with the Python of the environment that the Makefile made. Nothing in the checkout changes, apart from ignored folders.
+`tools/check.py` runs all steps, `tools/check.py export docs` only those named; exit code 1 when one fails.
+
+Run it with the Python of the environment that the Makefile made. Nothing in the checkout changes,
+apart from ignored folders.
 """
 import difflib
 import json
@@ -24,7 +27,12 @@ def differences(before, after):
         old, new = before.get(name), after.get(name)
         if old is None: yield f"{name} is missing"
         elif new is None: yield f"{name} comes from no notebook"
-        elif old != new: yield "\n".join([*difflib.unified_diff(old.splitlines(), new.splitlines(), name, f"{name} as it should be", lineterm="")][:40])
+        elif old != new:
+            yield "\n".join(
+                [*difflib.unified_diff(
+                    old.splitlines(), new.splitlines(), name, f"{name} as it should be", lineterm=""
+                )][:40]
+            )
 
 
 def texts(folder, pattern):
@@ -52,22 +60,52 @@ def clean():
 
 def export():
     "modules are exactly what the notebooks export"
-    rewritten("nbdev-export", lambda project: f"{PACKAGES[project]}/**/*.py", forget=lambda path: path.name != "__init__.py")
+    rewritten(
+        "nbdev-export", lambda project: f"{PACKAGES[project]}/**/*.py",
+        forget=lambda path: path.name != "__init__.py",
+    )
 
 
 def lint():
-    "every name that is used exists, and every import and variable is used"
-    run(BIN / "ruff", "check", "--quiet", "--isolated", "--no-cache", "--select", "F", "--ignore", "F402,F403,F405", "--extend-exclude", "*.ipynb", ROOT)  # notebooks: their code is in the modules
+    "every name that is used exists, every import and variable is used, and none shadows a built-in"
+    rules = "--select", "F,A001,A002", "--ignore", "F402,F403,F405"
+    # notebooks: their code is in the modules
+    run(BIN / "ruff", "check", "--quiet", "--isolated", "--no-cache", *rules, "--extend-exclude", "*.ipynb", ROOT)
+
+
+def type_checked(python):
+    """Raise `Failed` when pyright or mypy, both strict, find something in a user's script,
+    with the kit that this Python has.
+    """
+    with TemporaryDirectory() as folder:
+        script = shutil.copy(USER_SCRIPT, folder)
+        settings = dict(include=[Path(script).name], typeCheckingMode="strict", reportMissingTypeStubs=False)
+        Path(folder, "pyrightconfig.json").write_text(json.dumps(settings), encoding="utf-8")
+        run(BIN / "pyright", "--pythonpath", python, "--project", folder, cwd=folder)
+        run(
+            BIN / "mypy", "--strict", "--follow-imports", "silent", "--python-executable", python,
+            "--cache-dir", Path(folder, "cache"), script, cwd=folder,
+        )
+
+
+def types():
+    "a user's script passes strict type checkers, with the kit as it is installed here"
+    type_checked(sys.executable)
 
 
 def notebooks():
     "every notebook runs from top to bottom"
-    found = [path for project in PROJECTS for path in sorted((ROOT / project / "nbs").glob("**/*.ipynb")) if ".ipynb_checkpoints" not in path.parts]
-    found.sort(key=lambda path: ("tutorials" not in path.parts, path))  # the long ones first, so that no core waits at the end
+    found = [
+        path for project in PROJECTS for path in sorted((ROOT / project / "nbs").glob("**/*.ipynb"))
+        if ".ipynb_checkpoints" not in path.parts
+    ]
+    # the long ones first, so that no core waits at the end
+    found.sort(key=lambda path: ("tutorials" not in path.parts, path))
 
     def execute(path):
         start = time.perf_counter()
-        try: run(BIN / "nbdev-test", path, "--n-workers", "0", environment=ENVIRONMENT | {"OMP_NUM_THREADS": "1"})  # two run at a time
+        # two run at a time
+        try: run(BIN / "nbdev-test", path, "--n-workers", "0", environment=ENVIRONMENT | {"OMP_NUM_THREADS": "1"})
         except Failed as error: return f"{path.relative_to(ROOT)}: {error}"
         finally: print(f"  {time.perf_counter() - start:6.1f} s  {path.relative_to(ROOT)}", flush=True)
 
@@ -81,15 +119,21 @@ def tests():
     if done.returncode: raise Failed(f"pytest exit code {done.returncode}")
 
 
+USER_SCRIPT = ROOT / "examples" / "user_script.py"
 OFFERS = "python", "-I", ROOT / "tools" / "offers.py"  # isolated: nothing of the checkout is on the path
 RECIPES = "python", "-I", ROOT / "tools" / "recipes.py"
 FIT = "clfm", "fit", "--recipe", "probe", "--data", "helpdesk", "--model", "minilm", "--out", "model"
-PLOT = "import ipywidgets, jupyterlab, matplotlib; matplotlib.use('agg'); from clfm_kit.evaluation.calibration import plot_reliability; plot_reliability({'one': ([0.2, 0.9], [0, 1])})"
+PLOT = (
+    "import ipywidgets, jupyterlab, matplotlib; matplotlib.use('agg'); from clfm_kit.evaluation.calibration import "
+    "plot_reliability; plot_reliability({'one': ([0.2, 0.9], [0, 1])})"
+)
 
 
 def brought(name):
     "The plugin and those that it requires."
-    lines = tomllib.loads((ROOT / "plugins" / name / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    lines = tomllib.loads(
+        (ROOT / "plugins" / name / "pyproject.toml").read_text(encoding="utf-8")
+    )["project"]["dependencies"]
     needed = {other for other in PLUGINS for line in lines if re.split(r"[^a-z0-9-]", line)[0] == f"clfm-kit-{other}"}
     return {name}.union(*map(brought, needed))
 
@@ -111,8 +155,12 @@ def extras(folder, dist):
 def stranger(everything):
     "A plugin that is not ours: found, tested, used, shown at work by its notebook, and missed once it is gone."
     everything.run(*OFFERS, " ".join(["hello", *PLUGINS]), " ".join(["clfm_kit_hello", *PACKAGES.values()]))
+    type_checked(everything.python)
+    everything.run("python", USER_SCRIPT)
     cells = json.loads((ROOT / EXAMPLE / "hello.ipynb").read_text(encoding="utf-8"))["cells"]
-    (everything.folder / "notebook.py").write_text("\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"), encoding="utf-8")
+    (everything.folder / "notebook.py").write_text(
+        "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"), encoding="utf-8"
+    )
     shutil.copy(ROOT / EXAMPLE / "test_hello.py", everything.folder)
     everything.run("python", "-m", "pytest", "-q", "test_hello.py")
     everything.run("python", "notebook.py")
@@ -127,7 +175,9 @@ def stranger(everything):
 
 
 def wheels():
-    "wheels install in fresh environments outside the checkout, each extra alone resolves from them and its recipes run, a stranger's plugin comes and goes"
+    """wheels install in fresh environments outside the checkout, each extra alone resolves from them and its recipes
+    run, a stranger's plugin comes and goes
+    """
     with TemporaryDirectory(prefix="clfm-kit-") as folder:
         folder = Path(folder)
         dist = build(folder, *PROJECTS, EXAMPLE)
@@ -140,7 +190,7 @@ def docs():
     print("  " + run(sys.executable, ROOT / "docs" / "make.py").strip())
 
 
-STEPS = {step.__name__: step for step in (clean, export, lint, notebooks, tests, wheels, docs)}
+STEPS = {step.__name__: step for step in (clean, export, lint, types, notebooks, tests, wheels, docs)}
 
 
 def main(names):

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""Print exact pins of what is installed beside this Python, sorted: `.venv/bin/python tools/constraints.py > constraints.txt`.
+"""Print exact pins of what is installed beside this Python, sorted:
+`.venv/bin/python tools/constraints.py > constraints.txt`.
 
-Our own distributions and pip are left out, and so are local version labels (`+cpu`): the build is the machine's choice.
+Our own distributions and pip are left out, and so are local version labels (`+cpu`):
+the build is the machine's choice.
 """
 from importlib.metadata import distributions
 

@@ -12,10 +12,15 @@ from tree import ENVIRONMENT, Failed, copy_tree, run
 
 
 def build(folder, *projects):
-    "Build the wheels of `projects` from a copy of the checkout, where no earlier build lies about; returns the folder of wheels."
+    """Build the wheels of `projects` from a copy of the checkout, where no earlier build lies about;
+    returns the folder of wheels.
+    """
     tree = copy_tree(folder / "tree")
     for project in projects:
-        run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder / "dist", tree / project, cwd=folder)
+        run(
+            sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder / "dist",
+            tree / project, cwd=folder,
+        )
     return folder / "dist"
 
 
@@ -30,7 +35,10 @@ def required(names, ours):
         try: lines = ours[key[0]] if key[0] in ours else distribution(key[0]).requires or []
         except PackageNotFoundError as error: raise Failed(f"{key[0]} is required but not installed here") from error
         for inner in map(Requirement, lines):
-            if inner.marker is None or any(inner.marker.evaluate({"extra": extra}) for extra in requirement.extras or {""}): todo.append(inner)
+            if inner.marker is None or any(
+                inner.marker.evaluate({"extra": extra}) for extra in requirement.extras or {""}
+            ):
+                todo.append(inner)
     return {name for name, _ in seen} - ours.keys()
 
 
@@ -46,23 +54,30 @@ def wheel_requirements(dist):
 
 
 class Fresh:
-    """An environment outside the checkout: our distributions come from the built wheels, theirs are links to what is installed here.
+    """An environment outside the checkout: our distributions come from the built wheels,
+    theirs are links to what is installed here.
 
-    Only what the requirements lead to is linked, so an undeclared import fails as it would for a stranger, and torch is not fetched again.
+    Only what the requirements lead to is linked, so an undeclared import fails as it would for a stranger, and torch
+    is not fetched again.
     """
     def __init__(self, folder, dist, *names):
         run(sys.executable, "-m", "venv", "--without-pip", folder)
         self.python, self.folder = folder / "bin" / "python", folder
         self.site = Path(run(self.python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
         for name in required(names, wheel_requirements(dist)):
-            tops = {Path(file).parts[0] for file in distribution(name).files or [] if Path(file).parts[0] not in ("..", "__pycache__")}
+            tops = {
+                Path(file).parts[0]
+                for file in distribution(name).files or [] if Path(file).parts[0] not in ("..", "__pycache__")
+            }
             for top in tops:
                 if not (self.site / top).exists(): (self.site / top).symlink_to(distribution(name).locate_file(top))
         self.pip("install", "--no-index", "--find-links", dist, *names)
 
     def pip(self, *arguments):
         "Run this environment's pip on the fresh one, without any setting that could lead it to an index."
-        plain = {key: value for key, value in ENVIRONMENT.items() if not key.startswith("PIP_")} | {"PIP_CONFIG_FILE": os.devnull}
+        plain = {
+            key: value for key, value in ENVIRONMENT.items() if not key.startswith("PIP_")
+        } | {"PIP_CONFIG_FILE": os.devnull}
         run(sys.executable, "-m", "pip", "--python", self.python, *arguments, cwd=self.folder, environment=plain)
 
     def run(self, *command):

@@ -1,4 +1,6 @@
-"""Run in a fresh environment: offers.py "PLUGINS" "PACKAGES" — these plugins and no others are found, and every module imports from there."""
+"""Run in a fresh environment: offers.py "PLUGINS" "PACKAGES" — these plugins and no others are found, and every
+module imports from there.
+"""
 import importlib
 import pkgutil
 import sys

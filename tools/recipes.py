@@ -1,4 +1,5 @@
-"""Run in a fresh environment: recipes.py PLUGIN — each recipe that the plugin offers is fitted, saved, loaded and asked, on a small decoder with random weights.
+"""Run in a fresh environment: recipes.py PLUGIN — each recipe that the plugin offers is fitted, saved, loaded and
+asked, on a small decoder with random weights.
 
 A recipe that takes more than one task is fitted by its plugin's own tests; here it must build its parts.
 """
@@ -20,9 +21,13 @@ with tempfile.TemporaryDirectory() as place:
     for name in names:
         recipe = Recipe.of(name)
         recipe.parts()
-        if getattr(recipe, "tasks", None): continue
+        if recipe.tasks: continue
         short = ["training.epochs=2"] if recipe.training else []
-        clf = Classifier(name, model, short, cache=None).fit(few.texts[:70], few.labels[:70], few.take(range(70, len(few))))
+        clf = Classifier(name, model, short, cache=None).fit(
+            few.texts[:70], few.labels[:70], few.take(range(70, len(few)))
+        )
         again = Classifier.from_pretrained(clf.save_pretrained(Path(place, name)))
-        assert (again.scores(few.texts[:5]) == clf.scores(few.texts[:5])).all(), f"recipe {name!r}: other scores after saving and loading"
+        assert (again.decision_function(few.texts[:5]) == clf.decision_function(few.texts[:5])).all(), (
+            f"recipe {name!r}: other logits after saving and loading"
+        )
         print(f"{name}: {clf.predict(few.texts[:3]).tolist()}")

@@ -8,8 +8,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PLUGINS = sorted(path.parent.name for path in ROOT.glob("plugins/*/pyproject.toml"))
-PROJECTS = [Path("."), *(Path("plugins", name) for name in PLUGINS)]  # each has notebooks and a package made from them
-PACKAGES = {project: tomllib.loads((ROOT / project / "pyproject.toml").read_text())["tool"]["nbdev"]["lib_path"] for project in PROJECTS}
+# each has notebooks and a package made from them
+PROJECTS = [Path("."), *(Path("plugins", name) for name in PLUGINS)]
+PACKAGES = {
+    project: tomllib.loads((ROOT / project / "pyproject.toml").read_text())["tool"]["nbdev"]["lib_path"]
+    for project in PROJECTS
+}
 EXAMPLE = Path("examples", "clfm-kit-hello")
 BIN = Path(sys.executable).parent
 ENVIRONMENT = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "MPLBACKEND": "Agg"}

@@ -18,7 +18,9 @@ from torch.nn import functional as F
 @cache
 def has_kernels() -> bool:
     "Whether this PyTorch carries the oneDNN kernels used here."
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise") and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise") and hasattr(
+        torch.ops.mkldnn, "_reorder_linear_weight"
+    )
 
 @cache
 def mkl_is_at_home() -> bool:
@@ -28,16 +30,26 @@ def mkl_is_at_home() -> bool:
     return torch.backends.mkl.is_available() and "GenuineIntel" in told
 
 def served(x) -> bool:
-    "Whether oneDNN computes with `x`: float32 on a processor that is not Intel's, outside of autocast and of the tracing of a graph."
-    return x.dtype == torch.float32 and x.device.type == "cpu" and has_kernels() and not mkl_is_at_home() and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_exporting()
+    """Whether oneDNN computes with `x`: float32 on a processor that is not Intel's,
+    outside of autocast and of the tracing of a graph.
+    """
+    return (
+        x.dtype == torch.float32 and x.device.type == "cpu" and has_kernels() and not mkl_is_at_home()
+        and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_exporting()
+    )
 
 def product(a, b):
     "The product [N, M] of matrices [N, K] and [K, M]; no gradients flow through it."
-    return torch.ops.mkldnn._linear_pointwise(a.contiguous(), b.T.contiguous(), None, "none", [], "") if served(a) else a @ b
+    return (
+        torch.ops.mkldnn._linear_pointwise(a.contiguous(), b.T.contiguous(), None, "none", [], "") if served(a)
+        else a @ b
+    )
 
 # %% ../../nbs/05_backbone/01_kernels.ipynb #080081fff9
 class Linear(torch.autograd.Function):
-    "x @ weight.T + bias by oneDNN, with its gradients; `packed` is the weight in oneDNN's own order, where there is one."
+    """x @ weight.T + bias by oneDNN, with its gradients; `packed` is the weight in oneDNN's own order,
+    where there is one.
+    """
 
     @staticmethod
     def forward(ctx, x, weight, bias, packed=None):
@@ -64,7 +76,8 @@ class Packed:
         if torch.is_grad_enabled() and weight.requires_grad:
             self.version = None  # it may move after this pass, and fused optimizers do not count versions
             return Linear.apply(x, weight, bias)
-        if (version := (weight.data_ptr(), weight._version)) != self.version: self.version, self.weight = version, torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
+        if (version := (weight.data_ptr(), weight._version)) != self.version:
+            self.version, self.weight = version, torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
         return Linear.apply(x, weight, bias, self.weight)
 
 # %% ../../nbs/05_backbone/01_kernels.ipynb #080130af17
@@ -72,7 +85,10 @@ MOST_BYTES = 2 * 2**30
 
 def pack_linears(model) -> int:  # how many maps were packed
     "Let a CPU model's float32 linear maps be computed by oneDNN."
-    maps = [m for m in model.modules() if type(m) is nn.Linear and m.weight.dtype == torch.float32 and m.weight.device.type == "cpu"]
+    maps = [
+        m for m in model.modules()
+        if type(m) is nn.Linear and m.weight.dtype == torch.float32 and m.weight.device.type == "cpu"
+    ]
     if not has_kernels() or mkl_is_at_home() or sum(m.weight.nbytes for m in maps) > MOST_BYTES: return 0
     for linear in maps: linear.forward = Packed(linear)
     return len(maps)

@@ -13,7 +13,9 @@ from ..errors import UserError
 # %% ../../nbs/05_backbone/00_sites.ipynb #07005a83c8
 @dataclass(frozen=True)
 class Shape:
-    "The sizes of a backbone: blocks, width of a hidden state, width of a feed-forward activation (0: it has none that can be read)."
+    """The sizes of a backbone: blocks, width of a hidden state, width of a feed-forward activation (0:
+    it has none that can be read).
+    """
     depth: int
     hidden: int
     ffn: int = 0
@@ -44,7 +46,13 @@ def deepest_columns(columns) -> list:
 
 # %% ../../nbs/05_backbone/00_sites.ipynb #0701076e88
 def hidden_site(shape: Shape, layer: int = -1) -> str:
-    "The hidden site of a layer, counted from the front or, if negative, from the end. Raises `UserError` outside 0…L."
+    """The hidden site of a layer, counted from the front or, if negative, from the end.
+
+    Raises `UserError` outside 0…L.
+    """
     if not -shape.depth - 1 <= layer <= shape.depth:
-        raise UserError(f"layer {layer} does not exist: the model has hidden layers 0 to {shape.depth} (or -{shape.depth + 1} to -1)")
+        raise UserError(
+            f"layer {layer} does not exist: the model has hidden layers 0 to {shape.depth} "
+            f"(or -{shape.depth + 1} to -1)"
+        )
     return f"hidden.{layer % (shape.depth + 1)}"

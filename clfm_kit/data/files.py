@@ -24,9 +24,13 @@ def _lines(path):
     except UnicodeDecodeError as error:
         encoding = "utf-16" if error.object[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin1"
         cure = f"save it as UTF-8, for example with: iconv -f {encoding} -t utf-8 {path.name}"
-        raise UserError(f"{path} line {number}: byte 0x{error.object[error.start]:02x} is not UTF-8; {cure}") from error
+        raise UserError(
+            f"{path} line {number}: byte 0x{error.object[error.start]:02x} is not UTF-8; {cure}"
+        ) from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{path} is damaged or cut off after line {number} ({error}); copy or download it again") from error
+        raise UserError(
+            f"{path} is damaged or cut off after line {number} ({error}); copy or download it again"
+        ) from error
     except OSError as error: raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
 
 # %% ../../nbs/03_data/02_files.ipynb #060062acc5
@@ -35,23 +39,38 @@ def _jsonl(path):
         if not line.strip(): continue
         try: record = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{path} line {number}: broken JSON ({error}); every line must be one JSON object") from error
-        if not isinstance(record, dict): raise UserError(f'{path} line {number}: not a JSON object; a line looks like {{"text": "…", "label": "…"}}')
+            raise UserError(
+                f"{path} line {number}: broken JSON ({error}); every line must be one JSON object"
+            ) from error
+        if not isinstance(record, dict):
+            raise UserError(
+                f'{path} line {number}: not a JSON object; a line looks like {{"text": "…", "label": "…"}}'
+            )
         yield f"{path} line {number}", record
 
 # %% ../../nbs/03_data/02_files.ipynb #0600853731
 def _csv(path):
     csv.field_size_limit(2**31 - 1)  # the default refuses long documents
-    reader = csv.reader((line for _, line in _lines(path)), delimiter="\t" if ".tsv" in path.suffixes else ",", strict=True)
+    reader = csv.reader(
+        (line for _, line in _lines(path)), delimiter="\t" if ".tsv" in path.suffixes else ",", strict=True
+    )
     header, start = None, 1
     try:
         for cells in reader:
             if cells and header and len(cells) != len(header):
-                raise UserError(f'{path} line {start}: {len(cells)} fields, but the header has {len(header)}; put "…" around texts that contain the separator')
+                raise UserError(
+                    f'{path} line {start}: {len(cells)} fields, but the header has {len(header)}; put "…" around '
+                    f'texts that contain the separator'
+                )
             if cells and header: yield f"{path} line {start}", dict(zip(header, cells))
-            if not header and len({*cells}) < len(cells): raise UserError(f"{path} line {start}: the header names a column twice ({', '.join(cells)}); give every column a name of its own")
+            if not header and len({*cells}) < len(cells):
+                raise UserError(
+                    f"{path} line {start}: the header names a column twice ({', '.join(cells)}); "
+                    f"give every column a name of its own"
+                )
             header, start = header or cells, reader.line_num + 1
-    except csv.Error as error: raise UserError(f'{path} line {start}: {error}; a quote inside a quoted text is written ""') from error
+    except csv.Error as error:
+        raise UserError(f'{path} line {start}: {error}; a quote inside a quoted text is written ""') from error
 
 # %% ../../nbs/03_data/02_files.ipynb #06009039c2
 def _parquet(path):
@@ -61,10 +80,15 @@ def _parquet(path):
         for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=4096):
             for record in batch.to_pylist(): yield f"{path} row {(row := row + 1)}", record
     except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path} cannot be read{f' after row {row}' if row >= 0 else ''}: {str(error).splitlines()[0]}") from error
+        raise UserError(
+            f"{path} cannot be read{f' after row {row}' if row >= 0 else ''}: {str(error).splitlines()[0]}"
+        ) from error
 
 # %% ../../nbs/03_data/02_files.ipynb #06011cab66
-FORMATS = {"jsonl": _jsonl, "jsonl.gz": _jsonl, "csv": _csv, "csv.gz": _csv, "tsv": _csv, "tsv.gz": _csv, "parquet": _parquet}
+FORMATS = {
+    "jsonl": _jsonl, "jsonl.gz": _jsonl, "csv": _csv, "csv.gz": _csv, "tsv": _csv, "tsv.gz": _csv,
+    "parquet": _parquet,
+}
 
 def records_of(path: Path):
     "Pairs of place and record of a file. Raises `UserError` when the file or a reader for it does not exist."

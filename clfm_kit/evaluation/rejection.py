@@ -6,17 +6,20 @@
 __all__ = ['SCORES', 'REJECTION_FIGURES', 'Score', 'MaximumProbability', 'Energy', 'CentroidDistance', 'score_named', 'fit_cut',
            'best_cut', 'Rejection', 'evaluate_rejection']
 
-# %% ../../nbs/04_evaluation/02_rejection.ipynb #16002725a6
+# %% ../../nbs/04_evaluation/02_rejection.ipynb #15ed4d86
 from dataclasses import asdict, dataclass
 
 import numpy as np
+from scipy.spatial.distance import cdist
+from sklearn.covariance import LedoitWolf
+from sklearn.metrics import roc_auc_score, roc_curve
 
 from ..errors import UserError, unknown
 from .metrics import Report, Undefined, ratio, sampled_curve
 from ..parts import Part
 from ..data.schemas import Schema
 
-# %% ../../nbs/04_evaluation/02_rejection.ipynb #16005570c2
+# %% ../../nbs/04_evaluation/02_rejection.ipynb #1457f04b
 class Score(Part):
     "A rejection score that serves every schema and learns nothing."
 
@@ -28,33 +31,33 @@ class Score(Part):
         return self
 
 class MaximumProbability(Score):
-    "The probability of the likeliest label, from scores [N, C]."
+    "The probability of the likeliest label, from logits [N, C]."
 
-    def rate(self, scores, features, schema: Schema) -> np.ndarray:  # float64 [N]
-        "The largest probability that scores [N, C] stand for, in [0, 1]; features are not used."
-        top = (scores := np.asarray(scores, dtype=np.float64)).max(axis=1)
-        if schema.kind == "multi": return np.exp(-np.logaddexp(0, -top))
-        return 1 / np.exp(scores - top[:, None]).sum(axis=1)
+    def confidence(self, logits, features, schema: Schema) -> np.ndarray:  # float64 [N]
+        "The largest probability that logits [N, C] stand for, in [0, 1]; features are not used."
+        return schema.probabilities(logits).max(axis=1)
 
 class Energy(Score):
-    "The free energy of scores [N, C] with its sign turned, so that more is more familiar."
+    "The free energy of logits [N, C] with its sign turned, so that more is more like what training showed."
 
-    def rate(self, scores, features, schema: Schema) -> np.ndarray:  # float64 [N]
-        "The free energy of scores [N, C] with its sign turned, in nats; features are not used."
-        scores = np.asarray(scores, dtype=np.float64)
-        return np.logaddexp(0, scores).sum(axis=1) if schema.kind == "multi" else np.logaddexp.reduce(scores, axis=1)
+    def confidence(self, logits, features, schema: Schema) -> np.ndarray:  # float64 [N]
+        "The free energy of logits [N, C] with its sign turned, in nats; features are not used."
+        return schema.energy(logits)
 
-# %% ../../nbs/04_evaluation/02_rejection.ipynb #160079f7f5
+# %% ../../nbs/04_evaluation/02_rejection.ipynb #bde1e3bd
 class CentroidDistance(Score):
     "Nearness to the nearest class centre in whitened features [N, F]; 0 at a centre, negative elsewhere."
 
     def check_schema(self, schema: Schema):
         "Raises `UserError` for a multi-label schema, whose rows have no single centre."
-        if schema.kind == "multi": raise UserError("'centroid-distance' needs one label for each text; use 'energy' or 'maximum-probability' with several")
+        if not schema.exclusive:
+            raise UserError(
+                "'centroid-distance' needs one label for each text; use 'energy' or "
+                "'maximum-probability' with several"
+            )
 
     def fit(self, features, targets, schema: Schema):
         "Learn centres and spread. Raises `UserError` as `check_schema`."
-        from sklearn.covariance import LedoitWolf
         self.check_schema(schema)
         features, targets = np.asarray(features, dtype=np.float64), np.asarray(targets)
         present, column = np.unique(targets, return_inverse=True)
@@ -66,9 +69,10 @@ class CentroidDistance(Score):
         self.whitening_, self.centres_ = whitening.astype(np.float32), (centres @ whitening).astype(np.float32)
         return self
 
-    def rate(self, scores, features, schema: Schema) -> np.ndarray:  # float64 [N]
-        "Minus the Mahalanobis distance of features [N, F] to the nearest class centre, in standard deviations; scores are not used."
-        from scipy.spatial.distance import cdist
+    def confidence(self, logits, features, schema: Schema) -> np.ndarray:  # float64 [N]
+        """Minus the Mahalanobis distance of features [N, F] to the nearest class centre, in standard deviations;
+        logits are not used.
+        """
         return -cdist(np.asarray(features, dtype=np.float32) @ self.whitening_, self.centres_).min(axis=1)
 
 # %% ../../nbs/04_evaluation/02_rejection.ipynb #1600866556
@@ -79,32 +83,47 @@ def score_named(name: str) -> Part:
     if not isinstance(name, str) or name not in SCORES: raise unknown("rejection score", name, SCORES)
     return SCORES[name]()
 
-# %% ../../nbs/04_evaluation/02_rejection.ipynb #160157492c
+# %% ../../nbs/04_evaluation/02_rejection.ipynb #dd8f00d7
 def fit_cut(in_scope, coverage: float = 0.95) -> float:
-    "The highest cut that keeps at least `coverage` of the ratings [N]. Raises `UserError` without rows or for a coverage outside (0, 1]."
-    if isinstance(coverage, bool) or not isinstance(coverage, (int, float)) or not 0 < coverage <= 1: raise UserError(f"coverage {coverage!r} given; a share above 0 and at most 1 expected, such as 0.95")
+    """The highest cut that keeps at least `coverage` of the confidence [N].
+
+    Raises `UserError` without rows or for a coverage outside (0, 1].
+    """
+    if isinstance(coverage, bool) or not isinstance(coverage, (int, float)) or not 0 < coverage <= 1:
+        raise UserError(f"coverage {coverage!r} given; a share above 0 and at most 1 expected, such as 0.95")
     if not len(in_scope): raise UserError("no rows to learn a cut from; give validation rows that belong to the task")
-    return float(np.sort(np.asarray(in_scope, dtype=np.float64))[int(np.floor((1 - coverage) * len(in_scope) + 1e-9))])
+    return float(
+        np.sort(np.asarray(in_scope, dtype=np.float64))[int(np.floor((1 - coverage) * len(in_scope) + 1e-9))]
+    )
 
 def best_cut(in_scope, out_of_scope) -> float:
-    "The cut with the highest mean of in-scope and out-of-scope recall, from ratings [N] and [M]. Raises `UserError` when either is empty."
-    from sklearn.metrics import roc_curve
-    if not (len(in_scope) and len(out_of_scope)): raise UserError(f"{len(in_scope)} in-scope and {len(out_of_scope)} out-of-scope rows given; a cut between them needs both")
-    outside, inside, cuts = roc_curve(np.repeat([1, 0], [len(in_scope), len(out_of_scope)]), np.concatenate([in_scope, out_of_scope]))
+    """The cut with the highest mean of in-scope and out-of-scope recall, from confidence [N] and [M].
+
+    Raises `UserError` when either is empty.
+    """
+    if not (len(in_scope) and len(out_of_scope)):
+        raise UserError(
+            f"{len(in_scope)} in-scope and {len(out_of_scope)} out-of-scope rows given; a cut between them needs both"
+        )
+    outside, inside, cuts = roc_curve(
+        np.repeat([1, 0], [len(in_scope), len(out_of_scope)]), np.concatenate([in_scope, out_of_scope])
+    )
     return float(cuts[1:][(inside - outside)[1:].argmax()])
 
-# %% ../../nbs/04_evaluation/02_rejection.ipynb #16019c50fa
+# %% ../../nbs/04_evaluation/02_rejection.ipynb #d0e1e2a4
 @dataclass
 class Rejection:
-    "Which score rejects, below which cut, and the in-scope coverage that the cut was learned for, with the number of rows."
+    """Which score rejects, below which cut, and the in-scope coverage that the cut was learned for,
+    with the number of rows.
+    """
     score: str = "maximum-probability"
     cut: float = -np.inf
     coverage: float = 1.0
     rows: int = 0
 
-    def rejected(self, ratings) -> np.ndarray:  # bool [N]
-        "Which of the ratings [N] fall below the cut."
-        return np.asarray(ratings) < self.cut
+    def rejected(self, confidence) -> np.ndarray:  # bool [N]
+        "Which of the confidences [N] fall below the cut."
+        return np.asarray(confidence) < self.cut
 
     def to_dict(self) -> dict:
         "What was learned, as it stands in clfm.json; a cut below which nothing falls is null."
@@ -115,28 +134,34 @@ class Rejection:
         "From what `to_dict` gave."
         return cls(**given | dict(cut=-np.inf if given["cut"] is None else given["cut"]))
 
-# %% ../../nbs/04_evaluation/02_rejection.ipynb #160229274b
+# %% ../../nbs/04_evaluation/02_rejection.ipynb #e34cf280
 REJECTION_FIGURES = dict(
     coverage="share of in-scope rows that are answered",
     in_scope_accuracy="share of in-scope rows that are answered and right",
     accepted_accuracy="share of answered in-scope rows that are right",
     out_of_scope_recall="share of out-of-scope rows that are rejected",
     out_of_scope_recall_at_95="the same at the cut that keeps 95 % of these in-scope rows",
-    auroc="chance that an in-scope row is rated above an out-of-scope row",
+    auroc="chance that an in-scope row is more confident than an out-of-scope row",
 )
 
-# %% ../../nbs/04_evaluation/02_rejection.ipynb #16023c96a4
+# %% ../../nbs/04_evaluation/02_rejection.ipynb #58734abe
 def evaluate_rejection(in_scope, correct, out_of_scope=(), cut: float = -np.inf) -> Report:
-    "Evaluate a cut on ratings [N] of in-scope rows, `correct` bool [N], and ratings [M] of out-of-scope rows. Raises `UserError` when ratings and answers differ in number."
-    from sklearn.metrics import roc_auc_score
+    """Evaluate a cut on confidence [N] of in-scope rows, `correct` bool [N], and confidence [M] of out-of-scope rows.
+
+    Raises `UserError` when confidence and answers differ in number.
+    """
     in_scope, correct, out_of_scope = np.asarray(in_scope), np.asarray(correct, dtype=bool), np.asarray(out_of_scope)
-    if len(in_scope) != len(correct): raise UserError(f"{len(in_scope)} ratings and {len(correct)} answers; they must be the same rows")
-    kept, none, strangers = in_scope >= cut, "there are no in-scope rows", "there are no out-of-scope rows"
+    if len(in_scope) != len(correct):
+        raise UserError(f"{len(in_scope)} confidences and {len(correct)} answers; they must be the same rows")
+    kept, none, nothing = in_scope >= cut, "there are no in-scope rows", "there are no out-of-scope rows"
     figures = dict(
-        coverage=ratio(kept.sum(), len(kept), none), in_scope_accuracy=ratio((kept & correct).sum(), len(kept), none),
+        coverage=ratio(kept.sum(), len(kept), none),
+        in_scope_accuracy=ratio((kept & correct).sum(), len(kept), none),
         accepted_accuracy=ratio((kept & correct).sum(), kept.sum(), "all rows were rejected" if len(kept) else none),
-        out_of_scope_recall=ratio((out_of_scope < cut).sum(), len(out_of_scope), strangers),
-        out_of_scope_recall_at_95=Undefined(strangers if len(kept) else none), auroc=Undefined(strangers if len(kept) else none))
+        out_of_scope_recall=ratio((out_of_scope < cut).sum(), len(out_of_scope), nothing),
+        out_of_scope_recall_at_95=Undefined(nothing if len(kept) else none),
+        auroc=Undefined(nothing if len(kept) else none),
+    )
     if len(kept) and len(out_of_scope):
         belongs = np.repeat([1, 0], [len(in_scope), len(out_of_scope)])
         figures["out_of_scope_recall_at_95"] = float(np.mean(out_of_scope < fit_cut(in_scope, 0.95)))

@@ -15,27 +15,39 @@ from transformers.masking_utils import sdpa_mask
 MOST_WEIGHTS = 1 << 26  # attention weights that are held at once where they are written out
 
 def attend(query, keys, values, scale: float, mask=None):
-    "Attention [B, H, T, D] of queries [B, H, T, D] to keys and values [B, H, S, D], and the log of its sum of exponentials [B, H, T]; `mask` [B, 1, T, S] is added."
-    if query.device.type == "cpu": return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, keys, values, attn_mask=mask, scale=scale)
+    """Attention [B, H, T, D] of queries [B, H, T, D] to keys and values [B, H, S, D], and the log of its sum of
+    exponentials [B, H, T]; `mask` [B, 1, T, S] is added.
+    """
+    if query.device.type == "cpu":
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query, keys, values, attn_mask=mask, scale=scale
+        )
     found, size = [], max(1, MOST_WEIGHTS // (query.shape[0] * query.shape[1] * keys.shape[2]))
     for start in range(0, query.shape[2], size):
         weights = query[:, :, start:start + size] @ keys.transpose(2, 3) * scale
         if mask is not None: weights = weights + mask[:, :, start:start + size]
-        found.append((weights.softmax(-1, dtype=torch.float32).to(values.dtype) @ values, weights.float().logsumexp(-1)))
+        found.append(
+            (weights.softmax(-1, dtype=torch.float32).to(values.dtype) @ values, weights.float().logsumexp(-1))
+        )
     return tuple(torch.cat(parts, 2) for parts in zip(*found))
 
 # %% ../nbs/01a_attention.ipynb #1bb02392
 NAME = "shared-prefix"
 
 def shared_prefix_attention(module, query, key, value, attention_mask, shared_prefix=None, **kwargs):
-    "Transformers' attention function [B, T, H, D] with keys and values [1, K, P, D] ahead of every row; without `shared_prefix`, its own."
+    """Transformers' attention function [B, T, H, D] with keys and values [1, K, P, D] ahead of every row; without
+    `shared_prefix`, its own.
+    """
     if shared_prefix is None: return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     rows, heads, width, size = query.shape
     groups, scale = key.shape[1], kwargs.get("scaling") or size ** -0.5
     query = query.reshape(rows, groups, -1, size)  # [B, K, heads of one group * T, D]
     own, own_total = attend(query, key, value, scale, attention_mask.repeat(1, 1, heads // groups, 1))
     ahead, total = attend(query.transpose(0, 1).reshape(1, groups, -1, size), *shared_prefix[module.layer_idx], scale)
-    ahead, total = ahead.view(groups, *query.shape[::2], size).transpose(0, 1), total.view(groups, *query.shape[::2]).transpose(0, 1)
+    ahead, total = (
+        ahead.view(groups, *query.shape[::2], size).transpose(0, 1),
+        total.view(groups, *query.shape[::2]).transpose(0, 1),
+    )
     merged = own.lerp(ahead, (total - own_total).sigmoid().to(own.dtype).unsqueeze(-1))
     return merged.reshape(rows, heads, width, size).transpose(1, 2).contiguous(), None
 

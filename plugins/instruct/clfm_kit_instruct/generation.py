@@ -17,12 +17,13 @@ class OneOf:
     def __init__(self, answers, end: int):
         self.end, self.next = end, {}
         for answer in answers:
-            for place, token in enumerate([*answer, end]): self.next.setdefault(tuple(answer[:place]), []).append(token)
+            for place, token in enumerate([*answer, end]):
+                self.next.setdefault(tuple(answer[:place]), []).append(token)
         self.longest = max(len(answer) for answer in answers) + 1
 
     def __call__(self, written) -> list: return list(dict.fromkeys(self.next.get(tuple(written), [self.end])))
 
-# %% ../nbs/06_generation.ipynb #06008c7c5b
+# %% ../nbs/06_generation.ipynb #a6610cf8
 class ListOf:
     "Some of the answers, each at most once, `separator` tokens between, then the end; an empty list is only the end."
 
@@ -40,17 +41,17 @@ class ListOf:
             if rest == answer: allowed.append(self.end)
         return list(dict.fromkeys(allowed)) or [self.end]
 
-# %% ../nbs/06_generation.ipynb #0600957e96
-def _parse(self, written) -> tuple:  # (numbers of the answers written, tokens of the one begun)
-    "Take a written list apart: whole answers with their separators, and what follows them."
-    found, rest = [], tuple(written)
-    while True:
-        whole = [n for n, answer in enumerate(self.answers) if n not in found and rest[:len(answer) + len(self.separator)] == answer + self.separator]
-        if not whole: return found, rest
-        found.append(max(whole, key=lambda n: len(self.answers[n])))
-        rest = rest[len(self.answers[found[-1]]) + len(self.separator):]
-
-ListOf.parse = _parse
+    def parse(self, written) -> tuple:  # (numbers of the answers written, tokens of the one begun)
+        "Take a written list apart: whole answers with their separators, and what follows them."
+        found, rest = [], tuple(written)
+        while True:
+            whole = [
+                n for n, answer in enumerate(self.answers)
+                if n not in found and rest[:len(answer) + len(self.separator)] == answer + self.separator
+            ]
+            if not whole: return found, rest
+            found.append(max(whole, key=lambda n: len(self.answers[n])))
+            rest = rest[len(self.answers[found[-1]]) + len(self.separator):]
 
 # %% ../nbs/06_generation.ipynb #060111cf68
 class SpanOf:
@@ -64,66 +65,102 @@ class SpanOf:
 
     def __call__(self, written) -> list:
         if len(written) + 1 >= self.longest: return [self.end]
-        following = [self.text[start + len(written)] for start in self.starts(written) if start + len(written) < len(self.text)]
+        following = [
+            self.text[start + len(written)] for start in self.starts(written) if start + len(written) < len(self.text)
+        ]
         return list(dict.fromkeys([*following, self.end]))
 
 # %% ../nbs/06_generation.ipynb #0601405e62
 def generate(backbone, prompts, constraints=None, longest: int = 32) -> list:  # of token lists
-    "Greedy answers to prompts (token lists), without the end; `constraints` has a function for each prompt, or None for free text of at most `longest` tokens."
+    """Greedy answers to prompts (token lists), without the end; `constraints` has a function for each prompt, or None
+    for free text of at most `longest` tokens.
+    """
     tokenizer, width = backbone.tokenizer, max(map(len, prompts))
-    ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(p)) + list(p) for p in prompts], device=backbone.device)
+    ids = torch.tensor(
+        [[tokenizer.pad_token_id] * (width - len(p)) + list(p) for p in prompts], device=backbone.device
+    )
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=backbone.device)
-    allowed = None if constraints is None else lambda row, written: constraints[row](_until(written[width:].tolist(), tokenizer.eos_token_id))
+    allowed = (
+        None if constraints is None
+        else lambda row, written: constraints[row](_until(written[width:].tolist(), tokenizer.eos_token_id))
+    )
     most = longest if constraints is None else max(found.longest for found in constraints)
     with torch.inference_mode():
-        found = backbone.language_model.generate(ids, attention_mask=mask, max_new_tokens=most, do_sample=False, num_beams=1, prefix_allowed_tokens_fn=allowed,
-                                                 pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id)
+        found = backbone.language_model.generate(
+            ids, attention_mask=mask, max_new_tokens=most, do_sample=False, num_beams=1,
+            prefix_allowed_tokens_fn=allowed, pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
     return [_until(row[width:].tolist(), tokenizer.eos_token_id) for row in found]
 
 def _until(written, end) -> list: return written[:written.index(end)] if end in written else written
 
-# %% ../nbs/06_generation.ipynb #060150efa2
+# %% ../nbs/06_generation.ipynb #6d800715
 def prompts_of(classifier, texts) -> list:
-    "The whole prompts of a fitted classifier for texts, as token lists. Raises `UserError` for a recipe without prompts."
-    backbone, format = classifier._open(), classifier.parts_["format"]
-    if not hasattr(format, "tokens_of_answers"): raise UserError("this classifier asks its model nothing; use a recipe with format 'instruction', such as 'instruct'")
-    reader = format.reader
+    """The whole prompts of a fitted classifier for texts, as token lists.
+
+    Raises `UserError` for a recipe without prompts.
+    """
+    encoder = classifier.encoder_
+    asks, backbone = encoder.text_format, encoder.backbone
+    if not hasattr(asks, "tokens_of_answers"):
+        raise UserError(
+            "this classifier asks its model nothing; use a recipe with format 'instruction', such as 'instruct'"
+        )
+    reader = asks.reader
     after = len(reader.tree) if reader.scoring == "tree" else 0
     head = reader.prefix if reader.shared else []
-    if reader.scoring != "tree": raise UserError("this model scores labels one by one, and its prompts are not kept apart from its answers; generating needs a model that takes a tree mask")
-    found = format.encode(list(texts), backbone.tokenizer, backbone.shape.limit).ids
+    if reader.scoring != "tree":
+        raise UserError(
+            "this model scores labels one by one, and its prompts are not kept apart from its answers; "
+            "generating needs a model that takes a tree mask"
+        )
+    found = asks.encode(list(texts), backbone.tokenizer, backbone.shape.limit).ids
     return [head + ids[:len(ids) - after] for ids in found]
 
-# %% ../nbs/06_generation.ipynb #06016e787f
+# %% ../nbs/06_generation.ipynb #19ff09d3
 def write_labels(classifier, texts) -> list:
     "Labels by constrained generation: one for each text, or a list of them where labels are many."
-    backbone, format, schema = classifier._open(), classifier.parts_["format"], classifier.schema_
-    prompts, end = prompts_of(classifier, texts), backbone.tokenizer.eos_token_id
-    answers = [format._answer_tokens(words) for words in format.answers_]
-    if schema.kind == "single":
+    prompts, encoder, schema = prompts_of(classifier, texts), classifier.encoder_, classifier.task().schema
+    asks, backbone = encoder.text_format, encoder.backbone
+    end = backbone.tokenizer.eos_token_id
+    answers = [asks.answer_ids(words) for words in asks.answers_]
+    if schema.exclusive:
         written = generate(backbone, prompts, [OneOf(answers, end)] * len(prompts))
         return [schema.labels[answers.index(tokens)] for tokens in written]
-    rule = ListOf(answers, format._ids(";"), end)
+    rule = ListOf(answers, asks.ids(";"), end)
     return [_labels_of(rule, tokens, schema) for tokens in generate(backbone, prompts, [rule] * len(prompts))]
 
 def _labels_of(rule, tokens, schema):
     "The labels in a written list."
     found, rest = rule.parse(tokens)
-    return [schema.labels[n] for n in found] + [schema.labels[n] for n, answer in enumerate(rule.answers) if n not in found and answer == rest and rest]
+    return [
+        schema.labels[n] for n in found
+    ] + [schema.labels[n] for n, answer in enumerate(rule.answers) if n not in found and answer == rest and rest]
 
-# %% ../nbs/06_generation.ipynb #0601868b85
+# %% ../nbs/06_generation.ipynb #8a004c5b
 def write_slots(classifier, texts, slots, question: str = "\nThe words that give the {slot}:") -> list:
     "{slot: (start, end) characters of the text, or None} for each text: each value is a span of its text."
-    backbone, format = classifier._open(), classifier.parts_["format"]
-    if len(format.columns) > 1: raise UserError(f"the template has {len(format.columns)} columns, and a span is of one text; use a template with {{text}} alone")
-    tokenizer, space, found = backbone.tokenizer, format.columns[0][1], [{} for _ in texts]
+    asks, backbone = classifier.encoder_.text_format, classifier.encoder_.backbone
+    if len(asks.columns) > 1:
+        raise UserError(
+            f"the template has {len(asks.columns)} columns, and a span is of one text; "
+            f"use a template with {{text}} alone"
+        )
+    tokenizer, space, found = backbone.tokenizer, asks.columns[0][1], [{} for _ in texts]
     for slot in slots:
-        asked, spans = format._ids(question.replace("{slot}", slot)), []
-        encoded = [tokenizer(space + text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True) for text in texts]
+        asked = asks.ids(question.replace("{slot}", slot))
+        encoded = [
+            tokenizer(space + text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
+            for text in texts
+        ]
         spans = [SpanOf(one["input_ids"], tokenizer.eos_token_id) for one in encoded]
         written = generate(backbone, [prompt + asked for prompt in prompts_of(classifier, texts)], spans)
         for row, (one, span, tokens) in enumerate(zip(encoded, spans, written)):
-            found[row][slot] = _characters(one["offset_mapping"], span.starts(tokens)[0], len(tokens), texts[row], len(space)) if tokens else None
+            found[row][slot] = (
+                _characters(one["offset_mapping"], span.starts(tokens)[0], len(tokens), texts[row], len(space))
+                if tokens else None
+            )
     return found
 
 def _characters(offsets, start, count, text, space) -> tuple:

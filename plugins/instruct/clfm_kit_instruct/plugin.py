@@ -15,34 +15,68 @@ PAPER, SEVERAL = "arXiv 2512.12677", "arXiv 2412.08587"
 
 @hookimpl
 def register_formats(register):
-    register("instruction", "clfm_kit_instruct.format:Instruction", about="the text inside an instruction that names the labels", needs="instruct", paper=PAPER)
-    register("lines", "clfm_kit_instruct.lines:Lines", about="one prompt that names several tasks, answered in a line for each", needs="instruct", paper=SEVERAL)
+    register(
+        "instruction", "clfm_kit_instruct.format:Instruction",
+        about="the text inside an instruction that names the labels", needs="instruct", paper=PAPER,
+    )
+    register(
+        "lines", "clfm_kit_instruct.lines:Lines",
+        about="one prompt that names several tasks, answered in a line for each", needs="instruct", paper=SEVERAL,
+    )
 
 @hookimpl
 def register_poolers(register):
-    register("answers", "clfm_kit_instruct.pooler:Answers", about="log-probability of each label's answer, all in one pass", needs="instruct", paper=PAPER)
-    register("lines", "clfm_kit_instruct.line_answers:LineAnswers", about="scores of answers that are written in a line for each task", needs="instruct", paper=SEVERAL)
+    register(
+        "answers", "clfm_kit_instruct.pooler:Answers",
+        about="log-probability of each label's answer, all in one pass", needs="instruct", paper=PAPER,
+    )
+    register(
+        "lines", "clfm_kit_instruct.line_answers:LineAnswers",
+        about="scores of answers that are written in a line for each task", needs="instruct", paper=SEVERAL,
+    )
 
 @hookimpl
-def register_heads(register): register("verbalizer", "clfm_kit_instruct.head:Verbalizer", about="answers' log-probabilities as scores, corrected or trained", needs="instruct", paper=PAPER)
+def register_heads(register):
+    register(
+        "verbalizer", "clfm_kit_instruct.head:Verbalizer",
+        about="answers' log-probabilities as scores, corrected or trained", needs="instruct", paper=PAPER,
+    )
 
 # %% ../nbs/07_plugin.ipynb #070041ca3d
 def instruct():
     "A decoder tuned to answer with a label: adapters on a base held in four bits."
-    return Recipe(name="instruct", format="instruction", quantizer="nf4", selector="lora", pooler="answers", head="verbalizer",
-                  training=dict(epochs=3, learning_rate=2e-4, head_start="random", batch_size=16))
+    return Recipe(
+        name="instruct", format="instruction", quantizer="nf4", selector="lora", pooler="answers", head="verbalizer",
+        training=dict(epochs=3, learning_rate=2e-4, head_start="random", batch_size=16),
+    )
 
 def instruct_zero_shot():
     "The same prompt and the same scores from the decoder as it comes."
-    return Recipe(name="instruct-zero-shot", format="instruction", pooler="answers", head={"name": "verbalizer", "calibration": "content-free"})
+    return Recipe(
+        name="instruct-zero-shot", format="instruction", pooler="answers",
+        head={"name": "verbalizer", "calibration": "content-free"},
+    )
 
 def multitask_lines():
     "A decoder tuned to answer several tasks behind one prompt: adapters on a base held in four bits."
-    return Recipe(name="multitask-lines", format="lines", quantizer="nf4", selector="lora", pooler="lines", head="verbalizer", tasks={"intent": "label", "slots": "slots"},
-                  training=dict(epochs=3, learning_rate=2e-4, head_start="random", batch_size=16))
+    return Recipe(
+        name="multitask-lines", format="lines", quantizer="nf4", selector="lora", pooler="lines", head="verbalizer",
+        tasks={"intent": "label", "slots": "slots"},
+        training=dict(epochs=3, learning_rate=2e-4, head_start="random", batch_size=16),
+    )
 
 @hookimpl
 def register_recipes(register):
-    register("instruct", instruct, about="a decoder tuned to answer with a label, which it always does", needs="instruct", paper=PAPER)
-    register("instruct-zero-shot", instruct_zero_shot, about="a decoder's answers without training, exact over all labels", needs="instruct", paper=PAPER)
-    register("multitask-lines", multitask_lines, about="several tasks behind one prompt of a decoder, answered in a line for each", needs="instruct", paper=SEVERAL)
+    register(
+        "instruct", instruct, about="a decoder tuned to answer with a label, which it always does",
+        needs="instruct", paper=PAPER,
+    )
+    register(
+        "instruct-zero-shot", instruct_zero_shot, about="a decoder's answers without training, exact over all labels",
+        needs="instruct", paper=PAPER,
+    )
+    register(
+        "multitask-lines", multitask_lines,
+        about="several tasks behind one prompt of a decoder, answered in a line for each",
+        needs="instruct", paper=SEVERAL,
+    )

@@ -5,28 +5,33 @@
 # %% auto #0
 __all__ = ['tree_mask', 'Reader']
 
-# %% ../nbs/02_reading.ipynb #0200254aac
+# %% ../nbs/02_reading.ipynb #232ea39b
 import torch
 from transformers import DynamicCache
 
 from clfm_kit.errors import UserError
-from clfm_kit.backbone.batching import pad
+from clfm_kit.backbone.tokens import pad
 from .attention import NAME
 
 # %% ../nbs/02_reading.ipynb #02005dc11c
 def tree_mask(tree, lengths, width: int):
-    "What each token sees, bool [B, T, T], and positions [B, T], for sequences of `lengths` [B] padded on the right to T = `width`."
+    """What each token sees, bool [B, T, T], and positions [B, T],
+    for sequences of `lengths` [B] padded on the right to T = `width`.
+    """
     place = torch.arange(width, device=lengths.device)
     node = place - (lengths - len(tree)).unsqueeze(1)
     inside, node = (node >= 0) & (node < len(tree)), node.clamp(0, len(tree) - 1)
-    if not len(tree): return (place.unsqueeze(0) <= place.unsqueeze(1)).expand(len(lengths), -1, -1), place.expand(len(lengths), -1)
-    ancestors, depth = torch.from_numpy(tree.ancestors).to(lengths.device), torch.from_numpy(tree.depth).to(lengths.device)
+    if not len(tree):
+        return (place.unsqueeze(0) <= place.unsqueeze(1)).expand(len(lengths), -1, -1), place.expand(len(lengths), -1)
+    ancestors, depth = (
+        torch.from_numpy(tree.ancestors).to(lengths.device), torch.from_numpy(tree.depth).to(lengths.device)
+    )
     related = ancestors[node.unsqueeze(2), node.unsqueeze(1)]
     sees = torch.where(inside.unsqueeze(2) & inside.unsqueeze(1), related, place.unsqueeze(0) <= place.unsqueeze(1))
     positions = torch.where(inside, lengths.unsqueeze(1) - len(tree) - 1 + depth[node], place)
     return sees, positions.masked_fill(place >= lengths.unsqueeze(1), 0)
 
-# %% ../nbs/02_reading.ipynb #020083c8cd
+# %% ../nbs/02_reading.ipynb #390db4c2
 class Reader:
     "Makes what a model is called with. `prefix`: ids that all prompts begin with; `sharing`: 'shared' or 'repeated'."
 
@@ -38,7 +43,7 @@ class Reader:
     @property
     def shared(self) -> int:
         "How many tokens of the prompt are read once for all texts."
-        return len(self.prefix) if self.sharing == "shared" else 0  # tokens read once
+        return len(self.prefix) if self.sharing == "shared" else 0
 
     def sequences(self, prompt: list) -> list:
         "What is read for one prompt: one sequence, or one for each answer."
@@ -47,134 +52,163 @@ class Reader:
         if self.scoring == "tree": return [prompt + self.tree.tokens.tolist()]
         return [prompt + answer.tokens[:-1] for answer in self.tree.answers]
 
-# %% ../nbs/02_reading.ipynb #0200977bcd
-def _call(self, ids, mask) -> dict:
-    "Ids, mask, positions and the shared prefix for a batch [B, T] padded on the right."
-    ids, mask = ids.to(self.backbone.device), mask.to(self.backbone.device)
-    branches = self.tree is not None and self.scoring == "tree"
-    if branches and self.shared and self.merges and not torch.is_grad_enabled(): return self._merged(ids, mask)
-    if not (branches and len(self.tree)) and not self.shared: return self.backbone.plain_inputs(ids, mask)
-    found = dict(input_ids=ids, past_key_values=self._past(len(ids)), use_cache=bool(self.shared))
-    ahead = torch.ones(len(ids), self.shared, dtype=mask.dtype, device=mask.device)
-    if not (branches and len(self.tree)): return found | dict(attention_mask=torch.cat([ahead, mask], 1), position_ids=self.shared + torch.arange(ids.shape[1], device=ids.device).expand(len(ids), -1))
-    sees, positions = tree_mask(self.tree, mask.sum(1), ids.shape[1])
-    sees = torch.cat([ahead.bool().unsqueeze(1).expand(-1, ids.shape[1], -1), sees], 2).unsqueeze(1)
-    return found | dict(attention_mask=self._form(sees), position_ids=positions + self.shared)
+    def __call__(self, ids, mask, types=None) -> dict:
+        """Ids, mask, positions and the shared prefix for a batch [B, T] padded on the right; decoders know no
+        segments, so `types` are not used.
+        """
+        ids, mask = ids.to(self.backbone.device), mask.to(self.backbone.device)
+        branches = self.tree is not None and self.scoring == "tree"
+        if branches and self.shared and self.merges and not torch.is_grad_enabled(): return self._merged(ids, mask)
+        if not (branches and len(self.tree)) and not self.shared: return self.backbone.plain_inputs(ids, mask)
+        found = dict(input_ids=ids, past_key_values=self.past(len(ids)), use_cache=bool(self.shared))
+        ahead = torch.ones(len(ids), self.shared, dtype=mask.dtype, device=mask.device)
+        if not (branches and len(self.tree)):
+            places = self.shared + torch.arange(ids.shape[1], device=ids.device).expand(len(ids), -1)
+            return found | dict(attention_mask=torch.cat([ahead, mask], 1), position_ids=places)
+        sees, positions = tree_mask(self.tree, mask.sum(1), ids.shape[1])
+        sees = torch.cat([ahead.bool().unsqueeze(1).expand(-1, ids.shape[1], -1), sees], 2).unsqueeze(1)
+        return found | dict(attention_mask=self.form(sees), position_ids=positions + self.shared)
 
-def _merged(self, ids, mask) -> dict:
-    "The same, with one copy of the prefix for all rows, to which `shared_prefix_attention` looks; no gradients reach it."
-    sees, positions = tree_mask(self.tree, mask.sum(1), ids.shape[1])
-    return dict(input_ids=ids, attention_mask=self._form(sees.unsqueeze(1)), position_ids=positions + self.shared, use_cache=False, shared_prefix=self._pairs())
+    def _merged(self, ids, mask) -> dict:
+        """The same, with one copy of the prefix for all rows, to which `shared_prefix_attention` looks;
+        no gradients reach it.
+        """
+        sees, positions = tree_mask(self.tree, mask.sum(1), ids.shape[1])
+        return dict(
+            input_ids=ids, attention_mask=self.form(sees.unsqueeze(1)), position_ids=positions + self.shared,
+            use_cache=False, shared_prefix=self._pairs(),
+        )
 
-Reader.__call__, Reader._merged = _call, _merged
+    def form(self, sees):
+        """A mask [B, 1, T, S] as the model's attention wants it: bool for PyTorch's own kernel,
+        a number to add for the others.
+        """
+        model = self.backbone.model
+        if model.config._attn_implementation == "sdpa": return sees
+        return torch.zeros(sees.shape, dtype=model.dtype, device=sees.device).masked_fill(
+            ~sees, torch.finfo(model.dtype).min
+        )
 
-# %% ../nbs/02_reading.ipynb #02010cf15d
-def _form(self, sees):
-    "The mask as the model's attention wants it: bool for PyTorch's own kernel, a number to add for the others."
-    model = self.backbone.model
-    if model.config._attn_implementation == "sdpa": return sees
-    return torch.zeros(sees.shape, dtype=model.dtype, device=sees.device).masked_fill(~sees, torch.finfo(model.dtype).min)
+    def past(self, batch: int):
+        """The keys and values of the shared prefix as a cache for each row of a batch, or None.
 
-Reader._form = _form
+        Raises `UserError` where checkpointing drops it.
+        """
+        if not self.shared: return None
+        model, cache = self.backbone.model, DynamicCache()
+        if model.training and getattr(model, "is_gradient_checkpointing", False):
+            raise UserError(
+                "gradient checkpointing drops the shared prompt; set format.prefix=repeated, "
+                "or training.gradient_checkpointing=none"
+            )
+        pairs = self._read_prefix() if torch.is_grad_enabled() else self._pairs()
+        for number, (keys, values) in enumerate(pairs):
+            cache.update(keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1), number)
+        return cache
 
-# %% ../nbs/02_reading.ipynb #02011252ba
-def _past(self, batch):
-    "The keys and values of the shared prefix as a cache for each row of a batch, or None."
-    if not self.shared: return None
-    model, cache = self.backbone.model, DynamicCache()
-    if model.training and getattr(model, "is_gradient_checkpointing", False):
-        raise UserError("gradient checkpointing drops the shared prompt; set format.prefix=repeated, or training.gradient_checkpointing=none")
-    pairs = self._read_prefix() if torch.is_grad_enabled() else self._pairs()
-    for number, (keys, values) in enumerate(pairs): cache.update(keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1), number)
-    return cache
+    def _pairs(self) -> list:  # of (keys, values) [1, heads, prefix, D]
+        "Keys and values of the prefix at each block, read again when a weight has changed."
+        version = [(p.data_ptr(), p._version) for p in self.backbone.model.parameters()]
+        if version != self.version:
+            with torch.inference_mode(False), torch.no_grad(): self.pairs = self._read_prefix()
+            self.version = version
+        return self.pairs
 
-def _pairs(self) -> list:  # of (keys, values) [1, heads, prefix, D]
-    "Keys and values of the prefix at each block, read again when a weight has changed."
-    version = [(p.data_ptr(), p._version) for p in self.backbone.model.parameters()]
-    if version != self.version:
-        with torch.inference_mode(False), torch.no_grad(): self.pairs = self._read_prefix()
-        self.version = version
-    return self.pairs
+    def _read_prefix(self) -> list:
+        "Keys and values of the prefix at each block."
+        self.passes += 1
+        ids = torch.tensor([self.prefix], device=self.backbone.device)
+        found = self.backbone.model(
+            input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True
+        ).past_key_values
+        return [(layer.keys, layer.values) for layer in found.layers]
 
-Reader._past, Reader._pairs = _past, _pairs
+    def node_states(self, states, mask, nodes):
+        """States [texts, nodes, D] of tree nodes (0: the root, the prompt's last token) from states [B, T,
+        D] under mask [B, T].
+        """
+        tree, place = self.tree, torch.arange(mask.shape[1], device=mask.device)
+        last = (mask * place).amax(1)
+        nodes = torch.as_tensor(nodes, device=states.device)
+        if self.scoring == "tree":
+            return states[
+                torch.arange(len(states), device=states.device).unsqueeze(1),
+                ((last - len(tree)).unsqueeze(1) + nodes).clamp(min=0),
+            ]
+        total, paths = len(tree.answers), list(tree.nodes)
+        begins = lambda answer, path: tuple(answer.tokens[:len(path)]) == path and len(answer.tokens) > len(path)
+        owner = [next(a for a, answer in enumerate(tree.answers) if begins(answer, paths[n])) for n in nodes.tolist()]
+        back = [len(tree.answers[a].tokens) - 1 - len(paths[n]) for a, n in zip(owner, nodes.tolist())]
+        rows = torch.arange(0, len(states), total, device=states.device).unsqueeze(1) + torch.tensor(
+            owner, device=states.device
+        )
+        rows = rows.clamp(max=len(states) - 1)
+        return states[rows, (last[rows] - torch.tensor(back, device=states.device)).clamp(min=0)]
 
-# %% ../nbs/02_reading.ipynb #02012ee388
-def _read_prefix(self):
-    "Keys and values of the prefix at each block."
-    self.passes += 1
-    ids = torch.tensor([self.prefix], device=self.backbone.device)
-    found = self.backbone.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True).past_key_values
-    return [(layer.keys, layer.values) for layer in found.layers]
+    def attach(self, tree, prompt: list) -> "Reader":
+        """Score with a tree from now on; `prompt` is one to try it on.
 
-Reader._read_prefix = _read_prefix
+        Raises `UserError` for a model that reads both ways.
+        """
+        self.tree, self.merges = tree, False
+        wanted = sorted({tree.nodes[p] for p in sorted(tree.nodes, key=len)[-3:]} | {0})
+        sharing, self.sharing, self.scoring = self.sharing, "repeated", "alone"
+        expected = self._try(prompt, wanted)
+        for self.sharing, self.scoring in dict.fromkeys(
+            [(sharing, "tree"), ("repeated", "tree"), (sharing, "one by one")]
+        ):
+            if self._right(prompt, wanted, expected): return self._merge(prompt, wanted, expected)
+        self.sharing, self.scoring = "repeated", "one by one"
+        return self
 
-# %% ../nbs/02_reading.ipynb #02012b84b0
-def _node_states(self, states, mask, nodes):
-    "States [texts, nodes, D] of tree nodes (0: the root, the prompt's last token) from states [B, T, D] under mask [B, T]."
-    tree, place = self.tree, torch.arange(mask.shape[1], device=mask.device)
-    last = (mask * place).amax(1)
-    nodes = torch.as_tensor(nodes, device=states.device)
-    if self.scoring == "tree": return states[torch.arange(len(states), device=states.device).unsqueeze(1), ((last - len(tree)).unsqueeze(1) + nodes).clamp(min=0)]
-    total, paths = len(tree.answers), list(tree.nodes)
-    owner = [next(a for a, answer in enumerate(tree.answers) if tuple(answer.tokens[:len(paths[n])]) == paths[n] and len(answer.tokens) > len(paths[n])) for n in nodes.tolist()]
-    back = [len(tree.answers[a].tokens) - 1 - len(paths[n]) for a, n in zip(owner, nodes.tolist())]
-    rows = torch.arange(0, len(states), total, device=states.device).unsqueeze(1) + torch.tensor(owner, device=states.device)
-    rows = rows.clamp(max=len(states) - 1)
-    return states[rows, (last[rows] - torch.tensor(back, device=states.device)).clamp(min=0)]
+    def _merge(self, prompt, wanted, expected) -> "Reader":
+        "Keep one copy of the prefix, where the architecture's attention can be given another function."
+        model = self.backbone.model
+        if not self.shared or self.scoring != "tree" or model.config._attn_implementation not in ("sdpa", NAME):
+            return self
+        model.set_attn_implementation(NAME)
+        self.merges = True
+        self.merges = self._right(prompt, wanted, expected)
+        if not self.merges: model.set_attn_implementation("sdpa")
+        return self
 
-Reader.node_states = _node_states
+    def _right(self, prompt, wanted, expected) -> bool:
+        "Whether the model, read in the way that is set, gives the expected states."
+        try: return _alike(self._try(prompt, wanted), expected)
+        except UserError: raise
+        # this architecture takes no such mask or cache
+        except (TypeError, ValueError, RuntimeError, AttributeError, IndexError): return False
 
-# %% ../nbs/02_reading.ipynb #0201620d85
-def _attach(self, tree, prompt):
-    "Score with a tree from now on; `prompt` is one to try it on. Raises `UserError` for a model that reads both ways."
-    self.tree, self.merges = tree, False
-    wanted = sorted({tree.nodes[p] for p in sorted(tree.nodes, key=len)[-3:]} | {0})
-    sharing, self.sharing, self.scoring = self.sharing, "repeated", "alone"
-    expected = self._try(prompt, wanted)
-    for self.sharing, self.scoring in dict.fromkeys([(sharing, "tree"), ("repeated", "tree"), (sharing, "one by one")]):
-        if self._right(prompt, wanted, expected): return self._merge(prompt, wanted, expected)
-    self.sharing, self.scoring = "repeated", "one by one"
-    return self
-
-def _merge(self, prompt, wanted, expected):
-    "Keep one copy of the prefix, where the architecture's attention can be given another function."
-    model = self.backbone.model
-    if not self.shared or self.scoring != "tree" or model.config._attn_implementation not in ("sdpa", NAME): return self
-    model.set_attn_implementation(NAME)
-    self.merges = True
-    self.merges = self._right(prompt, wanted, expected)
-    if not self.merges: model.set_attn_implementation("sdpa")
-    return self
+    def _try(self, prompt, wanted):
+        """Last states [wanted, D] of tree nodes; with scoring 'alone' from one pass over each node's own path and
+        nothing else.
+        """
+        site, seen, paths = f"hidden.{self.backbone.shape.depth}", [], list(self.tree.nodes)
+        alone = self.scoring == "alone"
+        # two rows, the second of which must not see the first
+        turns = (
+            [[self.prefix + prompt + list(paths[node])] for node in wanted] if alone else [self.sequences(prompt) * 2]
+        )
+        with torch.inference_mode():
+            for sequences in turns:
+                ids, mask = pad(sequences, self.backbone.tokenizer.pad_token_id)
+                self.backbone.read(
+                    ids, mask, {site: seen.append},
+                    self.backbone.plain_inputs(ids, mask) if alone else self(ids, mask),
+                )
+        if not alone: return self.node_states(seen[0], mask.to(seen[0].device), wanted)[-1]
+        longest = max(seen, key=lambda states: states.shape[1])
+        root = len(self.prefix) + len(prompt) - 1
+        if not _alike(longest[0, root], seen[0][0, -1]):
+            raise UserError(
+                f"{type(self.backbone.model).__name__} reads texts in both directions "
+                f"and cannot be asked for an answer; use a "
+                "decoder, or a recipe such as 'probe'"
+            )
+        return torch.stack([states[0, -1] for states in seen])
 
 def _alike(a, b) -> bool:
     "Whether two readings give the same states, to the number type's tolerance."
-    return bool((a.float() - b.float()).abs().max() <= (1e-3 if b.dtype == torch.float32 else 0.1) * b.float().abs().max())
-
-Reader.attach, Reader._merge = _attach, _merge
-
-# %% ../nbs/02_reading.ipynb #87c2be08
-def _right(self, prompt, wanted, expected) -> bool:
-    "Whether the model, read in the way that is set, gives the expected states."
-    try: return _alike(self._try(prompt, wanted), expected)
-    except UserError: raise
-    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError): return False  # this architecture takes no such mask or cache
-
-Reader._right = _right
-
-# %% ../nbs/02_reading.ipynb #02020642b2
-def _try(self, prompt, wanted):
-    "Last states [wanted, D] of tree nodes; with scoring 'alone' from one pass over each node's own path and nothing else."
-    site, seen, paths = f"hidden.{self.backbone.shape.depth}", [], list(self.tree.nodes)
-    alone = self.scoring == "alone"
-    turns = [[self.prefix + prompt + list(paths[node])] for node in wanted] if alone else [self.sequences(prompt) * 2]  # two rows, the second of which must not see the first
-    with torch.inference_mode():
-        for sequences in turns:
-            ids, mask = pad(sequences, self.backbone.tokenizer.pad_token_id)
-            self.backbone.read(ids, mask, {site: seen.append}, self.backbone.plain_inputs(ids, mask) if alone else self(ids, mask))
-    if not alone: return self.node_states(seen[0], mask.to(seen[0].device), wanted)[-1]
-    longest = max(seen, key=lambda states: states.shape[1])
-    root = len(self.prefix) + len(prompt) - 1
-    if not _alike(longest[0, root], seen[0][0, -1]): raise UserError(f"{type(self.backbone.model).__name__} reads texts in both directions and cannot be asked for an answer; use a decoder, or a recipe such as 'probe'")
-    return torch.stack([states[0, -1] for states in seen])
-
-Reader._try = _try
+    return bool(
+        (a.float() - b.float()).abs().max() <= (1e-3 if b.dtype == torch.float32 else 0.1) * b.float().abs().max()
+    )

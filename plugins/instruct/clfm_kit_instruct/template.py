@@ -17,32 +17,47 @@ from clfm_kit.errors import UserError, unknown
 FIELDS = ("labels", "descriptions", "examples")
 
 def parse(template: str) -> list:  # of (words, field or None)
-    "The pieces of a template. Raises `UserError` for a template without a column, with one twice, or with a list after a column."
+    """The pieces of a template.
+
+    Raises `UserError` for a template without a column, with one twice, or with a list after a column.
+    """
     try: pieces = [(words, field) for words, field, _, _ in Formatter().parse(template)]
-    except ValueError as error: raise UserError(f"the template cannot be read: {error}; double a brace that is no field") from error
+    except ValueError as error:
+        raise UserError(f"the template cannot be read: {error}; double a brace that is no field") from error
     named = [field for _, field in pieces if field is not None]
     columns = [field for field in named if field not in FIELDS]
     if not columns: raise UserError("the template has no column of the data in it; give it {text}")
     for column in columns:
-        if not column.isidentifier(): raise UserError(f"the template's field {{{column}}} is no column's name; write a name, as in {{text}}, or double the braces")
+        if not column.isidentifier():
+            raise UserError(
+                f"the template's field {{{column}}} is no column's name; write a name, as in {{text}}, "
+                f"or double the braces"
+            )
         if columns.count(column) > 1: raise UserError(f"the template has column {{{column}}} twice; keep one of them")
     for field in named[named.index(columns[0]):]:
-        if field in FIELDS: raise UserError(f"field {{{field}}} follows {{{columns[0]}}}; put it before, so that all rows share it")
+        if field in FIELDS:
+            raise UserError(f"field {{{field}}} follows {{{columns[0]}}}; put it before, so that all rows share it")
     return pieces
 
 # %% ../nbs/00_template.ipynb #000088ba98
 def read_template(given: str) -> str:
     "The words of a template. Raises `UserError` when there is no file of that name."
     if "{" in given: return given
-    shipped = {Path(file.name).stem: file for file in files("clfm_kit_instruct").joinpath("templates").iterdir() if file.name.endswith(".txt")}
+    shipped = {
+        Path(file.name).stem: file
+        for file in files("clfm_kit_instruct").joinpath("templates").iterdir() if file.name.endswith(".txt")
+    }
     if given in shipped: return shipped[given].read_text(encoding="utf-8")
     try: return Path(given).read_text(encoding="utf-8")
-    except OSError as error: raise unknown("template", given, shipped, "Or give a file, or a text with {text} in it.") from error
+    except OSError as error:
+        raise unknown("template", given, shipped, "Or give a file, or a text with {text} in it.") from error
 
 # %% ../nbs/00_template.ipynb #00011296f4
 @dataclass(frozen=True)
 class Prompt:
-    "The words before all columns; for each column the words before it, the spaces that go with it and its name; the words after."
+    """The words before all columns; for each column the words before it, the spaces that go with it and its name;
+    the words after.
+    """
     before: str
     columns: tuple  # of (words, spaces, name)
     after: str
@@ -61,10 +76,17 @@ def fill(template: str, values: dict) -> Prompt:
 
 # %% ../nbs/00_template.ipynb #00014ae531
 def values_of(text, names) -> list:  # of texts
-    "The value of each named column of a text or dict. Raises `UserError` naming a column that is missing and those that exist."
+    """The value of each named column of a text or dict.
+
+    Raises `UserError` naming a column that is missing and those that exist.
+    """
     columns = text if isinstance(text, dict) else getattr(text, "columns", {})
     for name in names:
-        if name not in columns and name != "text": raise unknown("column of the template", name, columns or ["text"], "Say which columns to read, as in text=title+body.")
+        if name not in columns and name != "text":
+            raise unknown(
+                "column of the template", name, columns or ["text"],
+                "Say which columns to read, as in text=title+body.",
+            )
     return [columns[name] if name in columns else str(text) for name in names]
 
 # %% ../nbs/00_template.ipynb #00017db142

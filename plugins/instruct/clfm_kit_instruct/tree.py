@@ -24,16 +24,20 @@ class Answer:
         "All its tokens, in order."
         return [*self.given, *self.scored]
 
-# %% ../nbs/01_tree.ipynb #010077a383
+# %% ../nbs/01_tree.ipynb #1c78680e
 NORMALISATIONS = ("vocabulary", "tree")
 
 class AnswerTree:
-    "Answers as a tree. Nodes count from 1; 0 is the root, the last token of the prompt, which is not part of the tree."
+    """Answers as a tree.
+
+    Nodes count from 1; 0 is the root, the last token of the prompt, which is not part of the tree.
+    """
 
     def __init__(self, answers, normalisation: str = "vocabulary"):
         if normalisation not in NORMALISATIONS: raise unknown("normalisation", normalisation, NORMALISATIONS)
         self.answers, self.normalisation = list(answers), normalisation
-        self.nodes, self.edges, self.paths = {(): 0}, {}, []  # path -> node, (node, token) -> edge, the edges of each answer
+        # path -> node, (node, token) -> edge, the edges of each answer
+        self.nodes, self.edges, self.paths = {(): 0}, {}, []
         for answer in self.answers: self._add(answer)
         if normalisation == "tree": self._prune()
         self._tables()
@@ -46,42 +50,44 @@ class AnswerTree:
             if place >= len(answer.given): path.append(self.edges.setdefault((source, token), len(self.edges)))
         self.paths.append(path)
 
-# %% ../nbs/01_tree.ipynb #010093078f
-def _prune(self):
-    "Keep edges with an alternative, and nodes on the way to one."
-    options = {}
-    for source, token in self.edges: options.setdefault(source, []).append(token)
-    kept = [edge for edge in self.edges if len(options[edge[0]]) > 1]
-    number, path_of = {self.edges[edge]: new for new, edge in enumerate(kept)}, {node: path for path, node in self.nodes.items()}
-    wanted = {path_of[source][:length] for source, _ in kept for length in range(len(path_of[source]) + 1)} | {()}
-    renamed = {path: new for new, path in enumerate(path for path in self.nodes if path in wanted)}
-    self.paths = [[number[edge] for edge in path if edge in number] for path in self.paths]
-    self.edges = {(renamed[path_of[source]], token): new for new, (source, token) in enumerate(kept)}
-    self.nodes = renamed
+    def _prune(self):
+        "Keep edges with an alternative, and nodes on the way to one."
+        options = {}
+        for source, token in self.edges: options.setdefault(source, []).append(token)
+        kept = [edge for edge in self.edges if len(options[edge[0]]) > 1]
+        number, path_of = (
+            {self.edges[edge]: new for new, edge in enumerate(kept)},
+            {node: path for path, node in self.nodes.items()},
+        )
+        wanted = {path_of[source][:length] for source, _ in kept for length in range(len(path_of[source]) + 1)} | {()}
+        renamed = {path: new for new, path in enumerate(path for path in self.nodes if path in wanted)}
+        self.paths = [[number[edge] for edge in path if edge in number] for path in self.paths]
+        self.edges = {(renamed[path_of[source]], token): new for new, (source, token) in enumerate(kept)}
+        self.nodes = renamed
 
-AnswerTree._prune = _prune
+    def _tables(self):
+        "Arrays over nodes (root left out), edges and answers."
+        nodes = list(self.nodes)[1:]
+        self.tokens = np.array([path[-1] for path in nodes], dtype=np.int64)
+        self.depth = np.array([len(path) for path in nodes], dtype=np.int64)
+        self.parent = np.array([self.nodes[path[:-1]] for path in nodes], dtype=np.int64)
+        self.ancestors = np.eye(len(nodes), dtype=bool)
+        for node, parent in enumerate(self.parent):
+            if parent: self.ancestors[node] |= self.ancestors[parent - 1]  # a parent comes before its children
+        sources, tokens = np.array(list(self.edges), dtype=np.int64).reshape(-1, 2).T
+        self.sources, self.edge_source = np.unique(sources, return_inverse=True)
+        self.words, self.edge_word = np.unique(tokens, return_inverse=True)
+        self.sums = np.zeros((len(self.edges), len(self.answers)), dtype=np.float32)
+        for answer, path in enumerate(self.paths): self.sums[path, answer] = 1
+        self.options = np.zeros((len(self.sources), len(self.words)), dtype=bool)
+        self.options[self.edge_source, self.edge_word] = True
 
-# %% ../nbs/01_tree.ipynb #010112b800
-def _tables(self):
-    "Arrays over nodes (root left out), edges and answers."
-    nodes = list(self.nodes)[1:]
-    self.tokens = np.array([path[-1] for path in nodes], dtype=np.int64)
-    self.depth = np.array([len(path) for path in nodes], dtype=np.int64)
-    self.parent = np.array([self.nodes[path[:-1]] for path in nodes], dtype=np.int64)
-    self.ancestors = np.eye(len(nodes), dtype=bool)
-    for node, parent in enumerate(self.parent):
-        if parent: self.ancestors[node] |= self.ancestors[parent - 1]  # a parent comes before its children
-    sources, tokens = np.array(list(self.edges), dtype=np.int64).reshape(-1, 2).T
-    self.sources, self.edge_source = np.unique(sources, return_inverse=True)
-    self.words, self.edge_word = np.unique(tokens, return_inverse=True)
-    self.sums = np.zeros((len(self.edges), len(self.answers)), dtype=np.float32)
-    for answer, path in enumerate(self.paths): self.sums[path, answer] = 1
-    self.options = np.zeros((len(self.sources), len(self.words)), dtype=bool)
-    self.options[self.edge_source, self.edge_word] = True
+    def __len__(self): return len(self.tokens)  # nodes that are read
 
-AnswerTree._tables = _tables
-AnswerTree.__len__ = lambda self: len(self.tokens)  # nodes that are read
-AnswerTree.deepest = property(lambda self: int(self.depth.max(initial=0)))
+    @property
+    def deepest(self) -> int:
+        "The depth of the deepest node that is read; 0 where there is none."
+        return int(self.depth.max(initial=0))
 
 # %% ../nbs/01_tree.ipynb #01015759a4
 def draw(tree, words=str, axes=None):
@@ -90,14 +96,26 @@ def draw(tree, words=str, axes=None):
     axes = plt.subplots(1, 2, figsize=(11, 4), width_ratios=[2, 1])[1] if axes is None else axes
     leaf, height = iter(range(len(tree) + 1)), {}
     children = {node: [n + 1 for n in np.flatnonzero(tree.parent == node)] for node in range(len(tree) + 1)}
-    def place(node): height[node] = np.mean([place(child) for child in children[node]]) if children[node] else next(leaf); return height[node]
+    def place(node):
+        height[node] = np.mean([place(child) for child in children[node]]) if children[node] else next(leaf)
+        return height[node]
     place(0)
     depth = [0, *tree.depth]
-    for node in range(1, len(tree) + 1): axes[0].plot([depth[tree.parent[node - 1]], depth[node]], [height[tree.parent[node - 1]], height[node]], color="0.6", zorder=1)
+    for node in range(1, len(tree) + 1):
+        axes[0].plot(
+            [depth[tree.parent[node - 1]], depth[node]], [height[tree.parent[node - 1]], height[node]],
+            color="0.6", zorder=1,
+        )
     for node in range(len(tree) + 1):
-        axes[0].text(depth[node], height[node], "prompt" if node == 0 else words(int(tree.tokens[node - 1])), ha="center", va="center", bbox=dict(boxstyle="round", fc="w"))
+        axes[0].text(
+            depth[node], height[node], "prompt" if node == 0 else words(int(tree.tokens[node - 1])), ha="center",
+            va="center", bbox=dict(boxstyle="round", fc="w"),
+        )
     axes[0].margins(0.15), axes[0].axis("off")
     axes[1].imshow(np.concatenate([np.ones((len(tree), 3), dtype=bool), tree.ancestors], 1), cmap="Blues", vmax=1.4)
-    axes[1].set(xticks=range(3 + len(tree)), yticks=range(len(tree)), yticklabels=[words(int(t)) for t in tree.tokens], title="what each node sees")
+    axes[1].set(
+        xticks=range(3 + len(tree)), yticks=range(len(tree)), yticklabels=[words(int(t)) for t in tree.tokens],
+        title="what each node sees",
+    )
     axes[1].set_xticklabels(["p", "p", "p", *(words(int(t)) for t in tree.tokens)], rotation=90)
     return axes

@@ -5,23 +5,23 @@
 # %% auto #0
 __all__ = ['Writing', 'write_label', 'write_list', 'Value', 'write_slots', 'tag_scores']
 
-# %% ../nbs/06b_writing.ipynb #7037ae67
+# %% ../nbs/06b_writing.ipynb #a4fd9107
 import numpy as np
 import torch
 from transformers import DynamicCache
 
-from clfm_kit.backbone.batching import pad
+from clfm_kit.backbone.tokens import pad
 from .pooler import answer_scores
 from .tree import Answer, AnswerTree
 
-# %% ../nbs/06b_writing.ipynb #b5696b24
+# %% ../nbs/06b_writing.ipynb #70f37efc
 class Writing:
     "The texts of a batch, from `prompts` on; `reader` is that of their format."
 
     def __init__(self, reader, prompts, head):
         self.reader, self.backbone, self.head = reader, reader.backbone, head
         count, device = len(prompts), reader.backbone.device
-        past = reader._past(count)  # what all prompts begin with
+        past = reader.past(count)  # what all prompts begin with
         self.pairs = [(layer.keys, layer.values) for layer in past.layers] if past else []
         self.mask = torch.ones(count, reader.shared, dtype=torch.bool, device=device)
         self.length = torch.full((count,), reader.shared, device=device)
@@ -34,35 +34,45 @@ class Writing:
         for number, (keys, values) in enumerate(self.pairs): cache.update(keys, values, number)
         whole = torch.cat([self.mask.unsqueeze(1).expand(-1, ids.shape[1], -1), sees], 2).unsqueeze(1)
         self.backbone.passes += 1
-        found = self.backbone.model(input_ids=ids, attention_mask=self.reader._form(whole), position_ids=self.length.unsqueeze(1) + places, past_key_values=cache, use_cache=True)
+        found = self.backbone.model(
+            input_ids=ids, attention_mask=self.reader.form(whole), position_ids=self.length.unsqueeze(1) + places,
+            past_key_values=cache, use_cache=True,
+        )
         return found.last_hidden_state, cache
 
-# %% ../nbs/06b_writing.ipynb #828318e9
-def _write(self, tokens):
-    "Write a list of tokens, which may be empty, behind each text."
-    if not any(tokens): return
-    ids, mask = (values.to(self.backbone.device) for values in pad([list(found) for found in tokens], self.backbone.tokenizer.pad_token_id))
-    mask, place = mask.bool(), torch.arange(ids.shape[1], device=ids.device)
-    states, cache = self._read(ids, mask.unsqueeze(1) & (place.unsqueeze(0) <= place.unsqueeze(1)), place.expand(len(ids), -1))
-    self.pairs, self.mask = [(layer.keys, layer.values) for layer in cache.layers], torch.cat([self.mask, mask], 1)
-    count = mask.sum(1)
-    self.length = self.length + count
-    last = states[torch.arange(len(ids), device=ids.device), (count - 1).clamp(min=0)]
-    self.last = last if self.last is None else torch.where(count.unsqueeze(1) > 0, last, self.last)
+    def write(self, tokens):
+        "Write a list of tokens, which may be empty, behind each text."
+        if not any(tokens): return
+        ids, mask = (
+            values.to(self.backbone.device)
+            for values in pad([list(found) for found in tokens], self.backbone.tokenizer.pad_token_id)
+        )
+        mask, place = mask.bool(), torch.arange(ids.shape[1], device=ids.device)
+        states, cache = self._read(
+            ids, mask.unsqueeze(1) & (place.unsqueeze(0) <= place.unsqueeze(1)), place.expand(len(ids), -1)
+        )
+        self.pairs, self.mask = (
+            [(layer.keys, layer.values) for layer in cache.layers], torch.cat([self.mask, mask], 1)
+        )
+        count = mask.sum(1)
+        self.length = self.length + count
+        last = states[torch.arange(len(ids), device=ids.device), (count - 1).clamp(min=0)]
+        self.last = last if self.last is None else torch.where(count.unsqueeze(1) > 0, last, self.last)
 
-def _score(self, tree):
-    "Log-probabilities [B, options] of a tree's options, float32."
-    states, count = self.last.unsqueeze(1), len(self.last)
-    if len(tree):
-        device = states.device
-        sees, places = torch.from_numpy(tree.ancestors).to(device), torch.from_numpy(tree.depth - 1).to(device)
-        found, _ = self._read(torch.from_numpy(tree.tokens).to(device).expand(count, -1), sees.expand(count, -1, -1), places.expand(count, -1))
-        states = torch.cat([states, found], 1)
-    return answer_scores(states[:, torch.from_numpy(tree.sources).to(states.device)], tree, self.head)
+    def score(self, tree):
+        "Log-probabilities [B, options] of a tree's options, float32."
+        states, count = self.last.unsqueeze(1), len(self.last)
+        if len(tree):
+            device = states.device
+            sees, places = torch.from_numpy(tree.ancestors).to(device), torch.from_numpy(tree.depth - 1).to(device)
+            found, _ = self._read(
+                torch.from_numpy(tree.tokens).to(device).expand(count, -1), sees.expand(count, -1, -1),
+                places.expand(count, -1),
+            )
+            states = torch.cat([states, found], 1)
+        return answer_scores(states[:, torch.from_numpy(tree.sources).to(states.device)], tree, self.head)
 
-Writing.write, Writing.score = _write, _score
-
-# %% ../nbs/06b_writing.ipynb #33c8e470
+# %% ../nbs/06b_writing.ipynb #4cbc969b
 def write_label(writing, line):
     "Write the likeliest label in each line; log-probabilities [B, C]."
     scores = writing.score(line.tree)
@@ -72,7 +82,10 @@ def write_label(writing, line):
 def write_list(writing, line):
     "Write the labels that are likelier in the list than not; log-odds [B, C]."
     count, labels = len(writing.last), len(line.names)
-    found, place, last, written = torch.zeros(count, labels), torch.arange(labels), torch.full((count,), -1), torch.ones(count, dtype=torch.bool)
+    found, place, last, written = (
+        torch.zeros(count, labels), torch.arange(labels), torch.full((count,), -1),
+        torch.ones(count, dtype=torch.bool),
+    )
     while written.any():
         chances = writing.score(line.tree).cpu()
         odds = chances[:, :-1] - chances.flip(1).logcumsumexp(1).flip(1)[:, 1:]
@@ -80,13 +93,17 @@ def write_list(writing, line):
         found = torch.where(later, odds, found)
         wanted = later & (odds > 0)
         chosen = torch.where(wanted.any(1), wanted.int().argmax(1), labels)  # the end where there is none
-        writing.write([line.options[option] if open else [] for option, open in zip(chosen.tolist(), written.tolist())])
+        writing.write(
+            [line.options[option] if going else [] for option, going in zip(chosen.tolist(), written.tolist())]
+        )
         last, written = torch.where(written, chosen, last), written & (chosen < labels)
     return found
 
-# %% ../nbs/06b_writing.ipynb #518e25bf
+# %% ../nbs/06b_writing.ipynb #d37c9474
 class Value:
-    "Tokens that may follow in a value: `ids` of the text, (first, last) token of each of its `words` or None, the word to start from, the separator's first token `stop`; at most `words` long, and about `most` tokens."
+    """Tokens that may follow in a value: `ids` of the text, (first, last) token of each of its `words` or None, the
+    word to start from, the separator's first token `stop`; at most `words` long, and about `most` tokens.
+    """
 
     def __init__(self, ids, words, start: int, stop: int, longer: bool = True, most: int = 32):
         self.ids, self.words, self.stop, self.span = ids, words, stop, None
@@ -94,7 +111,8 @@ class Value:
         for word, run in enumerate(words):
             if run: self.ends.setdefault(run[1], word)
         self.until = {word: self._until(word, longer, most) for word in range(start, len(words)) if words[word]}
-        self.at = [(word, words[word][0] - 1) for word in self.until]  # word that the value starts with, last token written
+        # word that the value starts with, last token written
+        self.at = [(word, words[word][0] - 1) for word in self.until]
 
     def _until(self, word, longer, most):
         "The last token of the longest value from a word on."
@@ -106,57 +124,69 @@ class Value:
         found = self.ends.get(token)
         return max(found, word) if found is not None and token >= self.words[word][1] else None
 
-# %% ../nbs/06b_writing.ipynb #f8b8ee5a
-def _allowed(self) -> list:
-    "Tokens that may come next."
-    found = [self.ids[token + 1] for word, token in self.at if token < self.until[word]]
-    return list(dict.fromkeys([*found, *[self.stop] * any(self._word(*place) is not None for place in self.at)]))
+    def allowed(self) -> list:
+        "Tokens that may come next."
+        found = [self.ids[token + 1] for word, token in self.at if token < self.until[word]]
+        return list(dict.fromkeys([*found, *[self.stop] * any(self._word(*place) is not None for place in self.at)]))
 
-def _take(self, token):
-    "Go on with a token; with the separator `span` becomes (first word, last word)."
-    ended = [(word, self._word(word, place)) for word, place in self.at if self._word(word, place) is not None]
-    if token == self.stop and ended: self.span = ended[0]
-    else: self.at = [(word, place + 1) for word, place in self.at if place < self.until[word] and self.ids[place + 1] == token]
+    def take(self, token):
+        "Go on with a token; with the separator `span` becomes (first word, last word)."
+        ended = [(word, self._word(word, place)) for word, place in self.at if self._word(word, place) is not None]
+        if token == self.stop and ended: self.span = ended[0]
+        else:
+            self.at = [
+                (word, place + 1)
+                for word, place in self.at if place < self.until[word] and self.ids[place + 1] == token
+            ]
 
-Value.allowed, Value.take = _allowed, _take
-
-# %% ../nbs/06b_writing.ipynb #3211aa82
-def write_slots(writing, line, asked, schema, stop, limit) -> list:  # of {(slot, first word, last word): log-probability} and of the end's, for each text
+# %% ../nbs/06b_writing.ipynb #0f7488f6
+def write_slots(
+    writing, line, asked, schema, stop, limit
+) -> list:  # of {(slot, first word, last word): log-probability} and of the end's, for each text
     "Write slots in the order of the text, as many as fit in `limit` tokens with what must follow."
     count, longer = len(asked), {label[2:] for label in schema.labels if label[:2] == "I-"}
-    found, ends, start, open = [{} for _ in asked], [0.0] * count, [0] * count, [True] * count
-    reserve = [32 + line.most + len(stop) + max([run[1] - run[0] + 1 for run in one.words if run], default=0) for one in asked]
-    while any(open):
+    found, ends, start, going = [{} for _ in asked], [0.0] * count, [0] * count, [True] * count
+    reserve = [
+        32 + line.most + len(stop) + max([run[1] - run[0] + 1 for run in one.words if run], default=0)
+        for one in asked
+    ]
+    while any(going):
         scores, room = writing.score(line.tree).cpu(), (limit - writing.length).tolist()
         for row, one in enumerate(asked):
             if room[row] < reserve[row] or not any(one.words[start[row]:]): scores[row, :-1] = -torch.inf
         chances = scores.log_softmax(1)
         best, chance = chances.argmax(1).tolist(), chances.amax(1).tolist()
-        writing.write([line.options[option] if going else [] for option, going in zip(best, open)])
+        writing.write([line.options[option] if goes else [] for option, goes in zip(best, going)])
         for row, option in enumerate(best):
-            if open[row] and option == len(line.names): open[row], ends[row] = False, chance[row]
-        values = {row: Value(one.ids, one.words, start[row], stop[0], line.names[best[row]] in longer) for row, one in enumerate(asked) if open[row]}
+            if going[row] and option == len(line.names): going[row], ends[row] = False, chance[row]
+        values = {
+            row: Value(one.ids, one.words, start[row], stop[0], line.names[best[row]] in longer)
+            for row, one in enumerate(asked) if going[row]
+        }
         for row, more in _write_values(writing, values, stop).items():
             first, last = values[row].span
             found[row][line.names[best[row]], first, last], start[row] = chance[row] + more, last + 1
     return found, ends
 
-# %% ../nbs/06b_writing.ipynb #813d18e9
+# %% ../nbs/06b_writing.ipynb #a1870c78
 def _write_values(writing, values, stop) -> dict:  # {row: log-probability}
     "Write a value in each of some rows, token by token."
-    chances, open = dict.fromkeys(values, 0.0), dict(values)
-    while open:
-        allowed = {row: value.allowed() for row, value in open.items()}
-        tree = AnswerTree([Answer([token]) for token in dict.fromkeys(token for found in allowed.values() for token in found)], "tree")
+    chances, going = dict.fromkeys(values, 0.0), dict(values)
+    while going:
+        allowed = {row: value.allowed() for row, value in going.items()}
+        tree = AnswerTree(
+            [Answer([token]) for token in dict.fromkeys(token for found in allowed.values() for token in found)],
+            "tree",
+        )
         column, scores = {answer.scored[0]: n for n, answer in enumerate(tree.answers)}, writing.score(tree).cpu()
         tokens = [[] for _ in writing.last]
-        for row, value in list(open.items()):
+        for row, value in list(going.items()):
             some = scores[row, [column[token] for token in allowed[row]]].log_softmax(0)
             chances[row] += float(some.max())
             token = allowed[row][int(some.argmax())]
             value.take(token)
             tokens[row] = stop if value.span else [token]
-            if value.span: del open[row]
+            if value.span: del going[row]
         writing.write(tokens)
     return chances
 

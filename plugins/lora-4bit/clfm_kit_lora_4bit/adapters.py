@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'linear_maps', 'sizes', 'weight_of', 'needed', 'attach', 'detach', 'Factors', 'learned', 'put', 'LowRank',
-           'moving']
+           'trainable', 'side_by_side']
 
-# %% ../nbs/01_adapters.ipynb #010021093d
-import hashlib
+# %% ../nbs/01_adapters.ipynb #b41143eb
 import re
 from dataclasses import dataclass, field
 
@@ -24,8 +23,15 @@ KINDS = ("Linear", "Conv1D", "Linear4bit", "Linear8bitLt")
 def linear_maps(model, blocks) -> dict:  # {module name: number of its block}
     "The linear maps inside blocks. Raises `UserError` when there are none."
     inside = {module: number for number, block in enumerate(blocks) for module in block.modules()}
-    found = {name: inside[module] for name, module in model.named_modules() if module in inside and (isinstance(module, nn.Linear) or type(module).__name__ in KINDS)}
-    if not found: raise UserError(f"{type(model).__name__} has no linear maps in its blocks, so there is nothing to adapt; use selector 'full'")
+    found = {
+        name: inside[module] for name, module in model.named_modules()
+        if module in inside and (isinstance(module, nn.Linear) or type(module).__name__ in KINDS)
+    }
+    if not found:
+        raise UserError(
+            f"{type(model).__name__} has no linear maps in its blocks, so there is nothing to adapt; "
+            f"use selector 'full'"
+        )
     return found
 
 def sizes(module) -> tuple:  # (in, out)
@@ -54,14 +60,17 @@ def needed(backbone, names, sites) -> list:
         with torch.enable_grad(): backbone.read(ids, torch.ones_like(ids), {site: seen.append for site in sites})
     finally:
         for handle in handles: handle.remove()
-    gradients = torch.autograd.grad(sum(states.float().sum() for states in seen), list(zeros.values()), allow_unused=True)
+    gradients = torch.autograd.grad(
+        sum(states.float().sum() for states in seen), list(zeros.values()), allow_unused=True
+    )
     return [name for name, gradient in zip(names, gradients) if gradient is not None]
 
 # %% ../nbs/01_adapters.ipynb #010107fd12
 def attach(model, names, **settings) -> dict:  # {name: peft's layer}
     "Put LoRA layers around linear maps; `settings` are those of `peft.LoraConfig`."
     from peft import LoraConfig, inject_adapter_in_model
-    turned = any(type(model.get_submodule(name)).__name__ == "Conv1D" for name in names)  # GPT-2 keeps its weight as [in, out]
+    # GPT-2 keeps its weight as [in, out]
+    turned = any(type(model.get_submodule(name)).__name__ == "Conv1D" for name in names)
     inject_adapter_in_model(LoraConfig(target_modules=list(names), fan_in_fan_out=turned, **settings), model)
     return {name: model.get_submodule(name) for name in names}
 
@@ -75,23 +84,35 @@ def detach(model, names):
 # %% ../nbs/01_adapters.ipynb #01012f83b3
 @dataclass(eq=False)
 class Factors:
-    "What is added to one linear map: `up` [out, k] @ `down` [k, in]; with DoRA the sum's rows get the lengths `length` [out]."
+    """What is added to one linear map: `up` [out, k] @ `down` [k, in];
+    with DoRA the sum's rows get the lengths `length` [out].
+    """
     down: torch.Tensor
     up: torch.Tensor
     length: torch.Tensor | None = None
 
-    def __iter__(self): return iter([("down", self.down), ("up", self.up), *([("length", self.length)] if self.length is not None else [])])
+    def __iter__(self):
+        return iter(
+            [("down", self.down), ("up", self.up), *([("length", self.length)] if self.length is not None else [])]
+        )
 
     def of(self, weight):
         "The changed weight [out, in] of a full-precision `weight`."
         found = weight + (self.up.to(weight.device) @ self.down.to(weight.device))
-        return found if self.length is None else found * (self.length.to(weight.device) / found.norm(dim=1)).unsqueeze(1)
+        return (
+            found if self.length is None else found * (self.length.to(weight.device) / found.norm(dim=1)).unsqueeze(1)
+        )
 
 def learned(layer) -> Factors:
     "The factors in one of peft's layers, all its active adapters in one."
     down = torch.cat([layer.lora_A[name].weight.detach().float() for name in layer.active_adapters])
-    up = torch.cat([layer.lora_B[name].weight.detach().float() * layer.scaling[name] for name in layer.active_adapters], 1)
-    length = layer.lora_magnitude_vector["default"].weight.detach().float().flatten().clone() if "default" in layer.lora_magnitude_vector else None
+    up = torch.cat(
+        [layer.lora_B[name].weight.detach().float() * layer.scaling[name] for name in layer.active_adapters], 1
+    )
+    length = (
+        layer.lora_magnitude_vector["default"].weight.detach().float().flatten().clone()
+        if "default" in layer.lora_magnitude_vector else None
+    )
     return Factors(down.cpu(), up.cpu(), length if length is None else length.cpu())
 
 # %% ../nbs/01_adapters.ipynb #010134240f
@@ -99,20 +120,31 @@ def put(model, factors: dict):
     "Attach layers that hold these factors {name: Factors}. Raises `UserError` when they were made for another model."
     for name, found in factors.items():
         try: expected = sizes(model.get_submodule(name))
-        except AttributeError: raise UserError(f"the base has no linear map {name!r}; the adapter was made for another model") from None
+        except AttributeError:
+            raise UserError(f"the base has no linear map {name!r}; the adapter was made for another model") from None
         if expected != (found.down.shape[1], found.up.shape[0]):
-            raise UserError(f"the adapter of {name!r} maps {found.down.shape[1]} to {found.up.shape[0]} numbers, the base {expected[0]} to {expected[1]} there; the adapter was made for another model")
+            raise UserError(
+                f"the adapter of {name!r} maps {found.down.shape[1]} to {found.up.shape[0]} numbers, "
+                f"the base {expected[0]} to {expected[1]} there; the adapter was made for another model"
+            )
     ranks = {re.escape(name): len(found.down) for name, found in factors.items()}
     usual = max(ranks.values())
     other = {name: rank for name, rank in ranks.items() if rank != usual}
-    layers = attach(model, factors, r=usual, lora_alpha=usual, rank_pattern=other, alpha_pattern=other, use_dora=any(f.length is not None for f in factors.values()))
+    layers = attach(
+        model, factors, r=usual, lora_alpha=usual, rank_pattern=other, alpha_pattern=other,
+        use_dora=any(f.length is not None for f in factors.values()),
+    )
     with torch.no_grad():
         for name, layer in layers.items():
-            layer.lora_A["default"].weight.copy_(factors[name].down), layer.lora_B["default"].weight.copy_(factors[name].up)
-            if factors[name].length is not None: layer.lora_magnitude_vector["default"].weight.copy_(factors[name].length)
+            (
+                layer.lora_A["default"].weight.copy_(factors[name].down),
+                layer.lora_B["default"].weight.copy_(factors[name].up),
+            )
+            if factors[name].length is not None:
+                layer.lora_magnitude_vector["default"].weight.copy_(factors[name].length)
     model.requires_grad_(False)
 
-# %% ../nbs/01_adapters.ipynb #0101535de7
+# %% ../nbs/01_adapters.ipynb #4d5f9fdd
 @dataclass(eq=False)
 class LowRank:
     "Adapters of a base: `factors` {name: Factors} at rest, `settings` of `peft.LoraConfig` while they train."
@@ -121,6 +153,7 @@ class LowRank:
     settings: dict = field(default_factory=dict)
     prepare: object = field(default=None, repr=False)  # sets the first values, given {name: layer}
     layers: dict = field(default_factory=dict, repr=False)  # while they train
+    attached: list = field(default_factory=list, repr=False)  # names of those that were put on a base
 
     @property
     def lowest(self) -> int:
@@ -129,99 +162,124 @@ class LowRank:
 
     @property
     def size(self) -> int:
-        "How many numbers move, or were moved."
+        "How many numbers train, or were trained."
         if self.layers: return sum(tensor.numel() for _, tensor, _ in self.parameters())
         return sum(tensor.numel() for found in self.factors.values() for _, tensor in found)
 
     def parameters(self) -> list:  # of (name, tensor, level)
-        "What the optimizer moves."
-        return [(f"{name}.{kind}", tensor, self.levels[name]) for name, layer in self.layers.items() for kind, tensor in moving(layer)]
+        "What the optimizer changes."
+        return [
+            (f"{name}.{kind}", tensor, self.levels[name])
+            for name, layer in self.layers.items() for kind, tensor in trainable(layer)
+        ]
 
-# %% ../nbs/01_adapters.ipynb #01016e6878
-def moving(layer) -> list:
+    def start(self, backbone):
+        "Put trainable layers into the base."
+        backbone.base_hash  # taken before names change
+        self.layers = attach(backbone.model, self.levels, **self.settings)
+        if self.prepare: self.prepare(self.layers)
+        for _, tensor, _ in self.parameters(): tensor.data = tensor.data.float()
+        backbone.model.requires_grad_(False)
+        for _, tensor, _ in self.parameters(): tensor.requires_grad_(True)
+        backbone.model.eval()
+
+    def write(self, backbone):
+        "Nothing: the layers in the base are what the optimizer changes."
+
+    def finish(self, backbone):
+        "Stop training; the base keeps layers with the factors as they will be saved."
+        self.factors = {name: learned(layer) for name, layer in self.layers.items()}
+        detach(backbone.model, self.layers)
+        self.layers = {}
+        self.apply(backbone)
+
+    def apply(self, backbone):
+        """Put the adapters on a base; those of blocks that are not loaded are left out.
+
+        Raises `UserError` for another base.
+        """
+        backbone.base_hash  # taken before names change
+        self.attached = [name for name, level in self.levels.items() if level < len(backbone.blocks)]
+        put(backbone.model, {name: self.factors[name] for name in self.attached})
+        backbone.model.eval()
+        backbone.changed(self, self.state()[0])
+
+    def unapply(self, backbone):
+        "Take the adapters off; the base is what it was, bit for bit."
+        detach(backbone.model, self.attached)
+        backbone.restored(self)
+
+    def dense(self, backbone) -> Delta:
+        "The same change weight by weight. Raises `UserError` over a quantised base."
+        changes = []
+        for name, found in self.factors.items():
+            module = backbone.model.get_submodule(name)
+            module = getattr(module, "base_layer", module)
+            if not module.weight.is_floating_point():
+                raise UserError(
+                    f"the weights of {name!r} are quantised, so adapters cannot be merged weight by weight; "
+                    f"load the models "
+                    "with quantizer 'none'"
+                )
+            weight = weight_of(module).cpu()
+            difference = found.of(weight) - weight
+            turned = type(module).__name__ == "Conv1D"
+            changes.append(
+                Change(f"{name}.weight", None, 0, difference.T if turned else difference, level=self.levels[name])
+            )
+        return Delta(changes)
+
+    def state(self) -> tuple:  # ({name: tensor}, JSON-able facts)
+        "Factors by name, and the blocks they belong to."
+        tensors = {
+            f"{name}.{kind}": tensor.contiguous() for name, found in self.factors.items() for kind, tensor in found
+        }
+        return tensors, {"low_rank": self.levels}
+
+    @classmethod
+    def from_state(cls, tensors, facts) -> "LowRank":
+        "The adapters that were saved. Raises `UserError` naming a missing or unexpected tensor."
+        levels = facts["low_rank"]
+        wanted = {f"{name}.{kind}" for name in levels for kind in ("down", "up")}
+        missing = wanted - tensors.keys()
+        extra = {name for name in tensors if name.removesuffix(".length") not in levels and name not in wanted}
+        if missing or extra:
+            raise UserError(
+                f"the adapter's tensors do not fit: missing {sorted(missing) or 'none'}, "
+                f"unexpected {sorted(extra) or 'none'}"
+            )
+        return cls(levels, {
+            name: Factors(tensors[f"{name}.down"], tensors[f"{name}.up"], tensors.get(f"{name}.length"))
+            for name in levels
+        })
+
+    def __add__(self, other):
+        if any(found.length is not None for delta in (self, other) for found in delta.factors.values()):
+            raise UserError("adapters with DoRA cannot be added: they scale the sum; train with variant='lora'")
+        both = {
+            name: side_by_side(self.factors.get(name), other.factors.get(name))
+            for name in {**self.factors, **other.factors}
+        }
+        return LowRank({**self.levels, **other.levels}, both)
+
+    def scale(self, factor: float) -> "LowRank":
+        "The change times a number. Raises `UserError` for DoRA."
+        if any(found.length is not None for found in self.factors.values()):
+            raise UserError("an adapter with DoRA cannot be scaled: it is no sum; train with variant='lora'")
+        return LowRank(
+            self.levels, {name: Factors(found.down, found.up * factor) for name, found in self.factors.items()}
+        )
+
+# %% ../nbs/01_adapters.ipynb #cac526e4
+def trainable(layer) -> list:  # of (kind, tensor)
     "The tensors of a layer that train."
     found = [("down", layer.lora_A["default"].weight), ("up", layer.lora_B["default"].weight)]
-    return found + ([("length", layer.lora_magnitude_vector["default"].weight)] if "default" in layer.lora_magnitude_vector else [])
+    return found + (
+        [("length", layer.lora_magnitude_vector["default"].weight)] if "default" in layer.lora_magnitude_vector
+        else []
+    )
 
-# %% ../nbs/01_adapters.ipynb #0101602539
-def _start(self, backbone):
-    "Put trainable layers into the base."
-    backbone.hash  # taken before names change
-    self.layers = attach(backbone.model, self.levels, **self.settings)
-    if self.prepare: self.prepare(self.layers)
-    for _, tensor, _ in self.parameters(): tensor.data = tensor.data.float()
-    backbone.model.requires_grad_(False)
-    for _, tensor, _ in self.parameters(): tensor.requires_grad_(True)
-    backbone.model.eval()
-
-def _finish(self, backbone):
-    "Stop training; the base keeps layers with the factors as they will be saved."
-    self.factors = {name: learned(layer) for name, layer in self.layers.items()}
-    detach(backbone.model, self.layers)
-    self.layers = {}
-    self.apply(backbone)
-
-LowRank.start, LowRank.finish, LowRank.write = _start, _finish, lambda self, backbone: None
-
-# %% ../nbs/01_adapters.ipynb #01019a1dc8
-def _dense(self, backbone) -> Delta:
-    "The same change weight by weight. Raises `UserError` over a quantised base."
-    changes = []
-    for name, found in self.factors.items():
-        module = backbone.model.get_submodule(name)
-        module = getattr(module, "base_layer", module)
-        if not module.weight.is_floating_point(): raise UserError(f"the weights of {name!r} are quantised, so adapters cannot be merged weight by weight; load the models with quantizer 'none'")
-        weight = weight_of(module).cpu()
-        difference = found.of(weight) - weight
-        changes.append(Change(f"{name}.weight", None, 0, difference.T if type(module).__name__ == "Conv1D" else difference, level=self.levels[name]))
-    return Delta(changes)
-
-LowRank.dense = _dense
-
-# %% ../nbs/01_adapters.ipynb #01017faa04
-def _apply(self, backbone):
-    "Put the adapters on a base; those of blocks that are not loaded are left out."
-    self.base = backbone.hash
-    self.attached = [name for name, level in self.levels.items() if level < len(backbone.blocks)]
-    put(backbone.model, {name: self.factors[name] for name in self.attached})
-    backbone.model.eval()
-    digest = hashlib.sha256(self.base.encode())
-    for name, found in sorted(self.state()[0].items()): digest.update(name.encode() + found.numpy().tobytes())
-    backbone.hash = digest.hexdigest()
-
-def _unapply(self, backbone):
-    "Take the adapters off; the base is what it was, bit for bit."
-    detach(backbone.model, self.attached)
-    backbone.hash = self.base
-
-LowRank.apply, LowRank.unapply = _apply, _unapply
-
-# %% ../nbs/01_adapters.ipynb #010180ee15
-def _state(self) -> tuple:  # ({name: tensor}, JSON-able facts)
-    "Factors by name, and the blocks they belong to."
-    return {f"{name}.{kind}": tensor.contiguous() for name, found in self.factors.items() for kind, tensor in found}, {"low_rank": self.levels}
-
-def _from_state(cls, tensors, facts):
-    "The adapters that were saved. Raises `UserError` naming a missing or unexpected tensor."
-    levels = facts["low_rank"]
-    wanted = {f"{name}.{kind}" for name in levels for kind in ("down", "up")}
-    missing, extra = wanted - tensors.keys(), {name for name in tensors if name.removesuffix(".length") not in levels and name not in wanted}
-    if missing or extra: raise UserError(f"the adapter's tensors do not fit: missing {sorted(missing) or 'none'}, unexpected {sorted(extra) or 'none'}")
-    return cls(levels, {name: Factors(tensors[f"{name}.down"], tensors[f"{name}.up"], tensors.get(f"{name}.length")) for name in levels})
-
-LowRank.state, LowRank.from_state = _state, classmethod(_from_state)
-
-# %% ../nbs/01_adapters.ipynb #0102097aac
-def _add(self, other):
-    "Both changes at once. Raises `UserError` for DoRA, which is no sum."
-    if any(found.length is not None for delta in (self, other) for found in delta.factors.values()): raise UserError("adapters with DoRA cannot be added: they scale the sum; train with variant='lora'")
-    side = lambda a, b: Factors(torch.cat([a.down, b.down]), torch.cat([a.up, b.up], 1))
-    both = {n: side(self.factors[n], other.factors[n]) if n in self.factors and n in other.factors else (self.factors.get(n) or other.factors[n]) for n in {**self.factors, **other.factors}}
-    return LowRank({**self.levels, **other.levels}, both)
-
-def _scale(self, factor: float):
-    "The change times a number. Raises `UserError` for DoRA."
-    if any(found.length is not None for found in self.factors.values()): raise UserError("an adapter with DoRA cannot be scaled: it is no sum; train with variant='lora'")
-    return LowRank(self.levels, {name: Factors(found.down, found.up * factor) for name, found in self.factors.items()})
-
-LowRank.__add__, LowRank.scale = _add, _scale
+def side_by_side(one, two) -> Factors:
+    "The sum of two changes of one map, either of which may be None."
+    if one is None or two is None: return two if one is None else one
+    return Factors(torch.cat([one.down, two.down]), torch.cat([one.up, two.up], 1))

@@ -5,56 +5,88 @@
 # %% auto #0
 __all__ = ['WAYS', 'Drift', 'drift', 'merged_model', 'merge']
 
-# %% ../nbs/03_merging.ipynb #0300253df0
+# %% ../nbs/03_merging.ipynb #0450a2f0
 from copy import copy
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
 
-from clfm_kit.classifier.artifacts import fresh_folder
-from clfm_kit.backbone.backbone import load_model, model_source
+from clfm_kit.backbone.sources import load_model, model_source
+from clfm_kit.classifier.artifacts import fresh_folder, json_state, set_head_state
+from clfm_kit.display.tables import Result
 from clfm_kit.errors import UserError, unknown
 from .adapters import linear_maps, weight_of
 
-# %% ../nbs/03_merging.ipynb #03005baf0f
+# %% ../nbs/03_merging.ipynb #9631e5cd
 @dataclass
-class Drift:
+class Drift(Result):
     "What merging changed on some rows."
     rows: int
-    largest: float  # largest difference of a score
-    mean: float  # mean difference of scores
+    largest: float  # largest difference of a logit
+    mean: float  # mean difference of logits
     flips: int  # answers that changed
     before: float  # accuracy with the adapter beside the base; micro-F1 where labels are many
     after: float
 
-    def __str__(self): return f"scores differ by {self.mean:.4f} on average and {self.largest:.4f} at most, {self.flips} of {self.rows} answers change, accuracy {self.before:.3f} before and {self.after:.3f} after"
+    def remarks(self) -> list:
+        "All figures in a sentence."
+        return [
+            f"logits differ by {self.mean:.4f} on average and {self.largest:.4f} at most, {self.flips} of "
+            f"{self.rows} answers change, accuracy {self.before:.3f} before and {self.after:.3f} after"
+        ]
 
-    def to_dict(self):
+    def to_dict(self) -> dict:
         "The figures by name."
         return asdict(self)
 
 def drift(before, after, texts, labels) -> Drift:
-    "Compare two classifiers on labelled texts."
-    a, b = before.scores(texts), after.scores(texts)
-    flips = sum(np.any(x != y) if not isinstance(x, list) else x != y for x, y in zip(before.predict(texts), after.predict(texts)))
-    return Drift(len(texts), float(np.abs(a - b).max()), float(np.abs(a - b).mean()), int(flips), float(before.score(texts, labels)), float(after.score(texts, labels)))
+    "Compare two classifiers with one task on labelled texts."
+    difference = np.abs(before.decision_function(texts) - after.decision_function(texts))
+    flips = sum(
+        np.any(x != y) if not isinstance(x, list) else x != y
+        for x, y in zip(before.predict(texts), after.predict(texts))
+    )
+    return Drift(
+        len(texts), float(difference.max()), float(difference.mean()), int(flips), float(before.score(texts, labels)),
+        float(after.score(texts, labels)),
+    )
 
-# %% ../nbs/03_merging.ipynb #0300735156
+# %% ../nbs/03_merging.ipynb #75af9dc4
 WAYS = ("dequantised", "full-precision", "quantised")
 
 def merged_model(classifier, into: str):
-    "The base with the adapters of a fitted classifier in its weights, in full precision, as `transformers` has it. Raises `UserError`."
+    """The base with the adapters of a fitted classifier in its weights, in full precision, as `transformers` has it.
+
+    Raises `UserError`.
+    """
     if into not in WAYS: raise unknown("way to merge", into, WAYS)
     factors = getattr(getattr(classifier, "delta_", None), "factors", None)
     if factors is None: raise UserError("this classifier has no adapters to merge; fit one with selector 'lora'")
-    if hasattr(classifier.parts_["pooler"], "parameters"): raise UserError(f"pooler {classifier.parts_['pooler']!r} learned beside the adapter, and a merged base is read by poolers that learn nothing; keep the adapter beside the base")
-    backbone = classifier._open(classifier.depth_)
+    pooler = classifier.parts_["pooler"]
+    if hasattr(pooler, "parameters"):
+        raise UserError(
+            f"pooler {pooler!r} learned beside the adapter, and a merged base is read by poolers that learn nothing; "
+            f"keep the "
+            "adapter beside the base"
+        )
+    backbone = classifier.encoder_.backbone
     model, _ = load_model(model_source(classifier.model), backbone.loaded_depth)
-    if model.config.is_encoder_decoder: raise UserError(f"{type(model).__name__} is half of an encoder-decoder and has no folder of its own to be merged into; keep the adapter beside it")
-    if into == "full-precision" and any(not p.is_floating_point() for p in model.parameters()): raise UserError("the model's files are quantised, so there are no full-precision weights to merge into; use into='dequantised'")
+    if model.config.is_encoder_decoder:
+        raise UserError(
+            f"{type(model).__name__} is half of an encoder-decoder and has no folder of its own to be merged into; "
+            f"keep the "
+            "adapter beside it"
+        )
+    if into == "full-precision" and any(not p.is_floating_point() for p in model.parameters()):
+        raise UserError(
+            "the model's files are quantised, so there are no full-precision weights to merge into; "
+            "use into='dequantised'"
+        )
     names = linear_maps(backbone.model, backbone.blocks)
-    held = {name.removesuffix(".base_layer"): backbone.model.get_submodule(name) for name in names if "lora_" not in name}
+    held = {
+        name.removesuffix(".base_layer"): backbone.model.get_submodule(name) for name in names if "lora_" not in name
+    }
     with torch.no_grad():
         for name, source in held.items():
             weight = weight_of(model.get_submodule(name) if into == "full-precision" else source).cpu()
@@ -67,25 +99,48 @@ def _write(model, name, weight):
     target = model.get_submodule(name).weight
     target.copy_(weight.T if type(model.get_submodule(name)).__name__ == "Conv1D" else weight)
 
-# %% ../nbs/03_merging.ipynb #03008d464b
+# %% ../nbs/03_merging.ipynb #e6942527
 def merge(classifier, folder, texts, labels, into: str = "dequantised", tolerance: float = 0.01):
     """Write the merged base to `folder` and return (classifier on it, `Drift` on labelled texts).
 
-    Raises `UserError`, and leaves nothing behind, when more than the share `tolerance` of answers change or accuracy falls by more than that.
+    Raises `UserError`, and leaves nothing behind, when more than the share `tolerance` of answers change or accuracy
+    falls by more than that.
     """
-    if not len(texts): raise UserError("merging is judged on labelled texts, and none are given; give some that were not trained on")
+    if not len(texts):
+        raise UserError("merging is judged on labelled texts, and none are given; give some that were not trained on")
+    if classifier.named:
+        raise UserError(
+            f"merging is judged by the labels of one task, and this classifier has named ones "
+            f"({', '.join(classifier.tasks_)}); "
+            "keep the adapter beside the base"
+        )
     model = merged_model(classifier, into)
-    merged = copy(classifier)
-    for name in ("backbone_", "delta_"): vars(merged).pop(name, None)
-    merged.recipe_ = replace(classifier.recipe_, selector="frozen", quantizer=classifier.recipe_.quantizer if into == "quantised" else "none")
-    merged.recipe, merged.parts_ = merged.recipe_, {**merged.recipe_.parts(), "head": classifier.head_}
+    merged = _beside(classifier, into)
     with fresh_folder(folder) as part:
-        model.save_pretrained(part), classifier.backbone_.tokenizer.save_pretrained(part)
+        model.save_pretrained(part), classifier.encoder_.backbone.tokenizer.save_pretrained(part)
         merged.model = str(part)
-        merged._open(merged.depth_)
+        merged.open({name: task.schema for name, task in merged.tasks_.items()}, merged.depth_)
         found = drift(classifier, merged, list(texts), list(labels))
         if found.flips > tolerance * found.rows or found.before - found.after > tolerance:
-            raise UserError(f"merging into {into!r} weights changes too much: {found}; use into='dequantised', keep the adapter beside the base, or raise tolerance={tolerance}")
+            raise UserError(
+                f"merging into {into!r} weights changes too much: {found}; use into='dequantised', keep the adapter "
+                f"beside the base, or raise tolerance={tolerance}"
+            )
     merged.model = str(folder)
-    merged.backbone_.source = str(folder)
+    merged.encoder_.backbone.source = str(folder)
     return merged, found
+
+# %% ../nbs/03_merging.ipynb #1b4af68f
+def _beside(classifier, into):
+    "A copy of a fitted classifier whose recipe trains nothing; its base is not open yet."
+    merged = copy(classifier)
+    merged.recipe_ = replace(
+        classifier.recipe_, selector="frozen",
+        quantizer=classifier.recipe_.quantizer if into == "quantised" else "none",
+    )
+    merged.recipe, merged.delta_ = merged.recipe_, None
+    merged.parts_ = {**merged.recipe_.parts(), "head": classifier.parts_["head"]}
+    for kind in ("format", "pooler"):
+        set_head_state(merged.parts_[kind], {}, json_state(classifier.parts_[kind]), {}, None)
+    del merged.encoder_
+    return merged

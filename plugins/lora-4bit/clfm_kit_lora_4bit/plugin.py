@@ -12,18 +12,37 @@ from clfm_kit.recipes import Recipe
 # %% ../nbs/04_plugin.ipynb #05003eeb0d
 @hookimpl
 def register_quantizers(register):
-    register("nf4", "clfm_kit_lora_4bit.quantizers:NF4", about="the base in 4-bit normal floats", needs="lora-4bit", paper="arXiv 2305.14314")
-    register("fp4", "clfm_kit_lora_4bit.quantizers:FP4", about="the base in 4-bit floats", needs="lora-4bit", paper="arXiv 2305.14314")
-    register("int8", "clfm_kit_lora_4bit.quantizers:Int8", about="the base in 8-bit whole numbers", needs="lora-4bit", paper="arXiv 2208.07339")
+    register(
+        "nf4", "clfm_kit_lora_4bit.quantizers:NF4", about="the base in 4-bit normal floats", needs="lora-4bit",
+        paper="arXiv 2305.14314",
+    )
+    register(
+        "fp4", "clfm_kit_lora_4bit.quantizers:FP4", about="the base in 4-bit floats", needs="lora-4bit",
+        paper="arXiv 2305.14314",
+    )
+    register(
+        "int8", "clfm_kit_lora_4bit.quantizers:Int8", about="the base in 8-bit whole numbers", needs="lora-4bit",
+        paper="arXiv 2208.07339",
+    )
 
 @hookimpl
 def register_selectors(register):
-    register("lora", "clfm_kit_lora_4bit.lora:Lora", about="low-rank adapters beside linear maps, over any quantizer", needs="lora-4bit", paper="arXiv 2106.09685")
+    register(
+        "lora", "clfm_kit_lora_4bit.lora:Lora", about="low-rank adapters beside linear maps, over any quantizer",
+        needs="lora-4bit", paper="arXiv 2106.09685",
+    )
 
 # %% ../nbs/04_plugin.ipynb #05004de7de
 def lora_4bit():
     "A decoder in four bits, adapters on all its linear maps, and a linear head on the last token."
-    return Recipe(name="lora-4bit", quantizer="nf4", selector="lora", pooler="last", head="linear", training=dict(epochs=3, learning_rate=5e-4))
+    return Recipe(
+        name="lora-4bit", quantizer="nf4", selector="lora", pooler="last", head="linear",
+        training=dict(epochs=3, learning_rate=5e-4),
+    )
 
 @hookimpl
-def register_recipes(register): register("lora-4bit", lora_4bit, about="a decoder in 4 bits, LoRA on all linear maps, linear head on the last token", needs="lora-4bit")
+def register_recipes(register):
+    register(
+        "lora-4bit", lora_4bit,
+        about="a decoder in 4 bits, LoRA on all linear maps, linear head on the last token", needs="lora-4bit",
+    )

@@ -20,9 +20,16 @@ from clfm_kit.parts import Part
 def bitsandbytes():
     "The library, imported when it is needed. Raises `UserError` when it or its native part is missing."
     try: import bitsandbytes as found
-    except ImportError as error: raise UserError(f'a quantised base needs bitsandbytes, which does not import ({error}); run: pip install "clfm-kit[lora-4bit]"') from error
+    except ImportError as error:
+        raise UserError(
+            f'a quantised base needs bitsandbytes, which does not import ({error}); run: '
+            f'pip install "clfm-kit[lora-4bit]"'
+        ) from error
     if "Mock" in type(getattr(found.cextension, "lib", None)).__name__:
-        raise UserError("bitsandbytes is installed without the native library for this machine; run: python -m bitsandbytes, and install the build it asks for, or use quantizer 'none'")
+        raise UserError(
+            "bitsandbytes is installed without the native library for this machine; run: python -m bitsandbytes, "
+            "and install the build it asks for, or use quantizer 'none'"
+        )
     return found
 
 # %% ../nbs/00_quantizers.ipynb #00007e90d3
@@ -31,7 +38,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def machine_dtype() -> str:
     "The number type in which this machine multiplies fastest without losing range."
     if torch.cuda.is_available(): return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
-    return "bfloat16" if any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")) else "float32"
+    return "bfloat16" if any(
+        getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    ) else "float32"
 
 # %% ../nbs/00_quantizers.ipynb #0001053fdf
 def unpacked(weight, dtype=torch.float32):
@@ -69,16 +78,18 @@ class Unpacking:
         found, bias = Product.apply(x.to(self.dtype), self.linear.weight), self.linear.bias
         return (found if bias is None else found + bias.to(found.dtype)).to(x.dtype)
 
-# %% ../nbs/00_quantizers.ipynb #00015e6f7b
+# %% ../nbs/00_quantizers.ipynb #af0d9b33
 class FourBit(Part):
     "Linear maps in 4 bits, in blocks of 64 numbers."
     kind = "nf4"
 
-    def __init__(self, compute: str = "auto", scales: str = "8-bit", dtype: str = "auto"): self.compute, self.scales, self.dtype = compute, scales, dtype
+    def __init__(self, compute: str = "auto", scales: str = "8-bit", dtype: str = "auto"):
+        self.compute, self.scales, self.dtype = compute, scales, dtype
 
     def check(self):
         for name in ("compute", "dtype"):
-            if getattr(self, name) not in ("auto", *DTYPES): raise unknown(name, getattr(self, name), ("auto", *DTYPES))
+            if getattr(self, name) not in ("auto", *DTYPES):
+                raise unknown(name, getattr(self, name), ("auto", *DTYPES))
         if self.scales not in ("8-bit", "32-bit"): raise unknown("scales", self.scales, ("8-bit", "32-bit"))
 
     @property
@@ -89,28 +100,32 @@ class FourBit(Part):
     def types(self):
         "Number types of the products and of what is not quantised."
         compute = DTYPES[machine_dtype() if self.compute == "auto" else self.compute]
-        return compute, DTYPES[self.dtype] if self.dtype != "auto" else compute if torch.cuda.is_available() else torch.float32
+        return (
+            compute,
+            DTYPES[self.dtype] if self.dtype != "auto" else compute if torch.cuda.is_available() else torch.float32,
+        )
 
-# %% ../nbs/00_quantizers.ipynb #000164b097
-def _load_kwargs(self) -> dict:
-    "What `from_pretrained` is told. Raises `UserError` where bitsandbytes is missing."
-    from transformers import BitsAndBytesConfig
-    bitsandbytes()
-    compute, rest = self.types()
-    return dict(quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=self.kind, bnb_4bit_compute_dtype=compute, bnb_4bit_use_double_quant=self.scales == "8-bit"), dtype=rest)
+    def load_kwargs(self) -> dict:
+        "What `from_pretrained` is told. Raises `UserError` where bitsandbytes is missing."
+        from transformers import BitsAndBytesConfig
+        bitsandbytes()
+        compute, rest = self.types()
+        config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=self.kind, bnb_4bit_compute_dtype=compute,
+                                    bnb_4bit_use_double_quant=self.scales == "8-bit")
+        return dict(quantization_config=config, dtype=rest)
 
-def _after_load(self, model):
-    "The model with its kernels set. Raises `UserError` when nothing in it is held as this part says."
-    compute, _ = self.types()
-    for linear in quantised(model, "Linear4bit", self.kind):
-        if linear.weight.quant_type != self.kind: raise UserError(f"the model's files are already quantised as {linear.weight.quant_type}; use quantizer '{linear.weight.quant_type}'")
-        linear.compute_dtype, linear.compute_type_is_set, linear.support_avx512bf16_for_cpu = compute, True, False
-        if linear.weight.device.type == "cpu": linear.forward = Unpacking(linear, compute)
-    return model
+    def after_load(self, model):
+        "The model with its kernels set. Raises `UserError` when nothing in it is held as this part says."
+        compute, _ = self.types()
+        for linear in quantised(model, "Linear4bit", self.kind):
+            held = linear.weight.quant_type
+            if held != self.kind:
+                raise UserError(f"the model's files are already quantised as {held}; use quantizer '{held}'")
+            linear.compute_dtype, linear.compute_type_is_set, linear.support_avx512bf16_for_cpu = compute, True, False
+            if linear.weight.device.type == "cpu": linear.forward = Unpacking(linear, compute)
+        return model
 
-FourBit.load_kwargs, FourBit.after_load = _load_kwargs, _after_load
-
-# %% ../nbs/00_quantizers.ipynb #000177ad0e
+# %% ../nbs/00_quantizers.ipynb #ed256bd9
 def quantised(model, kind, name) -> list:
     "The quantised linear maps of a model. Raises `UserError` when there are none."
     found = [module for module in model.modules() if type(module).__name__ == kind]
@@ -119,14 +134,24 @@ def quantised(model, kind, name) -> list:
     if getattr(config, "load_in_8bit", False) or getattr(config, "load_in_4bit", False):
         kept = "int8" if config.load_in_8bit else config.bnb_4bit_quant_type
         if kept != name: raise UserError(f"the model's files are already quantised as {kept}; use quantizer '{kept}'")
-    raise UserError(f"{type(model).__name__} has no linear maps that quantizer '{name}' could hold in fewer bits; use quantizer 'none'")
+    raise UserError(
+        f"{type(model).__name__} has no linear maps that quantizer '{name}' could hold in fewer bits; "
+        f"use quantizer 'none'"
+    )
 
-class NF4(FourBit): "4-bit normal floats: sixteen levels that suit normally distributed weights."; kind = "nf4"
-class FP4(FourBit): "4-bit floats: a sign, two bits of exponent and one of fraction."; kind = "fp4"
+class NF4(FourBit):
+    "4-bit normal floats: sixteen levels that suit normally distributed weights."
+    kind = "nf4"
+
+class FP4(FourBit):
+    "4-bit floats: a sign, two bits of exponent and one of fraction."
+    kind = "fp4"
 
 # %% ../nbs/00_quantizers.ipynb #00019537b9
 class Int8(Part):
-    "Linear maps in 8-bit whole numbers, inputs too except columns with a value above `outliers` ([Dettmers et al. 2022](https://arxiv.org/abs/2208.07339))."
+    """Linear maps in 8-bit whole numbers, inputs too except columns with a value above `outliers` ([Dettmers et al.
+    2022](https://arxiv.org/abs/2208.07339)).
+    """
     bits = 8
 
     def __init__(self, outliers: float = 6.0, dtype: str = "auto"): self.outliers, self.dtype = outliers, dtype
@@ -139,11 +164,17 @@ class Int8(Part):
         "What `from_pretrained` is told. Raises `UserError` where bitsandbytes is missing."
         from transformers import BitsAndBytesConfig
         bitsandbytes()
-        rest = DTYPES[self.dtype] if self.dtype != "auto" else DTYPES[machine_dtype()] if torch.cuda.is_available() else torch.float32
-        return dict(quantization_config=BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=self.outliers), dtype=rest)
+        rest = (
+            DTYPES[self.dtype] if self.dtype != "auto" else DTYPES[machine_dtype()] if torch.cuda.is_available()
+            else torch.float32
+        )
+        return dict(
+            quantization_config=BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=self.outliers), dtype=rest
+        )
 
     def after_load(self, model):
         "The model. Raises `UserError` when nothing in it is held in eight bits."
         quantised(model, "Linear8bitLt", "int8")
-        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)  # says at each product that inputs are rounded, which is the point
+        # says at each product that inputs are rounded, which is the point
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         return model

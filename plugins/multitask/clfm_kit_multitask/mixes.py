@@ -28,15 +28,24 @@ class Joint(Part):
 class Mixed(Joint):
     "Train on the union of data sets, each drawn in proportion to its size to the power of `temperature`."
 
-    def __init__(self, temperature: float = 0.5, weighting: str = "equal"): self.temperature, self.weighting = temperature, weighting
+    def __init__(self, temperature: float = 0.5, weighting: str = "equal"):
+        self.temperature, self.weighting = temperature, weighting
 
     def check(self):
         Joint.check(self)
-        if isinstance(self.temperature, bool) or not isinstance(self.temperature, (int, float)) or not 0 <= self.temperature <= 1:
-            raise UserError(f"temperature={self.temperature!r} must be a number from 0 (data sets count alike) to 1 (by their size)")
+        if (
+            isinstance(self.temperature, bool) or not isinstance(self.temperature, (int, float))
+            or not 0 <= self.temperature <= 1
+        ):
+            raise UserError(
+                f"temperature={self.temperature!r} must be a number from 0 (data sets count alike) "
+                f"to 1 (by their size)"
+            )
 
     def plan(self, sizes):
         "The rows an epoch draws from each data set, by temperature, and the weighting of losses."
         powers = {name: count ** self.temperature for name, count in sizes.items()}
         share = sum(sizes.values()) / sum(powers.values())
-        return dict(draws={name: max(1, round(share * power)) for name, power in powers.items()}, weighting=self.weighting)
+        return dict(
+            draws={name: max(1, round(share * power)) for name, power in powers.items()}, weighting=self.weighting
+        )

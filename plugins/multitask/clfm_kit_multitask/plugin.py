@@ -14,25 +14,45 @@ PAPER = "arXiv 2412.08587"
 
 @hookimpl
 def register_mergers(register):
-    offer = lambda name, cls, about, paper: register(name, f"clfm_kit_multitask.{cls}", about=about, needs="multitask", paper=paper)
+    offer = lambda name, cls, about, paper: register(
+        name, f"clfm_kit_multitask.{cls}", about=about, needs="multitask", paper=paper
+    )
     offer("joint", "mixes:Joint", "trains all tasks together on shared texts; one pass answers all", PAPER)
     offer("mixed", "mixes:Mixed", "trains on the union of data sets, drawn by temperature", PAPER)
     offer("task-arithmetic", "weights:TaskArithmetic", "adds trained changes, scaled", "arXiv 2212.04089")
     offer("ties", "weights:Ties", "trims trained changes, elects signs, averages what agrees", "arXiv 2306.01708")
     offer("dare", "weights:Dare", "drops trained changes at random, rescales the rest and adds", "arXiv 2311.03099")
-    offer("breadcrumbs", "weights:Breadcrumbs", "leaves out the smallest and the largest trained changes and adds", "arXiv 2312.06795")
-    offer("regmean", "weights:RegMean", "linear maps by least squares on the inputs each model sees", "arXiv 2212.09849")
+    offer(
+        "breadcrumbs", "weights:Breadcrumbs",
+        "leaves out the smallest and the largest trained changes and adds", "arXiv 2312.06795",
+    )
+    offer(
+        "regmean", "weights:RegMean",
+        "linear maps by least squares on the inputs each model sees", "arXiv 2212.09849",
+    )
 
-# %% ../nbs/03_plugin.ipynb #0300528743
+# %% ../nbs/03_plugin.ipynb #87b6fe64
 def multitask_joint():
-    "All weights move, for one loss of all tasks over shared texts."
-    return Recipe(name="multitask-joint", selector="full", pooler="mean", head="linear", merger="joint", tasks={"intent": "label", "slots": "slots"}, training=dict(epochs=10, learning_rate=2e-4))
+    "All weights are trained, for one loss of all tasks over shared texts."
+    return Recipe(
+        name="multitask-joint", selector="full", pooler="mean", head="linear", merger="joint",
+        tasks={"intent": "label", "slots": "slots"}, training=dict(epochs=10, learning_rate=2e-4),
+    )
 
 def multitask_mixed():
-    "All weights move, for tasks of different data sets, drawn by temperature."
-    return Recipe(name="multitask-mixed", selector="full", pooler="mean", head="linear", merger="mixed", tasks={"intent": "label", "slots": "slots"}, training=dict(epochs=5, learning_rate=2e-4))
+    "All weights are trained, for tasks of different data sets, drawn by temperature."
+    return Recipe(
+        name="multitask-mixed", selector="full", pooler="mean", head="linear", merger="mixed",
+        tasks={"intent": "label", "slots": "slots"}, training=dict(epochs=5, learning_rate=2e-4),
+    )
 
 @hookimpl
 def register_recipes(register):
-    register("multitask-joint", multitask_joint, about="several tasks on shared texts, trained together; one pass answers all", needs="multitask", paper=PAPER)
-    register("multitask-mixed", multitask_mixed, about="tasks from different data sets in one model", needs="multitask", paper=PAPER)
+    register(
+        "multitask-joint", multitask_joint,
+        about="several tasks on shared texts, trained together; one pass answers all", needs="multitask", paper=PAPER,
+    )
+    register(
+        "multitask-mixed", multitask_mixed, about="tasks from different data sets in one model",
+        needs="multitask", paper=PAPER,
+    )

@@ -5,24 +5,23 @@
 # %% auto #0
 __all__ = ['Product', 'Switched', 'Serving']
 
-# %% ../nbs/02_serving.ipynb #020025fe6c
+# %% ../nbs/02_serving.ipynb #9535bebf
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
 
 import numpy as np
 import torch
 from torch import nn
 from torch.func import functional_call
 
+from clfm_kit.backbone.batching import batches, reading_budget, rounded
+from clfm_kit.backbone.deltas import locate
+from clfm_kit.backbone.encoder import WORDS
 from clfm_kit.classifier.artifacts import read_artifact
 from clfm_kit.classifier.classifier import Classifier
-from clfm_kit.backbone.deltas import locate
+from clfm_kit.classifier.task import PIECE
+from clfm_kit.data.words import split_words
 from clfm_kit.errors import UserError, unknown
 from clfm_kit.study.interference import changes_of
-from clfm_kit.training.joint import TaskExamples, TaskReader
-from clfm_kit.backbone.batching import batches
-from clfm_kit.data.words import split_words
-from clfm_kit.data.tasks import TaskRows
 from .weights import low_rank
 
 # %% ../nbs/02_serving.ipynb #020052ea8f
@@ -33,14 +32,19 @@ class Product:
     down: torch.Tensor
     up: torch.Tensor
 
-# %% ../nbs/02_serving.ipynb #02005d1151
+# %% ../nbs/02_serving.ipynb #780deed6
 class Switched:
-    "The forward of one module in which each row of a batch takes its own change; `groups` says which rows take which."
+    """The forward of one module in which each row of a batch takes its own change;
+    `groups` of a `Serving` says which rows take which.
+    """
 
-    def __init__(self, owner, serving): self.owner, self.serving, self.original, self.changes = owner, serving, owner.forward, {}  # {model: {parameter: Change}}
+    def __init__(self, owner, serving):
+        self.owner, self.serving, self.original = owner, serving, owner.forward
+        self.changes = {}  # {model: {parameter: Change or Product}}
 
     def __call__(self, x, *args, **kwargs):
-        if groups_of := self.serving.groups: x = x.expand(self.serving.size, *x.shape[1:])  # positions come once for the whole batch
+        # positions come once for the whole batch
+        if groups_of := self.serving.groups: x = x.expand(self.serving.size, *x.shape[1:])
         groups = [(rows, self.changes[name]) for name, rows in groups_of.items() if name in self.changes]
         out = self.original(x, *args, **kwargs)
         for rows, changes in groups:
@@ -49,26 +53,30 @@ class Switched:
             else: out[rows] = self._alone(some, changes)
         return out
 
+    def _linear(self, x, changes):
+        "What the change of a linear map adds."
+        added = torch.zeros(*x.shape[:-1], self.owner.out_features, dtype=x.dtype, device=x.device)
+        if (change := changes.get("weight")) is not None:
+            if hasattr(change, "down"): return x @ change.down.to(x).T @ change.up.to(x).T
+            values = change.difference.to(x)
+            if change.index is not None and change.axis == 0: added[..., change.index] += x @ values.T
+            elif change.index is not None and change.axis == 1: added += x[..., change.index] @ values.T
+            else:
+                added += (
+                    x @ (values if change.index is None else _whole(change, self.owner.weight) - self.owner.weight).T
+                )
+        if (change := changes.get("bias")) is not None: added += _whole(change, self.owner.bias) - self.owner.bias
+        return added
+
     def _alone(self, x, changes):
         "The module with changed numbers, for rows that all take this change."
         held, self.serving.groups = self.serving.groups, {}
-        try: return functional_call(self.owner, {name: _whole(change, getattr(self.owner, name)) for name, change in changes.items()}, (x,))
+        try:
+            return functional_call(
+                self.owner,
+                {name: _whole(change, getattr(self.owner, name)) for name, change in changes.items()}, (x,),
+            )
         finally: self.serving.groups = held
-
-# %% ../nbs/02_serving.ipynb #02007b9f15
-def _linear(self, x, changes):
-    "What the change of a linear map adds."
-    added = torch.zeros(*x.shape[:-1], self.owner.out_features, dtype=x.dtype, device=x.device)
-    if (change := changes.get("weight")) is not None:
-        if hasattr(change, "down"): return x @ change.down.to(x).T @ change.up.to(x).T
-        values = change.difference.to(x)
-        if change.index is not None and change.axis == 0: added[..., change.index] += x @ values.T
-        elif change.index is not None and change.axis == 1: added += x[..., change.index] @ values.T
-        else: added += x @ (values if change.index is None else _whole(change, self.owner.weight) - self.owner.weight).T
-    if (change := changes.get("bias")) is not None: added += _whole(change, self.owner.bias) - self.owner.bias
-    return added
-
-Switched._linear = _linear
 
 def _whole(change, weight):
     "A parameter with its change."
@@ -76,32 +84,86 @@ def _whole(change, weight):
     change.put(found, change.take(found).float() + change.difference.to(found.device))
     return found
 
-# %% ../nbs/02_serving.ipynb #02009c2e59
+# %% ../nbs/02_serving.ipynb #e6bc9662
 class Serving:
     "Saved models of one base, by name; raises `UserError` for a model that stands on another base."
 
     def __init__(self, models: dict, model: str | None = None):
-        self.models, self.groups, self.switched, self.size, self.backbone, self.hash = {}, {}, {}, 0, None, None
+        self.models, self.ways = {}, {}  # by name; how each reads, which models must share to share a batch
+        self.backbone, self.hash = None, None
+        # rows of the batch by model, how many there are, {module: Switched}
+        self.groups, self.size, self.switched = {}, 0, {}
         for name, folder in models.items(): self.add(name, folder, model)
 
     def add(self, name: str, folder, model: str | None = None):
-        "Take a saved model in; its base's weights are dropped, its changes kept."
+        """Take a saved model in; its base's weights are dropped, its changes kept.
+
+        Raises `UserError` for one that cannot share the base.
+        """
         base = read_artifact(folder)[0]["model"]
-        if self.hash not in (None, base["hash"]): raise UserError(f"model {name!r} stands on another base ({base['source']}, hash {base['hash'][:12]}…) than the models before it; serve it apart")
-        if self.backbone is not None and base["depth"] > self.backbone.loaded_depth: raise UserError(f"model {name!r} reads {base['depth']} blocks and {self.backbone.loaded_depth} are loaded; name the deepest model first")
+        if self.hash not in (None, base["hash"]):
+            raise UserError(
+                f"model {name!r} stands on another base ({base['source']}, hash {base['hash'][:12]}…) "
+                f"than the models before it; "
+                "serve it apart"
+            )
+        if self.backbone is not None and base["depth"] > self.backbone.loaded_depth:
+            raise UserError(
+                f"model {name!r} reads {base['depth']} blocks and {self.backbone.loaded_depth} are loaded; "
+                f"name the deepest "
+                "model first"
+            )
         clf = Classifier.from_pretrained(folder, model=model)
-        if hasattr(clf.parts_["pooler"], "task_reader"): raise UserError(f"model {name!r} writes its answers, and only what heads read can be shared; serve it apart")
-        if hasattr(clf, "delta_"): clf.delta_.unapply(clf.backbone_)
-        if self.backbone is None: self.backbone, self.hash = clf.backbone_, base["hash"]
-        for member in (clf, *clf._by_task().values()): member.backbone_ = self.backbone
-        delta = getattr(clf, "delta_", None)
-        for change in self._changes(delta) if delta is not None else (): self._switch(name, change)
+        if hasattr(clf.parts_["pooler"], "encoder"):
+            raise UserError(
+                f"model {name!r} writes its answers, and only what heads read can be shared; serve it apart"
+            )
+        for other, before in self.models.items():
+            for kind in ("quantizer", "attention"):
+                own, first = getattr(clf.recipe_, kind), getattr(before.recipe_, kind)
+                if own != first:
+                    raise UserError(
+                        f"model {name!r} reads the base with {kind} {own!r} and {other!r} with {first!r}; "
+                        f"serve it apart"
+                    )
+        encoder = clf.encoder_
+        if clf.delta_ is not None: clf.delta_.unapply(encoder.backbone)
+        if self.backbone is None: self.backbone, self.hash = encoder.backbone, base["hash"]
+        self.ways[name] = repr((encoder.text_format, encoder.pooler, encoder.dtype, encoder.backbone.binding))
+        encoder.backbone = self.backbone
+        for change in self._changes(clf.delta_) if clf.delta_ is not None else (): self._switch(name, change)
         self.models[name] = clf
+
+    def answer(self, texts, models) -> list:  # one answer a text: a label, or {task: answer}
+        """Answers of texts, each by the model named for it in `models` (a name for all, or one for each).
+
+        Raises `UserError` for a name that no model has."""
+        texts = list(texts)
+        models = [models] * len(texts) if isinstance(models, str) else list(models)
+        if len(models) != len(texts):
+            raise UserError(
+                f"{len(models)} model names given for {len(texts)} texts; name one for all, or one for each"
+            )
+        for name in models:
+            if name not in self.models: raise unknown("model", name, self.models)
+        answers, ways = [None] * len(texts), {}
+        for row, name in enumerate(models): ways.setdefault(self.ways[name], []).append(row)
+        for rows in ways.values():
+            for start in range(0, len(rows), PIECE):
+                some = rows[start:start + PIECE]
+                found = self._together([texts[row] for row in some], [models[row] for row in some])
+                for row, answer in zip(some, found): answers[row] = answer
+        return answers
 
     def _changes(self, delta):
         "What a delta changes: factors where it has them, else differences without the base's own numbers."
-        if low_rank(delta) and all(isinstance(self.backbone.model.get_submodule(module), nn.Linear) for module in delta.attached):
-            return [Product(f"{module}.weight", delta.factors[module].down, delta.factors[module].up) for module in delta.attached]
+        if low_rank(delta) and all(
+            isinstance(self.backbone.model.get_submodule(module), nn.Linear) for module in delta.attached
+        ):
+            return [
+                Product(f"{module}.weight", delta.factors[module].down, delta.factors[module].up)
+                for module in delta.attached
+            ]
         return [replace(change, before=None) for change in changes_of(self.backbone, delta)]
 
     def _switch(self, name, change):
@@ -109,57 +171,43 @@ class Serving:
         if owner not in self.switched: self.switched[owner] = owner.forward = Switched(owner, self)
         self.switched[owner].changes.setdefault(name, {})[change.name.rpartition(".")[2]] = change
 
-# %% ../nbs/02_serving.ipynb #02009de830
-def _answer(self, texts, models) -> list:  # one answer a text: a label, or {task: answer}
-    "Answers of texts, each by the model named for it in `models` (a name for all, or one for each)."
-    texts = list(texts)
-    models = [models] * len(texts) if isinstance(models, str) else list(models)
-    if len(models) != len(texts): raise UserError(f"{len(models)} model names given for {len(texts)} texts; name one for all, or one for each")
-    for name in models:
-        if name not in self.models: raise unknown("model", name, self.models)
-    answers, ways = [None] * len(texts), {}
-    for row, name in enumerate(models): ways.setdefault(_way(self.models[name]), []).append(row)
-    for rows in ways.values(): self._together([texts[r] for r in rows], [models[r] for r in rows], rows, answers)
-    return answers
+    def _together(self, texts, models) -> list:
+        "Answers of texts whose models share a way of reading."
+        tasks = {name: list(self.models[name].tasks_.values()) for name in dict.fromkeys(models)}
+        words = any(task.schema.unit == "word" for found in tasks.values() for task in found)
+        columns = list(dict.fromkeys(column for found in tasks.values() for task in found for column in task.columns))
+        encoder, asked, answers = self.models[models[0]].encoder_, np.array(models), [None] * len(texts)
+        places = [split_words(text) for text in texts] if words else None
+        encoded, states = encoder.encoded(texts, places), {}
+        pick = lambda column, rows: encoded.words_of(rows) if column.endswith(WORDS) else rows
+        for rows in batches(encoded.lengths, encoded.counts, reading_budget(self.backbone.device)):
+            for column, values in self._read(encoder, encoded.batch(rows), columns, asked[rows]).items():
+                count = encoded.start[-1] if column.endswith(WORDS) else len(texts)
+                if column not in states: states[column] = np.empty((count, values.shape[1]), encoder.dtype)
+                states[column][pick(column, rows)] = values
+        for name in tasks:
+            mine = np.flatnonzero(asked == name)
+            features = {column: values[pick(column, mine)] for column, values in states.items()}
+            own = encoder.encoded([texts[row] for row in mine], [places[row] for row in mine]) if words else None
+            for row, answer in zip(mine, _answers(self.models[name], features, own, len(mine))): answers[row] = answer
+        return answers
 
-def _way(clf): return repr((clf.parts_["format"], clf.parts_["pooler"], clf.state_dtype))
+    def _read(self, encoder, batch, columns, asked) -> dict:  # {column: [texts or words, F]}
+        "The columns of a batch in which each text takes the change of the model that is `asked` for it."
+        by_sequence = asked[batch["owner"].numpy()]
+        with self.backbone.lock:
+            self.groups = {
+                name: torch.from_numpy(np.flatnonzero(by_sequence == name)) for name in np.unique(asked).tolist()
+            }
+            self.size = len(by_sequence)
+            try:
+                with torch.inference_mode(): states = encoder.read(batch, columns)
+            finally: self.groups = {}
+        return {column: rounded(values, encoder.dtype, column) for column, values in states.items()}
 
-# %% ../nbs/02_serving.ipynb #02010782b5
-def _together(self, texts, models, places, answers):
-    "Read texts of models that share a way of reading, and put each model's answers in their places."
-    names = list(dict.fromkeys(models))
-    members = {name: self.models[name]._by_task() for name in names}
-    tagged = any(getattr(self.models[name], "_tagged", False) for name in names)
-    clf = self.models[names[0]]
-    examples = TaskExamples(self.backbone, clf.parts_["format"], TaskRows(texts, {}, [split_words(t) for t in texts], ["data"] * len(texts)), words=tagged)
-    reader = TaskReader(self.backbone, clf.parts_["pooler"], [column for found in members.values() for member in found.values() for column in member.columns_])
-    for rows in batches(examples.lengths, examples.counts, 4096):
-        batch = examples.batch(rows)
-        self.groups = {name: torch.tensor([i for i, row in enumerate(batch["owner"].tolist()) if models[rows[row]] == name]) for name in names}
-        self.groups = {name: found for name, found in self.groups.items() if len(found)}
-        self.size = len(batch["ids"])
-        try:
-            with torch.inference_mode(): states = reader.read(*(batch[key] for key in ("ids", "mask", "owner", "words")))
-        finally: self.groups = {}
-        for name in {models[row] for row in rows}: _put(self.models[name], name, models, rows, examples, states, places, answers)
-
-# %% ../nbs/02_serving.ipynb #02011ebe49
-def _put(clf, name, models, rows, examples, states, places, answers):
-    "The answers of one model to its texts in a batch."
-    mine = [i for i, row in enumerate(rows) if models[row] == name]
-    starts = np.cumsum([0, *(len(examples.positions[row]) for row in rows)])
-    words = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in mine]).astype(int)
-    found = {column: np.asarray(values.cpu().numpy()[words if column.endswith("/words") else mine].astype(clf.state_dtype), dtype=np.float32) for column, values in states.items()}
-    pick = lambda values: [values[rows[i]] for i in mine]
-    some = SimpleNamespace(texts=pick(examples.texts), places=pick(examples.places), positions=pick(examples.positions), unread=examples.unread)
-    some.start = np.cumsum([0, *map(len, some.positions)])
-    for place, answer in zip([places[rows[i]] for i in mine], _answers(clf, some, found)): answers[place] = answer
-
-def _answers(clf, examples, states) -> list:
-    "A model's answers from what was read for it: a label for each text, or {task: answer}."
-    if hasattr(clf, "tasks_"):
-        found = clf.answers_from(examples, states)
-        return [{task: answers.labels[row] for task, answers in found.items()} for row in range(len(examples.texts))]
-    return list(clf.answers_from(states).labels)
-
-Serving.answer, Serving._together = _answer, _together
+# %% ../nbs/02_serving.ipynb #6f1ede4b
+def _answers(clf, features, encoded, count) -> list:
+    "A model's answers to `count` texts: a label for each, or {task: answer}."
+    found = {name: task.answers(features, encoded).labels for name, task in clf.tasks_.items()}
+    if not clf.named: return list(next(iter(found.values())))
+    return [{name: labels[row] for name, labels in found.items()} for row in range(count)]

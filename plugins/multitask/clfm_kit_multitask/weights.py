@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['TaskArithmetic', 'low_rank', 'Ties', 'Dare', 'Breadcrumbs', 'RegMean']
 
-# %% ../nbs/01_weights.ipynb #010027f550
+# %% ../nbs/01_weights.ipynb #2de79d96
 import torch
 from torch import nn
 
 from clfm_kit.backbone.deltas import Change, Delta, locate
+from clfm_kit.backbone.tokens import pad
 from clfm_kit.errors import UserError
-from clfm_kit.study.interference import aligned
 from clfm_kit.parts import Part
+from clfm_kit.study.interference import aligned
 
 # %% ../nbs/01_weights.ipynb #0100583427
 class TaskArithmetic(Part):
@@ -22,14 +23,23 @@ class TaskArithmetic(Part):
 
     def check(self):
         given = self.coefficient
-        if given is not None and (isinstance(given, bool) or not isinstance(given, (int, float)) or not 0 < given < 10): raise UserError(f"coefficient={given!r} must be a number above 0, or null to choose it on validation")
+        if given is not None and (
+            isinstance(given, bool) or not isinstance(given, (int, float)) or not 0 < given < 10
+        ):
+            raise UserError(f"coefficient={given!r} must be a number above 0, or null to choose it on validation")
 
     def merge(self, base, deltas: list, schemas=None, texts=None) -> Delta:
-        "One delta of several on one base (a `Backbone` that holds its own weights); `texts` is a list of texts for each model."
-        if type(self).combine is TaskArithmetic.combine and all(map(low_rank, deltas)): return sum(deltas[1:], deltas[0])
+        """One delta of several on one base (a `Backbone` that holds its own weights);
+        `texts` is a list of texts for each model.
+        """
+        if type(self).combine is TaskArithmetic.combine and all(map(low_rank, deltas)):
+            return sum(deltas[1:], deltas[0])
         found = aligned(base, deltas)
         self.prepare(found)
-        return Delta([Change(name, index, axis, self.combine(name, vectors), level) for name, (index, axis, level, vectors) in found.items()])
+        return Delta([
+            Change(name, index, axis, self.combine(name, vectors), level)
+            for name, (index, axis, level, vectors) in found.items()
+        ])
 
     def prepare(self, found): "What must be known of all parameters before any is combined."
 
@@ -46,7 +56,8 @@ def low_rank(delta) -> bool:
 class Ties(TaskArithmetic):
     "Trim, elect signs, average what agrees."
 
-    def __init__(self, density: float = 0.2, coefficient: float | None = None): self.density, self.coefficient = density, coefficient
+    def __init__(self, density: float = 0.2, coefficient: float | None = None):
+        self.density, self.coefficient = density, coefficient
 
     def check(self):
         TaskArithmetic.check(self)
@@ -55,7 +66,9 @@ class Ties(TaskArithmetic):
     def prepare(self, found):
         "The smallest change each model keeps."
         count = len(next(iter(found.values()))[3])
-        self.least = [_quantile([vectors[k] for *_, vectors in found.values()], 1 - self.density) for k in range(count)]
+        self.least = [
+            _quantile([vectors[k] for *_, vectors in found.values()], 1 - self.density) for k in range(count)
+        ]
 
     def combine(self, name, vectors):
         "The mean of the large changes that agree with the sign most of them have: [N] from [M, N]."
@@ -66,22 +79,28 @@ class Ties(TaskArithmetic):
 
 # %% ../nbs/01_weights.ipynb #01008cfd5c
 def _share(name, value):
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1: raise UserError(f"{name}={value!r} must be a share above 0 and up to 1")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
+        raise UserError(f"{name}={value!r} must be a share above 0 and up to 1")
 
 def _quantile(tensors, share) -> float:
     "The magnitude below which `share` of the numbers that changed lie."
     values = torch.cat([t[t != 0].abs().flatten() for t in tensors])
-    return float(values.kthvalue(max(1, min(len(values), round(share * len(values)) + 1))).values) if len(values) else 0.0
+    return (
+        float(values.kthvalue(max(1, min(len(values), round(share * len(values)) + 1))).values) if len(values)
+        else 0.0
+    )
 
 # %% ../nbs/01_weights.ipynb #01009009e0
 class Dare(TaskArithmetic):
     "Drop a share of the changes at random, rescale the rest."
 
-    def __init__(self, drop: float = 0.5, seed: int = 0, coefficient: float | None = None): self.drop, self.seed, self.coefficient = drop, seed, coefficient
+    def __init__(self, drop: float = 0.5, seed: int = 0, coefficient: float | None = None):
+        self.drop, self.seed, self.coefficient = drop, seed, coefficient
 
     def check(self):
         TaskArithmetic.check(self)
-        if isinstance(self.drop, bool) or not isinstance(self.drop, (int, float)) or not 0 <= self.drop < 1: raise UserError(f"drop={self.drop!r} must be a share from 0 to below 1")
+        if isinstance(self.drop, bool) or not isinstance(self.drop, (int, float)) or not 0 <= self.drop < 1:
+            raise UserError(f"drop={self.drop!r} must be a share from 0 to below 1")
 
     def prepare(self, found): self.random = torch.Generator().manual_seed(self.seed)
 
@@ -93,22 +112,33 @@ class Dare(TaskArithmetic):
 class Breadcrumbs(TaskArithmetic):
     "In each tensor leave out the smallest share `small` and the largest share `large` of the changes."
 
-    def __init__(self, small: float = 0.5, large: float = 0.01, coefficient: float | None = None): self.small, self.large, self.coefficient = small, large, coefficient
+    def __init__(self, small: float = 0.5, large: float = 0.01, coefficient: float | None = None):
+        self.small, self.large, self.coefficient = small, large, coefficient
 
     def check(self):
         TaskArithmetic.check(self)
-        if not (0 <= self.small and 0 <= self.large and self.small + self.large < 1): raise UserError(f"small={self.small!r} and large={self.large!r} are shares that are cut away; together they must stay below 1")
+        if not (0 <= self.small and 0 <= self.large and self.small + self.large < 1):
+            raise UserError(
+                f"small={self.small!r} and large={self.large!r} are shares that are cut away; "
+                f"together they must stay below 1"
+            )
 
     def combine(self, name, vectors):
         "The sum without the smallest and the largest changes: [N] from [M, N]."
-        cut = lambda v: torch.where((v.abs() >= _quantile([v], self.small)) & (v.abs() <= _quantile([v], 1 - self.large)), v, 0.0)
+        cut = lambda v: torch.where(
+            (v.abs() >= _quantile([v], self.small)) & (v.abs() <= _quantile([v], 1 - self.large)), v, 0.0
+        )
         return torch.stack([cut(v) for v in vectors]).sum(0)
 
-# %% ../nbs/01_weights.ipynb #0101107ebc
+# %% ../nbs/01_weights.ipynb #5e2a6c4d
 class RegMean(TaskArithmetic):
-    "Linear maps by least squares on the inputs each model sees; other parameters by their mean. `shrink` scales the off-diagonal of the inner products."
+    """Linear maps by least squares on the inputs each model sees; other parameters by their mean.
 
-    def __init__(self, shrink: float = 0.9, coefficient: float = 1.0): self.shrink, self.coefficient = shrink, coefficient
+    `shrink` scales the off-diagonal of the inner products.
+    """
+
+    def __init__(self, shrink: float = 0.9, coefficient: float = 1.0):
+        self.shrink, self.coefficient = shrink, coefficient
 
     def check(self):
         TaskArithmetic.check(self)
@@ -116,37 +146,52 @@ class RegMean(TaskArithmetic):
 
     def merge(self, base, deltas, schemas=None, texts=None):
         "As `TaskArithmetic.merge`. Raises `UserError` without texts of every task."
-        if not texts or not all(texts): raise UserError("merger 'regmean' needs texts of every task, to see what its maps are given; pass data for each model")
+        if not texts or not all(texts):
+            raise UserError(
+                "merger 'regmean' needs texts of every task, to see what its maps are given; pass data for each model"
+            )
         found = aligned(base, deltas)
         self.grams = [_grams(base, delta, some[:256], found) for delta, some in zip(deltas, texts)]
-        return Delta([Change(name, index, axis, self.combine(name, vectors, base, index, axis), level) for name, (index, axis, level, vectors) in found.items()])
+        return Delta([
+            Change(name, index, axis, self.solve(base, name, index, axis, vectors), level)
+            for name, (index, axis, level, vectors) in found.items()
+        ])
 
-# %% ../nbs/01_weights.ipynb #01013156d0
-def _combine(self, name, vectors, base, index, axis):
-    "The merged change of one parameter."
-    grams = [found.get(name) for found in self.grams]
-    if any(g is None for g in grams) or (axis != 0 and index is not None): return vectors.mean(0)
-    turned = isinstance(locate(base.model, name)[0], nn.Linear)
-    scaled = [g * self.shrink + torch.diag(g.diagonal()) * (1 - self.shrink) for g in grams]
-    matrices = [(v if turned else v.T).double() for v in vectors]  # [out, in]
-    right = sum(g @ m.T for g, m in zip(scaled, matrices))
-    ridge = 1e-6 * sum(g.diagonal().mean() for g in scaled) + 1e-12
-    solved = torch.linalg.solve(sum(scaled) + ridge * torch.eye(len(scaled[0]), dtype=torch.float64), right).T.float()
-    return solved if turned else solved.T
+    def solve(self, base, name, index, axis, vectors):
+        """The change of a parameter of `base` from those of all models [M, ...], which are those of slices `index`
+        along `axis`, or of all of it.
+        """
+        grams = [found.get(name) for found in self.grams]
+        if any(g is None for g in grams) or (axis != 0 and index is not None): return vectors.mean(0)
+        turned = isinstance(locate(base.model, name)[0], nn.Linear)
+        scaled = [g * self.shrink + torch.diag(g.diagonal()) * (1 - self.shrink) for g in grams]
+        matrices = [(v if turned else v.T).double() for v in vectors]  # [out, in]
+        right = sum(g @ m.T for g, m in zip(scaled, matrices))
+        ridge = 1e-6 * sum(g.diagonal().mean() for g in scaled) + 1e-12
+        solved = torch.linalg.solve(
+            sum(scaled) + ridge * torch.eye(len(scaled[0]), dtype=torch.float64), right
+        ).T.float()
+        return solved if turned else solved.T
 
-# %% ../nbs/01_weights.ipynb #01014a2b46
+# %% ../nbs/01_weights.ipynb #b22b11ff
 def _grams(base, delta, texts, found) -> dict:  # {parameter: inner products [in, in]}
     "Inner products of the inputs of the linear maps that `found` changes, in the model with this delta."
-    from clfm_kit.backbone.batching import pad
     grams, handles = {}, []
     for name in found:
         owner = locate(base.model, name)[0]
-        if name.endswith(".weight") and getattr(owner, "weight", None) is not None and owner.weight.ndim == 2 and not isinstance(owner, nn.Embedding):
-            handles.append(owner.register_forward_pre_hook(lambda m, args, name=name: _count(grams, name, args[0], mask)))
+        if (
+            name.endswith(".weight") and getattr(owner, "weight", None) is not None and owner.weight.ndim == 2
+            and not isinstance(owner, nn.Embedding)
+        ):
+            handles.append(
+                owner.register_forward_pre_hook(lambda m, args, name=name: _count(grams, name, args[0], mask))
+            )
     delta.apply(base)
     try:
         for start in range(0, len(texts), 16):
-            ids = base.tokenizer(list(texts[start:start + 16]), truncation=True, max_length=min(128, base.shape.limit))["input_ids"]
+            ids = base.tokenizer(
+                list(texts[start:start + 16]), truncation=True, max_length=min(128, base.shape.limit)
+            )["input_ids"]
             padded, mask = pad(ids, base.tokenizer.pad_token_id)
             with torch.inference_mode(): base.read(padded, mask, {f"hidden.{base.loaded_depth}": lambda states: None})
     finally:
@@ -157,5 +202,3 @@ def _grams(base, delta, texts, found) -> dict:  # {parameter: inner products [in
 def _count(grams, name, x, mask):
     rows = (x[mask.to(x.device).bool()] if x.ndim == 3 else x).double().cpu()
     grams[name] = grams.get(name, 0) + rows.T @ rows
-
-RegMean.combine = _combine

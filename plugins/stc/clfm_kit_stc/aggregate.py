@@ -6,24 +6,30 @@
 __all__ = ['MIXTURES', 'CLASSIFIERS', 'EXITS', 'Selected', 'subsets', 'Ridge', 'SparseLogistic', 'skill', 'Candidate', 'search',
            'choose', 'logit_scale']
 
-# %% ../nbs/01a_aggregate.ipynb #01002436f2
+# %% ../nbs/01a_aggregate.ipynb #0179c371
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 
 import numpy as np
 import torch
+from sklearn.linear_model import LogisticRegression
 
 from clfm_kit.backbone.kernels import product
 from clfm_kit.backbone.sites import depth
+from clfm_kit.evaluation.calibration import fit_temperature
 from .solver import Problem, path, ridge_prefixes, ridge_prefixes_by_rows
 
-# %% ../nbs/01a_aggregate.ipynb #010051d8cd
+# %% ../nbs/01a_aggregate.ipynb #f752b913
 @dataclass
 class Selected:
-    "Features of several columns: values [N, F] for training and [M, F] held out, and where each one comes from. Ordered by depth."
+    """Features of several columns: values [N, F] for training and [M, F] for validation,
+    and where each one comes from.
+
+    Ordered by depth.
+    """
     train: torch.Tensor
-    held: torch.Tensor
+    validation: torch.Tensor
     columns: list  # names, in the order of the features
     column: np.ndarray  # [F], position in `columns`
     index: np.ndarray  # [F], place within the column
@@ -35,7 +41,11 @@ class Selected:
         return np.array([depth(name) for name in self.columns])[self.column]
 
     def tilt(self, power: float) -> torch.Tensor:
-        "What each feature [F] is multiplied by before the penalty: its depth as a share of the deepest, to this power. Deep features then pay less."
+        """What each feature [F] is multiplied by before the penalty: its depth as a share of the deepest,
+        to this power.
+
+        Deep features then pay less.
+        """
         deepest = max(map(depth, self.columns))
         return torch.from_numpy(((self.depth + 1) / (deepest + 1)) ** power).float()
 
@@ -48,7 +58,9 @@ class Selected:
 MIXTURES = ("each", "all")
 
 def subsets(columns, mixtures: str = "each") -> dict:  # {(kinds, poolings): columns}
-    "The mixtures to try: each kind of state alone and together, with each pooling alone and with all; or all of it only."
+    """The mixtures to try: each kind of state alone and together, with each pooling alone and with all;
+    or all of it only.
+    """
     kind, pooling = (lambda name: name.split(".")[0]), (lambda name: name.split("/")[-1])
     found = {}
     for kinds in _mixtures({kind(name): 0 for name in columns}):
@@ -61,9 +73,11 @@ def _mixtures(names):
     names = list(names)
     return [*combinations(names, 1), *([tuple(names)] if len(names) > 1 else [])]
 
-# %% ../nbs/01a_aggregate.ipynb #01009a8a39
+# %% ../nbs/01a_aggregate.ipynb #bb208c4d
 class Ridge:
-    "Least squares on class indicators [N, C] with an L2 penalty; a row's weights for several labels count by their mean."
+    """Least squares on class indicators [N, C] with an L2 penalty;
+    a row's weights for several labels count by their mean.
+    """
 
     def __init__(self, features, targets, classes: int, row_weight=None):
         one_hot = Problem(features, targets, classes).one_hot
@@ -73,18 +87,31 @@ class Ridge:
         self.features, self.targets = weight.sqrt() * (features - self.centre), weight.sqrt() * (one_hot - self.share)
 
     @cached_property
-    def covariance(self): return product(self.features.T, self.features)
+    def covariance(self):
+        "Of all features [F, F]."
+        return product(self.features.T, self.features)
 
     @cached_property
-    def cross(self): return self.features.T @ self.targets
+    def cross(self):
+        "Products of features with targets [F, C]."
+        return self.features.T @ self.targets
 
     def fits(self, places, ends, strengths, tilt) -> list:
-        "For each of `strengths`, shares of the mean variance, a list: weights [n, C] and bias [C] for the first n features among `places`, for each n in `ends`."
+        """For each of `strengths`, shares of the mean variance, a list: weights [n, C] and bias [C] for the first n
+        features among `places`, for each n in `ends`.
+        """
         places, scale = torch.as_tensor(places), tilt[places].unsqueeze(1)
-        if len(ends) * len(self.features) ** 3 < len(places) ** 3: found = ridge_prefixes_by_rows(self.features[:, places] * scale.T, self.targets, strengths, ends)
-        else: found = ridge_prefixes(self.covariance[places][:, places] * scale * scale.T, self.cross[places] * scale, strengths, ends)
+        if len(ends) * len(self.features) ** 3 < len(places) ** 3:
+            found = ridge_prefixes_by_rows(self.features[:, places] * scale.T, self.targets, strengths, ends)
+        else:
+            found = ridge_prefixes(
+                self.covariance[places][:, places] * scale * scale.T, self.cross[places] * scale, strengths, ends
+            )
         bias = lambda weights: self.share - self.centre[places[:len(weights)]] @ weights
-        return [[(weights, bias(weights)) for weights in (solved * scale[:len(solved)] for solved in prefixes)] for prefixes in found]
+        return [
+            [(weights, bias(weights)) for weights in (solved * scale[:len(solved)] for solved in prefixes)]
+            for prefixes in found
+        ]
 
 # %% ../nbs/01a_aggregate.ipynb #0101097a46
 class SparseLogistic:
@@ -94,10 +121,15 @@ class SparseLogistic:
         self.features, self.rest = features, (targets, classes, row_weight)
 
     def fits(self, places, ends, strengths, tilt) -> list:
-        "For each of `strengths` a list: weights [n, C] and bias [C] for the first n features among `places`, for each n in `ends`."
+        """For each of `strengths` a list: weights [n, C] and bias [C] for the first n features among `places`,
+        for each n in `ends`.
+        """
         stages, scale = (max(0.1, *strengths), *strengths), tilt[places]  # weak penalties are solved from strong ones
         found = [path(Problem(self.features[:, places[:n]] * scale[:n], *self.rest), stages)[1:] for n in ends]
-        return [[(solution.weights * scale[:len(solution.weights), None], solution.bias) for solution in prefixes] for prefixes in zip(*found)]
+        return [
+            [(solution.weights * scale[:len(solution.weights), None], solution.bias) for solution in prefixes]
+            for prefixes in zip(*found)
+        ]
 
 CLASSIFIERS = {"ridge": Ridge, "l1-logistic": SparseLogistic}
 
@@ -110,10 +142,10 @@ def skill(scores, targets) -> float:
     hits = np.cumsum(targets.ravel()[order])
     return float((2 * hits / (np.arange(1, len(hits) + 1) + max(hits[-1], 1))).max())
 
-# %% ../nbs/01a_aggregate.ipynb #01017d8d04
+# %% ../nbs/01a_aggregate.ipynb #1a438500
 @dataclass
 class Candidate:
-    "One configuration and its skill on held-out rows."
+    "One configuration and its skill on validation rows."
     kinds: str
     poolings: str
     eta: float
@@ -123,9 +155,14 @@ class Candidate:
     features: int
     skill: float
 
-# %% ../nbs/01a_aggregate.ipynb #0101805e42
-def search(selected: Selected, classifier, held_targets, etas, strengths, tilts=(0.0,), mixtures="each", progress=lambda: None, most: int = 6144) -> list:
-    "The skill of every mixture, eta, strength, tilt and layer prefix; not fitted: a set of features again, and more than `most` beyond the smallest eta."
+# %% ../nbs/01a_aggregate.ipynb #9e994506
+def search(
+    selected: Selected, classifier, validation_targets, etas, strengths, tilts=(0.0,), mixtures="each",
+    progress=lambda: None, most: int = 6144,
+) -> list:
+    """The skill of every mixture, eta, strength, tilt and layer prefix; not fitted: a set of features again, and more
+    than `most` beyond the smallest eta.
+    """
     found, seen, depths = [], set(), selected.depth
     for (kinds, poolings), columns in subsets(selected.columns, mixtures).items():
         for eta in sorted(etas):
@@ -134,31 +171,36 @@ def search(selected: Selected, classifier, held_targets, etas, strengths, tilts=
             seen.add(places.tobytes())
             layers, last = np.unique(depths[places], return_index=True)
             ends = [*last[1:].tolist(), len(places)]
-            held = selected.held[:, places]
+            validation = selected.validation[:, places]
             for tilt in tilts:
                 for _ in strengths: progress()
                 if passed_over: continue
-                for strength, prefixes in zip(strengths, classifier.fits(places, ends, strengths, selected.tilt(tilt))):
-                    found += [Candidate(kinds, poolings, eta, strength, tilt, int(layer), n, skill(held[:, :n] @ weights + bias, held_targets)) for layer, n, (weights, bias) in zip(layers, ends, prefixes)]
+                for strength, prefixes in zip(
+                    strengths, classifier.fits(places, ends, strengths, selected.tilt(tilt))
+                ):
+                    found += [
+                        Candidate(
+                            kinds, poolings, eta, strength, tilt, int(layer), n,
+                            skill(validation[:, :n] @ weights + bias, validation_targets),
+                        )
+                        for layer, n, (weights, bias) in zip(layers, ends, prefixes)
+                    ]
     return found
 
-# %% ../nbs/01a_aggregate.ipynb #010184b766
+# %% ../nbs/01a_aggregate.ipynb #31a78176
 EXITS = {"best": 0.0, "smallest-within-half-point": 0.005}
 
-def choose(candidates: list, exit="best") -> Candidate:
-    "The candidate to keep: by skill, then fewer blocks, then fewer features; `exit` may be a number of blocks."
-    if isinstance(exit, int): candidates = [c for c in candidates if c.depth <= exit]
-    enough = max(c.skill for c in candidates) - EXITS.get(exit, 0.0)
+def choose(candidates: list, exit_at="best") -> Candidate:
+    "The candidate to keep: by skill, then fewer blocks, then fewer features; `exit_at` may be a number of blocks."
+    if isinstance(exit_at, int): candidates = [c for c in candidates if c.depth <= exit_at]
+    enough = max(c.skill for c in candidates) - EXITS.get(exit_at, 0.0)
     depth = min(c.depth for c in candidates if c.skill >= enough - 1e-9)
     return max((c for c in candidates if c.depth == depth), key=lambda c: (c.skill, -c.features))
 
-# %% ../nbs/01a_aggregate.ipynb #010213d0cd
+# %% ../nbs/01a_aggregate.ipynb #6f836857
 def logit_scale(scores, targets, schema, row_weight=None) -> tuple:  # slope, offset
-    "Slope and offset that minimise the log-loss of slope·scores + offset on held-out scores [N, C]."
-    if schema.kind == "single":
-        from clfm_kit.evaluation.calibration import fit_temperature
-        return 1 / fit_temperature(scores, targets, schema), 0.0
-    from sklearn.linear_model import LogisticRegression
+    "Slope and offset that minimise the log-loss of slope·scores + offset on scores [N, C] of validation rows."
+    if np.ndim(targets) == 1: return 1 / fit_temperature(scores, targets, schema), 0.0
     truth = np.asarray(targets).ravel() > 0
     if truth.all() or not truth.any(): return 1.0, 0.0
     weight = None if row_weight is None else np.asarray(row_weight).ravel()

@@ -16,27 +16,48 @@ PAPER = "arXiv 2311.15983"
 
 @hookimpl
 def register_heads(register):
-    register("sparsify", "clfm_kit_stc.head:Sparsify", about="L1 probes at every layer, their best features, one classifier that exits early", needs="stc", paper=PAPER)
+    register(
+        "sparsify", "clfm_kit_stc.head:Sparsify",
+        about="L1 probes at every layer, their best features, one classifier that exits early",
+        needs="stc", paper=PAPER,
+    )
 
 @hookimpl
 def register_poolers(register):
-    register("all-layers", "clfm_kit_stc.pooler:AllLayers", about="hidden states and feed-forward activations at every layer, several poolings", needs="stc", paper=PAPER)
+    register(
+        "all-layers", "clfm_kit_stc.pooler:AllLayers",
+        about="hidden states and feed-forward activations at every layer, several poolings", needs="stc", paper=PAPER,
+    )
 
 # %% ../nbs/04_plugin.ipynb #040055712c
 def stc():
-    "Sparsify-then-Classify: every layer of a frozen model, the features that matter, the prefix of layers that suffices."
+    """Sparsify-then-Classify: every layer of a frozen model, the features that matter,
+    the prefix of layers that suffices.
+    """
     return Recipe(name="stc", pooler="all-layers", head="sparsify")
 
 def few_shot():
     "For 4 to 32 rows a class: the upper half of a frozen model, averaged, and logistic regression on all rows."
-    return Recipe(name="few-shot", pooler={"name": "all-layers", "poolings": ["mean"], "above": 0.5}, head={"name": "logistic", "C": 0.001, "refit": "train+validation"})
+    return Recipe(
+        name="few-shot", pooler={"name": "all-layers", "poolings": ["mean"], "above": 0.5},
+        head={"name": "logistic", "C": 0.001, "refit": "train+validation"},
+    )
 
 def few_shot_tuned():
     "For some 30 to 100 rows a class: the same on a model whose weights have all moved first."
-    return replace(few_shot(), name="few-shot-tuned", selector="full", training=dict(epochs=10, batch_size=16, learning_rate=2e-4))
+    return replace(
+        few_shot(), name="few-shot-tuned", selector="full",
+        training=dict(epochs=10, batch_size=16, learning_rate=2e-4),
+    )
 
 @hookimpl
 def register_recipes(register):
     register("stc", stc, about="Sparsify-then-Classify on a frozen model, with early exit", needs="stc", paper=PAPER)
-    register("few-shot", few_shot, about="the upper half of a frozen model and logistic regression, for few rows a class", needs="stc")
-    register("few-shot-tuned", few_shot_tuned, about="all weights trained, then the recipe few-shot, for some 30 to 100 rows a class", needs="stc")
+    register(
+        "few-shot", few_shot,
+        about="the upper half of a frozen model and logistic regression, for few rows a class", needs="stc",
+    )
+    register(
+        "few-shot-tuned", few_shot_tuned,
+        about="all weights trained, then the recipe few-shot, for some 30 to 100 rows a class", needs="stc",
+    )

@@ -5,38 +5,44 @@
 # %% auto #0
 __all__ = ['KINDS', 'AllLayers']
 
-# %% ../nbs/03_pooler.ipynb #030029b4eb
+# %% ../nbs/03_pooler.ipynb #ff9ea14e
+from clfm_kit.backbone.sites import depth
+from clfm_kit.builtin.poolers import POOLINGS
 from clfm_kit.errors import UserError, unknown
 from clfm_kit.parts import Part
-from clfm_kit.builtin.poolers import POOLINGS
-from clfm_kit.backbone.sites import depth
 
-# %% ../nbs/03_pooler.ipynb #03005bcbb6
+# %% ../nbs/03_pooler.ipynb #f091560d
 KINDS = ("hidden", "ffn")
 
 class AllLayers(Part):
     "Every layer's states of the given `kinds`, in each of `poolings`, above a share of the blocks."
 
-    def __init__(self, kinds=KINDS, poolings=("mean", "max"), above: float = 0.0): self.kinds, self.poolings, self.above = kinds, poolings, above
+    def __init__(self, kinds=KINDS, poolings=("mean", "max"), above: float = 0.0):
+        self.kinds, self.poolings, self.above = kinds, poolings, above
 
     def check(self):
         "Raises `UserError` for a kind or pooling that does not exist."
         for what, given, known in (("kind of state", self.kinds, KINDS), ("pooling", self.poolings, POOLINGS)):
-            if isinstance(given, str) or not len(given): raise UserError(f"{what}s are {given!r}; give a list of some of: {', '.join(known)}")
+            if isinstance(given, str) or not len(given):
+                raise UserError(f"{what}s are {given!r}; give a list of some of: {', '.join(known)}")
             for name in given:
                 if name not in known: raise unknown(what, name, known)
-        if not 0 <= self.above < 1: raise UserError(f"above={self.above!r} must be a share of the blocks, from 0 to below 1")
+        if not 0 <= self.above < 1:
+            raise UserError(f"above={self.above!r} must be a share of the blocks, from 0 to below 1")
 
-# %% ../nbs/03_pooler.ipynb #030063652a
-def _sites(self, shape) -> list:
-    "All sites, in the order in which a text reaches them; a model without readable activations gives hidden states only."
-    kinds = [kind for kind in self.kinds if kind == "hidden" or shape.ffn]
-    if not kinds: raise UserError("this model has no feed-forward activations that can be read; set pooler.kinds to hidden")
-    both = [f"{kind}.{layer}" for layer in range(shape.depth + 1) for kind in kinds if kind == "hidden" or layer < shape.depth]
-    return [site for site in both if depth(site) > self.above * shape.depth or not self.above]
+    def sites(self, shape) -> list:
+        """All sites, in the order in which a text reaches them; a model without readable activations gives hidden
+        states only.
+        """
+        kinds = [kind for kind in self.kinds if kind == "hidden" or shape.ffn]
+        if not kinds:
+            raise UserError("this model has no feed-forward activations that can be read; set pooler.kinds to hidden")
+        both = [
+            f"{kind}.{layer}"
+            for layer in range(shape.depth + 1) for kind in kinds if kind == "hidden" or layer < shape.depth
+        ]
+        return [site for site in both if depth(site) > self.above * shape.depth or not self.above]
 
-def _pool(self, states, mask) -> dict:
-    "{pooling: [B, F]} of states [B, T, D] under mask [B, T]."
-    return {name: POOLINGS[name](states, mask) for name in self.poolings}
-
-AllLayers.sites, AllLayers.pool = _sites, _pool
+    def pool(self, states, mask) -> dict:
+        "{pooling: [B, F]} of states [B, T, D] under mask [B, T]."
+        return {name: POOLINGS[name](states, mask) for name in self.poolings}

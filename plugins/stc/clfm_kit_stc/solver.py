@@ -13,34 +13,39 @@ import torch
 
 from clfm_kit.backbone.kernels import product
 
-# %% ../nbs/00_solver.ipynb #00005668df
+# %% ../nbs/00_solver.ipynb #23b5cfaf
 class Problem:
-    "Logistic loss of features [N, F] against targets, [N] class numbers or [N, C] zeros and ones; `row_weight` is [N] or [N, C]."
+    """Logistic loss of features [N, F] against targets, [N] class numbers or [N, C] zeros and ones;
+    `row_weight` is [N] or [N, C].
+    """
 
     def __init__(self, features, targets, classes: int, row_weight=None):
-        self.features, self.targets, self.single = features, targets, targets.ndim == 1
+        self.features, self.targets, self.exclusive = features, targets, targets.ndim == 1
         self.turned = features.T.contiguous()  # every step multiplies by both
-        self.one_hot = (torch.nn.functional.one_hot(targets, classes) if self.single else targets).to(features)
+        self.one_hot = (torch.nn.functional.one_hot(targets, classes) if self.exclusive else targets).to(features)
         if row_weight is not None and row_weight.ndim == 1: row_weight = row_weight.unsqueeze(1)
         self.weight = row_weight  # broadcasts over classes
 
-# %% ../nbs/00_solver.ipynb #000063c1db
+# %% ../nbs/00_solver.ipynb #91402adb
 def value_and_gradient(problem, weights, bias):
     "The mean loss at weights [F, C] and bias [C], and its two gradients."
-    scores = product(problem.features, weights) + bias
-    if problem.single: losses, rest = _softmax_loss(scores, problem.targets)
-    else: losses, rest = torch.nn.functional.softplus(scores) - scores * problem.one_hot, torch.sigmoid(scores) - problem.one_hot
+    logits = product(problem.features, weights) + bias
+    if problem.exclusive: losses, rest = _softmax_loss(logits, problem.targets)
+    else:
+        losses, rest = (
+            torch.nn.functional.softplus(logits) - logits * problem.one_hot, torch.sigmoid(logits) - problem.one_hot
+        )
     if problem.weight is not None: losses, rest = losses * problem.weight, rest * problem.weight
-    rest /= len(scores)
-    return losses.sum().item() / len(scores), product(problem.turned, rest), rest.sum(0)
+    rest /= len(logits)
+    return losses.sum().item() / len(logits), product(problem.turned, rest), rest.sum(0)
 
-def _softmax_loss(scores, targets):
-    rest, rows = scores.softmax(1), torch.arange(len(targets))
+def _softmax_loss(logits, targets):
+    rest, rows = logits.softmax(1), torch.arange(len(targets))
     true = rest[rows, targets]
     rest[rows, targets] -= 1
     return -true.clamp_min(1e-30).log().unsqueeze(1), rest
 
-# %% ../nbs/00_solver.ipynb #000100089a
+# %% ../nbs/00_solver.ipynb #37b32dee
 @dataclass
 class Solution:
     "Weights [F, C], bias [C], the step's curvature and how many steps were made."
@@ -52,10 +57,12 @@ class Solution:
 def start(problem) -> Solution:
     "No feature used; the bias fits the class shares."
     share = problem.one_hot.mean(0).clamp(1e-4, 1 - 1e-4)
-    bias = share.log() if problem.single else torch.logit(share)
+    bias = share.log() if problem.exclusive else torch.logit(share)
     vector = torch.ones(problem.features.shape[1]).to(problem.features)
     for _ in range(8):  # power iteration
-        vector = problem.features.T @ (problem.features @ (vector / vector.norm().clamp_min(1e-12))) / len(problem.features)
+        vector = problem.features.T @ (
+            problem.features @ (vector / vector.norm().clamp_min(1e-12))
+        ) / len(problem.features)
     return Solution(vector.new_zeros(len(vector), len(bias)), bias, 0.02 * max(vector.norm().item(), 1e-6))
 
 # %% ../nbs/00_solver.ipynb #00011ee73e
@@ -64,8 +71,12 @@ def shrink(values, amount):
     return values - values.clamp(-amount, amount)
 
 # %% ../nbs/00_solver.ipynb #0001248908
-def solve(problem, penalty: float, begin: Solution | None = None, tolerance: float = 5e-3, max_steps: int = 300) -> Solution:
-    "Minimise mean loss + `penalty`·Σ|weights| from `begin`, until five steps improve the objective by less than the share `tolerance`."
+def solve(
+    problem, penalty: float, begin: Solution | None = None, tolerance: float = 5e-3, max_steps: int = 300
+) -> Solution:
+    """Minimise mean loss + `penalty`·Σ|weights| from `begin`, until five steps improve the objective by less than the
+    share `tolerance`.
+    """
     begin = begin or start(problem)
     at, momentum, before, curvature = (begin.weights, begin.bias), 1.0, None, begin.curvature
     ahead = at
@@ -113,8 +124,12 @@ def path(problem, shares, tolerance: float = 5e-3) -> list:  # one Solution for 
     return [found[share] for share in shares]
 
 # %% ../nbs/00_solver.ipynb #00024d7b64
-def ridge_prefixes(covariance, cross, strengths, ends) -> list:  # for each strength a list: weights [n, C] for each n in `ends`
-    "Ridge weights for the first n features, for each n in `ends`, from their covariance [F, F] and cross products [F, C] with centred targets."
+def ridge_prefixes(
+    covariance, cross, strengths, ends
+) -> list:  # for each strength a list: weights [n, C] for each n in `ends`
+    """Ridge weights for the first n features, for each n in `ends`, from their covariance [F, F] and cross products
+    [F, C] with centred targets.
+    """
     mean, found = covariance.diagonal().mean(), []
     for strength in strengths:
         loaded = covariance.clone()
@@ -126,8 +141,12 @@ def ridge_prefixes(covariance, cross, strengths, ends) -> list:  # for each stre
 
 # %% ../nbs/00_solver.ipynb #00027e390c
 def ridge_prefixes_by_rows(features, targets, strengths, ends) -> list:  # as `ridge_prefixes`; `ends` rise
-    "What `ridge_prefixes` gives for covariance features.T @ features and cross products features.T @ targets; features [N, F], targets [N, C]."
-    mean, gram, begin, found = features.square().sum(0).mean(), features.new_zeros(len(features), len(features)), 0, [[] for _ in strengths]
+    """What `ridge_prefixes` gives for covariance features.T @ features and cross products features.T @ targets;
+    features [N, F], targets [N, C].
+    """
+    mean, gram, begin, found = (
+        features.square().sum(0).mean(), features.new_zeros(len(features), len(features)), 0, [[] for _ in strengths]
+    )
     for n in ends:
         gram, begin = gram + product(features[:, begin:n], features[:, begin:n].T), n
         for strength, weights in zip(strengths, found):

@@ -18,7 +18,10 @@ def importance(weights) -> np.ndarray:  # float64 [F]
 
 # %% ../nbs/01_sparsify.ipynb #01008a9b9f
 def entry(scores) -> np.ndarray:  # float64 [F], from 0 to 1
-    "The share of total importance reached before each feature, taken in descending order; ties by position. A feature of no importance enters at 1."
+    """The share of total importance reached before each feature, taken in descending order; ties by position.
+
+    A feature of no importance enters at 1.
+    """
     scores = np.asarray(scores, dtype=np.float64)
     order = np.argsort(-scores, kind="stable")
     reached = np.cumsum(scores[order])
@@ -33,7 +36,9 @@ def keep_share(scores, eta: float) -> np.ndarray:  # int64, ascending
     return np.flatnonzero(entry(scores) < eta)
 
 # %% ../nbs/01_sparsify.ipynb #01012bd666
-def stability(features, targets, classes: int, penalty: float, eta: float = 0.9, runs: int = 10, seed: int = 0, row_weight=None) -> np.ndarray:  # float64 [F]
+def stability(
+    features, targets, classes: int, penalty: float, eta: float = 0.9, runs: int = 10, seed: int = 0, row_weight=None
+) -> np.ndarray:  # float64 [F]
     "Share of `runs` half-samples of features [N, F] in which each feature is among those `keep_share` keeps."
     generator, times = torch.Generator().manual_seed(seed), np.zeros(features.shape[1])
     for _ in range(runs):

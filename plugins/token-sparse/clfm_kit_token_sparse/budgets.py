@@ -14,8 +14,12 @@ from clfm_kit.errors import UserError
 
 # %% ../nbs/01b_budgets.ipynb #010053e1eb
 def price(lowest: int, blocks: dict, epochs: int, share: float, unread: int = 0) -> float:
-    "The cost of training a `share` of all weights in blocks {level: weights} from `lowest` on (below 0: the embeddings too), as a share of full finetuning's; `unread` weights lie above."
-    below, above = (sum(weights for level, weights in blocks.items() if (level >= lowest) == upper) for upper in (False, True))
+    """The cost of training a `share` of all weights in blocks {level: weights} from `lowest` on (below 0: the
+    embeddings too), as a share of full finetuning's; `unread` weights lie above.
+    """
+    below, above = (
+        sum(weights for level, weights in blocks.items() if (level >= lowest) == upper) for upper in (False, True)
+    )
     total = below + above + unread
     return (below / epochs + 2 * above + share * total) / (3 * total)
 
@@ -28,7 +32,9 @@ def spend(units: list, room: float) -> list:  # of (Units, indices)
     taken = torch.zeros(len(scores), dtype=torch.bool)
     order = order[widths[order] <= room]  # what alone is too wide leaves room for others
     taken[order[widths[order].cumsum(0) <= room]] = True
-    chosen = [(each, part.nonzero().flatten()) for each, part in zip(units, taken.split([len(each) for each in units]))]
+    chosen = [
+        (each, part.nonzero().flatten()) for each, part in zip(units, taken.split([len(each) for each in units]))
+    ]
     return [(each, index) for each, index in chosen if len(index)]
 
 def moved(chosen) -> int:
@@ -39,10 +45,12 @@ def caught(chosen) -> float:
     "The squared sensitivity of chosen units."
     return sum(float(units.scores[index].double().square().sum()) * units.width for units, index in chosen)
 
-# %% ../nbs/01b_budgets.ipynb #010121f88a
+# %% ../nbs/01b_budgets.ipynb #0a2df5c0
 @dataclass
 class Budget:
-    "A share of the linear weights, and a share of full finetuning's cost (None: any); `below`: the embeddings move too."
+    """A share of the linear weights, and a share of full finetuning's cost (None: any); `below`:
+    the embeddings move too.
+    """
     blocks: dict  # {level: weights of its linear maps}
     epochs: int
     cost: float | None = None
@@ -63,24 +71,47 @@ class Budget:
         paid = float("inf") if self.cost is None else 3 * (self.cost - self.price(lowest, 0.0))
         return min(weights, paid + 1e-9) * self.total
 
-# %% ../nbs/01b_budgets.ipynb #01013af309
-def _depths(self, least: int, weights: float, lowest: int | None = None, granularity: str = "row") -> list:
-    "The blocks that may be the lowest, so that a unit of `least` weights can move. Raises `UserError` when there is none."
-    if lowest is not None and lowest not in self.blocks: raise UserError(f"lowest={lowest!r} is not one of the blocks {min(self.blocks)} to {max(self.blocks)} that the scores depend on")
-    if int(weights * self.total) < least: raise UserError(f"weights={weights!r} are {int(weights * self.total)} numbers, fewer than the {least} of one {granularity}; raise weights")
-    found = [level for level in (self.blocks if lowest is None else [lowest]) if self.room(level, weights) >= least]
-    cheapest = self.price(max(self.blocks) if lowest is None else lowest, least / self.total)
-    if not found: raise UserError(f"the budget allows {self.cost:.3f} of full finetuning's cost; training one {granularity} "
-                                  f"{'of the top block' if lowest is None else f'of block {lowest}'}{' and embeddings' * self.below} takes {cheapest:.3f}, so raise cost or seconds, or set them to null")
-    return sorted(found)
+    def depths(self, least: int, weights: float, lowest: int | None = None, granularity: str = "row") -> list:
+        """The blocks that may be the lowest, so that a unit of `least` weights can move.
 
-def _choose(self, units: list, weights: float, lowest: int | None = None, granularity: str = "row") -> list:  # of (Units, indices)
-    "The units that catch most sensitivity at the depth where they catch most."
-    best = None
-    for level in self.depths(min(each.width for each in units), weights, lowest, granularity):
-        chosen = spend([each for each in units if each.level >= level], self.room(level, weights))
-        if chosen and (best is None or caught(chosen) >= caught(best)): best = chosen  # of equals, the cheaper
-    if best is None: raise UserError(f"the budget has no room for one {granularity} in the blocks that it can pay for; raise weights, cost or seconds")
-    return best
+        Raises `UserError` when there is none.
+        """
+        if lowest is not None and lowest not in self.blocks:
+            raise UserError(
+                f"lowest={lowest!r} is not one of the blocks {min(self.blocks)} to {max(self.blocks)} that the "
+                f"logits depend on"
+            )
+        if int(weights * self.total) < least:
+            raise UserError(
+                f"weights={weights!r} are {int(weights * self.total)} numbers, fewer than the {least} of one "
+                f"{granularity}; raise weights"
+            )
+        found = [
+            level for level in (self.blocks if lowest is None else [lowest]) if self.room(level, weights) >= least
+        ]
+        if not found:
+            cheapest = self.price(max(self.blocks) if lowest is None else lowest, least / self.total)
+            where = ("of the top block" if lowest is None else f"of block {lowest}") + " and embeddings" * self.below
+            raise UserError(
+                f"the budget allows {self.cost:.3f} of full finetuning's cost; training one {granularity} {where} "
+                f"takes {cheapest:.3f}, so raise cost or seconds, or set them to null"
+            )
+        return sorted(found)
 
-Budget.depths, Budget.choose = _depths, _choose
+    def choose(
+        self, units: list, weights: float, lowest: int | None = None, granularity: str = "row"
+    ) -> list:  # of (Units, indices)
+        """The units that catch most sensitivity at the depth where they catch most.
+
+        Raises `UserError` when the budget moves nothing.
+        """
+        best = None
+        for level in self.depths(min(each.width for each in units), weights, lowest, granularity):
+            chosen = spend([each for each in units if each.level >= level], self.room(level, weights))
+            if chosen and (best is None or caught(chosen) >= caught(best)): best = chosen  # of equals, the cheaper
+        if best is None:
+            raise UserError(
+                f"the budget has no room for one {granularity} in the blocks that it can pay for; "
+                f"raise weights, cost or seconds"
+            )
+        return best

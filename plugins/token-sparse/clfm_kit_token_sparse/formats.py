@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['merge', 'Merging', 'extend', 'Merged']
 
-# %% ../nbs/02a_formats.ipynb #020033b115
+# %% ../nbs/02a_formats.ipynb #ef61bdad
 import warnings
 
 import torch
 from torch import nn
 
-from clfm_kit.errors import UserError
 from clfm_kit.builtin.formats import Plain
+from clfm_kit.errors import UserError
 from .groups import find_groups
 
 # %% ../nbs/02a_formats.ipynb #02006bdd93
@@ -20,7 +20,9 @@ def merge(ids, known: dict, longest: int) -> list:
     "Ids in which each sequence in `known` {tokens: id} is one id."
     found, start = [], 0
     while start < len(ids):
-        length = next((n for n in range(min(longest, len(ids) - start), 1, -1) if tuple(ids[start:start + n]) in known), 1)
+        length = next(
+            (n for n in range(min(longest, len(ids) - start), 1, -1) if tuple(ids[start:start + n]) in known), 1
+        )
         found.append(known[tuple(ids[start:start + length])] if length > 1 else ids[start])
         start += length
     return found
@@ -29,7 +31,10 @@ def merge(ids, known: dict, longest: int) -> list:
 class Merging:
     "A tokenizer whose ids are merged."
 
-    def __init__(self, tokenizer, known, longest): self.tokenizer, self.known, self.longest, self.pad_token_id = tokenizer, known, longest, tokenizer.pad_token_id
+    def __init__(self, tokenizer, known, longest):
+        self.tokenizer, self.known, self.longest, self.pad_token_id = (
+            tokenizer, known, longest, tokenizer.pad_token_id
+        )
 
     def __call__(self, texts, **settings):
         ids = self.tokenizer(texts, **settings)["input_ids"]
@@ -47,9 +52,11 @@ def extend(backbone, groups) -> int:  # the id of the first
         table.num_embeddings = len(table.weight)
     return first
 
-# %% ../nbs/02a_formats.ipynb #02009311e8
+# %% ../nbs/02a_formats.ipynb #dc4ffa4f
 class Merged(Plain):
-    "The text as it is, with the token groups of the task, of two to `longest` tokens and at most `groups` of them, as one token each."
+    """The text as it is, with the token groups of the task, of two to `longest` tokens and at most `groups` of them,
+    as one token each.
+    """
     merges = True
 
     def __init__(self, groups: int = 200, longest: int = 4, max_length: int | None = None, keep: str = "head"):
@@ -57,27 +64,47 @@ class Merged(Plain):
         self.groups, self.longest = groups, longest
 
     def check(self):
+        "Raises `UserError` for an unknown `keep`, and where nothing could be merged."
         super().check()
-        if self.groups < 1 or self.longest < 2: raise UserError(f"groups={self.groups!r} must be above 0 and longest={self.longest!r} above 1, or there is nothing to merge")
+        if self.groups < 1 or self.longest < 2:
+            raise UserError(
+                f"groups={self.groups!r} must be above 0 and longest={self.longest!r} above 1, "
+                f"or there is nothing to merge"
+            )
 
-    def bind(self, context):
+    def bind(self, context) -> list:
+        """Give the base a token for each group: those of the training rows, or those it was saved with.
+
+        Raises `UserError` for several tasks.
+        """
         if context.rows is not None: self.groups_ = self._learn(context)
         self.first = extend(context.backbone, self.groups_)
         return self.groups_
 
     def encode(self, texts, tokenizer, limit):
+        "What `Plain.encode` gives, with merged tokens."
         known = {tuple(group): self.first + n for n, group in enumerate(getattr(self, "groups_", ()))}
         return super().encode(texts, Merging(tokenizer, known, self.longest), limit)
 
-# %% ../nbs/02a_formats.ipynb #02010b4e5b
-def _learn(self, context) -> list:
-    "The sequences to merge, from the training rows."
-    if context.schema is None: raise UserError("format 'merged' learns its tokens from the labels of one task; with several tasks use format 'plain'")
-    tokenizer = context.backbone.tokenizer
-    special = {tokenizer.pad_token_id, *getattr(tokenizer, "all_special_ids", ())}
-    documents = tokenizer(list(context.rows.texts), add_special_tokens=False)["input_ids"]
-    found = find_groups(documents, context.schema.targets(context.rows.labels), special, self.longest, self.groups, shortest=2)
-    if not found: warnings.warn(f"no sequence of two or more tokens is in 5 of the {len(documents)} training texts; format 'merged' reads them as 'plain' would")
-    return [list(map(int, group.tokens)) for group in found]
-
-Merged._learn = _learn
+    def _learn(self, context) -> list:
+        "The sequences to merge, from the training rows that have a label."
+        if context.schema is None or context.schema.unit == "word":
+            raise UserError(
+                "format 'merged' learns its tokens from the labels of one task; with several tasks use format 'plain'"
+            )
+        tokenizer, found = (
+            context.backbone.tokenizer,
+            [pair for pair in zip(context.rows.texts, context.labels) if pair[1] is not None],
+        )
+        texts, labels = [text for text, _ in found], [label for _, label in found]
+        special = {tokenizer.pad_token_id, *getattr(tokenizer, "all_special_ids", ())}
+        documents = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        groups = find_groups(
+            documents, context.schema.targets(labels), special, self.longest, self.groups, shortest=2
+        )
+        if not groups:
+            warnings.warn(
+                f"no sequence of two or more tokens is in 5 of the {len(documents)} training texts; format 'merged' "
+                f"reads them as 'plain' would"
+            )
+        return [list(map(int, group.tokens)) for group in groups]

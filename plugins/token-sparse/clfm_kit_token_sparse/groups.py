@@ -28,7 +28,9 @@ def grams(ids, longest):
     return ((start, tuple(ids[start:start + n])) for n in range(1, longest + 1) for start in range(len(ids) - n + 1))
 
 # %% ../nbs/00_groups.ipynb #00006c8bfc
-def candidates(documents, special=frozenset(), longest: int = 4, least: int | None = None) -> dict:  # {tokens: document numbers}
+def candidates(
+    documents, special=frozenset(), longest: int = 4, least: int | None = None
+) -> dict:  # {tokens: document numbers}
     "Token sequences held by at least `least` documents (None: 5, or 0.2 % of them)."
     least = least or max(5, len(documents) // 500)
     kept, known = {}, None
@@ -37,14 +39,17 @@ def candidates(documents, special=frozenset(), longest: int = 4, least: int | No
         for number, ids in enumerate(documents):
             for start in range(len(ids) - length + 1):
                 gram = tuple(ids[start:start + length])
-                if special.isdisjoint(gram) and (known is None or (gram[1:] in known and gram[:-1] in known)): holds[gram].add(number)
+                if special.isdisjoint(gram) and (known is None or (gram[1:] in known and gram[:-1] in known)):
+                    holds[gram].add(number)
         known = {gram: np.fromiter(rows, dtype=np.int64) for gram, rows in holds.items() if len(rows) >= least}
         kept |= known
     return kept
 
-# %% ../nbs/00_groups.ipynb #000094a457
+# %% ../nbs/00_groups.ipynb #c0dc3342
 def information(targets):
-    "A function of row numbers that tells the mutual information, in nats, of being among them and the targets [N] (or [N, C] of 0 and 1), and the class it speaks for."
+    """A function of row numbers that tells the mutual information, in nats, of being among them and the targets [N]
+    (or [N, C] of 0 and 1), and the class it speaks for.
+    """
     targets = np.asarray(targets)
     measure, targets = (_table, np.eye(targets.max() + 1)[targets]) if targets.ndim == 1 else (_pairs, targets)
     count, total = targets.sum(0), len(targets)
@@ -55,12 +60,15 @@ def information(targets):
         return measure(inside, count, len(rows), total), int(share.argmax())
     return told
 
-def _table(inside, count, held, total):
+def _table(inside, count, holding, total):
     joint = np.stack([inside + 1, count - inside + 1]) / (total + 2 * len(count))
     return float((joint * np.log(joint / (joint.sum(0) * joint.sum(1, keepdims=True)))).sum())
 
-def _pairs(inside, count, held, total):
-    joint = np.array([[inside + 1, held - inside + 1], [count - inside + 1, total - held - count + inside + 1]]) / (total + 4)
+def _pairs(inside, count, holding, total):
+    joint = (
+        np.array([[inside + 1, holding - inside + 1], [count - inside + 1, total - holding - count + inside + 1]])
+        / (total + 4)
+    )
     return float((joint * np.log(joint / (joint.sum(0, keepdims=True) * joint.sum(1, keepdims=True)))).sum())
 
 # %% ../nbs/00_groups.ipynb #000126ed14
@@ -68,7 +76,8 @@ def choose(found: list, holds: dict, documents: int, cap: int = 1000, coverage: 
     "The groups to keep, best first and classes in turn."
     for name in ("information", "saliency", "divergence"):
         values = np.array([getattr(group, name) for group in found])
-        for group, z in zip(found, (values - values.mean()) / max(values.std(), 1e-9) if len(values) else ()): group.score += float(z) if values.std() > 0 else 0.0
+        for group, z in zip(found, (values - values.mean()) / max(values.std(), 1e-9) if len(values) else ()):
+            group.score += float(z) if values.std() > 0 else 0.0
     queues = defaultdict(list)
     for group in sorted(found, key=lambda group: (group.score, group.tokens)): queues[group.label].append(group)
     kept, covered, inside = [], set(), defaultdict(set)
@@ -89,7 +98,7 @@ def _next(queue, inside, holds):
         if sum(row in inside[group.tokens] for row in rows.tolist()) < 0.8 * len(rows): return group
     return None
 
-# %% ../nbs/00_groups.ipynb #00014a9091
+# %% ../nbs/00_groups.ipynb #f5b417e4
 def positions(ids, groups: set, longest: int = 4) -> np.ndarray:  # bool [T]
     "Which positions of one sequence belong to a group."
     mask = np.zeros(len(ids), dtype=bool)
@@ -97,17 +106,31 @@ def positions(ids, groups: set, longest: int = 4) -> np.ndarray:  # bool [T]
         if gram in groups: mask[start:start + len(gram)] = True
     return mask
 
-def divergence(documents, reference, held: dict) -> dict:  # {tokens: nats}
-    "How much likelier the last token follows the others here than in a reference corpus, times how likely it is here."
-    longest = max(map(len, held), default=1)
-    here, there = (Counter(gram for ids in texts for _, gram in grams(ids, longest)) for texts in (documents, reference))
-    def chance(counts, gram, total): return (counts[gram] + 0.5) / ((counts[gram[:-1]] if len(gram) > 1 else total) + 1)
+def divergence(documents, reference, wanted: dict) -> dict:  # {tokens: nats}
+    """How much likelier the last token follows the others here than in a reference corpus,
+    times how likely it is here.
+    """
+    longest = max(map(len, wanted), default=1)
+    here, there = (
+        Counter(gram for ids in texts for _, gram in grams(ids, longest)) for texts in (documents, reference)
+    )
+    def chance(counts, gram, total):
+        return (counts[gram] + 0.5) / ((counts[gram[:-1]] if len(gram) > 1 else total) + 1)
     totals = [sum(map(len, texts)) for texts in (documents, reference)]
-    return {gram: chance(here, gram, totals[0]) * float(np.log(chance(here, gram, totals[0]) / chance(there, gram, totals[1]))) for gram in held}
+    return {
+        gram: chance(here, gram, totals[0])
+            * float(np.log(chance(here, gram, totals[0]) / chance(there, gram, totals[1])))
+        for gram in wanted
+    }
 
 # %% ../nbs/00_groups.ipynb #00016c4c29
-def find_groups(documents, targets, special=frozenset(), longest=4, cap=1000, least=None, saliency=None, reference=None, shortest=1) -> list:
-    "The token groups of a task; `saliency` gives a number for {tokens: documents}, `reference` holds token ids of other texts."
+def find_groups(
+    documents, targets, special=frozenset(), longest=4, cap=1000, least=None, saliency=None,
+    reference=None, shortest=1,
+) -> list:
+    """The token groups of a task; `saliency` gives a number for {tokens: documents},
+    `reference` holds token ids of other texts.
+    """
     told, holds = information(targets), candidates(documents, special, longest, least)
     holds = {gram: rows for gram, rows in holds.items() if len(gram) >= shortest}
     other = divergence(documents, reference, holds) if reference else {}

@@ -14,19 +14,41 @@ PAPER = "arXiv 2508.08635"
 
 @hookimpl
 def register_selectors(register):
-    register("token-sparse", "clfm_kit_token_sparse.selectors:TokenSparse", about="few units of weights, chosen by their gradient at task-specific token groups", needs="token-sparse", paper=PAPER)
-    register("gradient-sparse", "clfm_kit_token_sparse.selectors:GradientSparse", about="few units of weights, chosen by their gradient at all positions", needs="token-sparse")
-    register("random-sparse", "clfm_kit_token_sparse.selectors:RandomSparse", about="few units of weights, chosen at random", needs="token-sparse")
+    register(
+        "token-sparse", "clfm_kit_token_sparse.selectors:TokenSparse",
+        about="few units of weights, chosen by their gradient at task-specific token groups",
+        needs="token-sparse", paper=PAPER,
+    )
+    register(
+        "gradient-sparse", "clfm_kit_token_sparse.selectors:GradientSparse",
+        about="few units of weights, chosen by their gradient at all positions", needs="token-sparse",
+    )
+    register(
+        "random-sparse", "clfm_kit_token_sparse.selectors:RandomSparse",
+        about="few units of weights, chosen at random", needs="token-sparse",
+    )
 
 
 @hookimpl
 def register_formats(register):
-    register("merged", "clfm_kit_token_sparse.formats:Merged", about="token groups of the task are one token each", needs="token-sparse", paper="arXiv 2109.07460")
+    register(
+        "merged", "clfm_kit_token_sparse.formats:Merged", about="token groups of the task are one token each",
+        needs="token-sparse", paper="arXiv 2109.07460",
+    )
 
 # %% ../nbs/03_plugin.ipynb #030059f43b
 def token_sparse():
-    "Token-driven sparse finetuning: few rows of the blocks below the layer that knows the classes best, on states that are computed once; then a probe of the layers there."
-    return Recipe(name="token-sparse", selector="token-sparse", pooler="probed", head=dict(name="logistic", columns="validated"), training=dict(learning_rate=1e-3))
+    """Token-driven sparse finetuning: few rows of the blocks below the layer that knows the classes best, on states
+    that are computed once; then a probe of the layers there.
+    """
+    return Recipe(
+        name="token-sparse", selector="token-sparse", pooler="probed",
+        head=dict(name="logistic", columns="validated"), training=dict(learning_rate=1e-3),
+    )
 
 @hookimpl
-def register_recipes(register): register("token-sparse", token_sparse, about="few rows of weights trained, chosen by token groups", needs="token-sparse", paper=PAPER)
+def register_recipes(register):
+    register(
+        "token-sparse", token_sparse, about="few rows of weights trained, chosen by token groups",
+        needs="token-sparse", paper=PAPER,
+    )

@@ -12,14 +12,19 @@ from torch import nn
 
 from clfm_kit.errors import UserError
 
-# %% ../nbs/01_sensitivity.ipynb #01005603ea
+# %% ../nbs/01_sensitivity.ipynb #3e6f6806
 def linear_maps(backbone, names) -> dict:  # {weight name: (module, level)}
     "The linear maps inside blocks whose weight is among `names`. Raises `UserError` when there is none."
     found = {}
     for name, module in backbone.model.named_modules():
         weight = f"{name}.weight"
-        if names.get(weight, -1) in range(len(backbone.blocks)) and is_map(module): found[weight] = module, names[weight]
-    if not found: raise UserError(f"{type(backbone.model).__name__} has no linear maps in its blocks that the scores depend on; use selector 'full' or 'top-layers'")
+        if names.get(weight, -1) in range(len(backbone.blocks)) and is_map(module):
+            found[weight] = module, names[weight]
+    if not found:
+        raise UserError(
+            f"{type(backbone.model).__name__} has no linear maps in its blocks that the logits depend on; "
+            f"use selector 'full' or 'top-layers'"
+        )
     return found
 
 def is_map(module) -> bool:
@@ -28,12 +33,17 @@ def is_map(module) -> bool:
 
 def map_weights(blocks) -> int:
     "Weights in the linear maps of blocks, those that several share counted once."
-    return sum(module.weight.numel() for module in {module for block in blocks for module in block.modules()} if is_map(module))
+    return sum(
+        module.weight.numel()
+        for module in {module for block in blocks for module in block.modules()} if is_map(module)
+    )
 
 # %% ../nbs/01_sensitivity.ipynb #01007c304d
 @contextmanager
 def gradients(maps: dict, mask, into: dict):
-    "While this lasts, a backward pass adds to `into` {weight name: [out, in]} the gradient of positions in mask [S, T]."
+    """While this lasts, a backward pass adds to `into` {weight name: [out,
+    in]} the gradient of positions in mask [S, T].
+    """
     def watch(name):
         def forward(module, args, out):
             if not out.requires_grad: out.requires_grad_(True)
@@ -42,7 +52,10 @@ def gradients(maps: dict, mask, into: dict):
         return forward
 
     def add(name, x, delta):
-        if x.shape[:-1] != mask.shape: raise UserError(f"the map {name!r} does not work position by position; its gradient cannot be split by tokens")
+        if x.shape[:-1] != mask.shape:
+            raise UserError(
+                f"the map {name!r} does not work position by position; its gradient cannot be split by tokens"
+            )
         rows = mask.to(x.device).flatten()
         found = delta.flatten(0, -2)[rows].float().T @ x.flatten(0, -2)[rows].float()
         into[name] = into[name] + found if name in into else found

@@ -19,7 +19,9 @@ from clfm_kit.errors import UserError
 # %% ../nbs/01a_units.ipynb #01005c7b10
 @dataclass
 class Units:
-    "Units of one kind: `slices` {weight name: (axis, places [units, k])}, how many weights one has, the block they lie in, and their sensitivity [units]."
+    """Units of one kind: `slices` {weight name: (axis, places [units, k])}, how many weights one has, the block they
+    lie in, and their sensitivity [units].
+    """
     slices: dict
     width: int
     level: int
@@ -34,7 +36,9 @@ def oriented(module):
 def width_of(slices, maps) -> int:
     "Weights in one unit."
     sizes = {name: oriented(maps[name][0]).shape for name in slices}
-    return sum(places.shape[1] * (1 if axis == -1 else sizes[name][1 - axis]) for name, (axis, places) in slices.items())
+    return sum(
+        places.shape[1] * (1 if axis == -1 else sizes[name][1 - axis]) for name, (axis, places) in slices.items()
+    )
 
 # %% ../nbs/01a_units.ipynb #0100788050
 AXES = {"row": 0, "column": 1, "element": -1}
@@ -50,15 +54,22 @@ def single_units(maps, axis) -> list:  # of `Units`, one for each map
 
 # %% ../nbs/01a_units.ipynb #010096dbfc
 def acts_alone(backbone, level, maker, rows, reader, columns) -> bool:
-    "Whether noise on some rows of one map changes what enters another map of a block, `reader`, at these columns only."
+    """Whether noise on some rows of one map changes what enters another map of a block, `reader`,
+    at these columns only.
+    """
     seen, ids, random = [], torch.tensor([[0, 1, 2]]), torch.Generator().manual_seed(0)
-    noise = torch.randn(1, 3, len(rows), generator=random)  # another at each token: keys that all move alike change nothing
+    # another at each token: keys that all move alike change nothing
+    noise = torch.randn(1, 3, len(rows), generator=random)
     def disturb(module, args, out): return out.index_add(-1, rows.to(out.device), noise.to(out))
     for disturbed in (False, True):
         handles = [reader.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach().float().cpu()))]
         if disturbed: handles.append(maker.register_forward_hook(disturb))
         try:
-            with torch.no_grad(): backbone.read(ids, torch.ones_like(ids), {f"hidden.{level + 1}": lambda states: None}, backbone.plain_inputs(ids, torch.ones_like(ids)))
+            with torch.no_grad():
+                backbone.read(
+                    ids, torch.ones_like(ids), {f"hidden.{level + 1}": lambda states: None},
+                    backbone.plain_inputs(ids, torch.ones_like(ids)),
+                )
         finally:
             for handle in handles: handle.remove()
     changed = ((seen[0] - seen[1]).abs() > 1e-5 * seen[0].abs().max()).flatten(0, -2).any(0).nonzero().flatten()
@@ -74,13 +85,16 @@ def layouts(out: int, units: int, shares: tuple) -> list:  # of places [units, k
 
 # %% ../nbs/01a_units.ipynb #01012fa189
 def bundle(backbone, maps, names: list, reader: str, units: int, shares: tuple):
-    "Slices {weight name: (axis, places)} of what `reader` reads and of the maps that make it; None when no layout keeps units apart."
+    """Slices {weight name: (axis, places)} of what `reader` reads and of the maps that make it;
+    None when no layout keeps units apart.
+    """
     module, level = maps[reader]
     columns = torch.arange(oriented(module).shape[1]).view(units, -1)
     slices = {}
     for name in names:
         for places in layouts(oriented(maps[name][0]).shape[0], units, shares) if name != reader else ():
-            if acts_alone(backbone, level, maps[name][0], places[-1], module, columns[-1]): slices.setdefault(name, (0, places))
+            if acts_alone(backbone, level, maps[name][0], places[-1], module, columns[-1]):
+                slices.setdefault(name, (0, places))
     return slices | {reader: (1, columns)} if slices else None
 
 # %% ../nbs/01a_units.ipynb #01013da7fc
@@ -102,7 +116,7 @@ def heads(backbone, maps, names):
             found = bundle(backbone, maps, names, reader, shared, (wide, shared * size, shared * size))
             if found: return found
 
-# %% ../nbs/01a_units.ipynb #010159b76f
+# %% ../nbs/01a_units.ipynb #de969d82
 BUNDLES = {"head": heads, "channel": channels}
 
 def bundled_units(backbone, maps, kind: str) -> list:  # of `Units`, one for each block
@@ -113,9 +127,13 @@ def bundled_units(backbone, maps, kind: str) -> list:  # of `Units`, one for eac
         shapes = tuple(oriented(maps[name][0]).shape for name in names)
         if shapes not in known:
             slices = BUNDLES[kind](backbone, maps, names)
-            if not slices: raise UserError(f"block {level} of {type(backbone.model).__name__} has no {kind}s that can be told apart; use granularity 'row' or 'column'")
-            known[shapes] = {names.index(name): slice for name, slice in slices.items()}
-        slices = {names[place]: slice for place, slice in known[shapes].items()}
+            if not slices:
+                raise UserError(
+                    f"block {level} of {type(backbone.model).__name__} has no {kind}s that can be told apart; "
+                    f"use granularity 'row' or 'column'"
+                )
+            known[shapes] = {names.index(name): places for name, places in slices.items()}
+        slices = {names[number]: places for number, places in known[shapes].items()}
         found.append(Units(slices, width_of(slices, maps), level))
     return found
 
