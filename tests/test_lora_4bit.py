@@ -522,7 +522,7 @@ def test_what_cannot_be_taught_is_told_in_one_sentence(teacher, tiny, rows, fitt
     from clfm_kit.study.distilling import distil
     from clfm_kit.data.tasks import load_tasks, read_tasks
     for settings, message in (
-        (["selector=frozen", "head=logistic", "training={}"], "moves no weights"),
+        (["selector=frozen", "head=logistic", "training={}"], "trains no weights"),
         (["class_weight=balanced"], "leave out class_weight"),
         (["training.label_smoothing=0.1"], "leave out class_weight"),
     ):

@@ -322,7 +322,7 @@ def refused(recipe, tiny, settings, match, using_hooks=None):
     ("selector.granularity=heads", "did you mean 'head'"),
 ])
 def test_budgets_that_move_nothing(tiny, setting, match):
-    refused("token-sparse", tiny, [setting], match)
+    refused("token-sparse", tiny, ["pooler=mean", setting], match)  # the random model says nothing about where to end
 
 
 def test_a_quantised_base_is_refused_before_it_is_read():
@@ -368,7 +368,7 @@ def test_tied_weights(tiny, monkeypatch):
 def test_without_room_for_the_prefix_it_computes_and_says_so(tiny, monkeypatch, how):
     texts, labels, validation = some_rows(96)
     fit = lambda *more: Classifier(
-        "token-sparse", tiny, settings=[*QUICK, "selector.lowest=2", *more], cache=None
+        "token-sparse", tiny, settings=[*QUICK, "pooler=mean", "selector.lowest=2", *more], cache=None
     ).fit(texts, labels, validation)
     stored = fit()
     assert stored.facts_["training"]["prefix"] == "replayed"

@@ -175,7 +175,7 @@ def test_errors_by_task(both):
     assert slots.predicted == [
         sorted({span["slot"] for span in spans}) for spans in both.predict(rows.texts, tokens=rows.tokens)["slots"]
     ]
-    with pytest.raises(UserError, match="is not one of"): ErrorBrowser.of(both, "helpdesk", "nonsense")
+    with pytest.raises(UserError, match="unknown task 'nonsense'"): ErrorBrowser.of(both, "helpdesk", "nonsense")
     with pytest.raises(UserError, match="has no labels"):
         ErrorBrowser.of(both, [dict(text="a", label="b", slots=None, tokens=None)], "slots")
 
@@ -190,7 +190,7 @@ def test_errors_without_some_labels(both):
 def test_a_lens_of_several_tasks(both):
     assert TokenLens(both, "where is it").task.name == "intent"
     with pytest.raises(UserError, match="no answer for a whole text"): TokenLens(both, "where is it", task="slots")
-    with pytest.raises(UserError, match="is not one of"): TokenLens(both, task="nonsense")
+    with pytest.raises(UserError, match="unknown task 'nonsense'"): TokenLens(both, task="nonsense")
     with pytest.raises(UserError, match="not fitted"): TokenLens(Classifier(), "where is it")
     with pytest.raises(UserError, match="recipe 'stc'"): LayerLens(both, task="slots")
 

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CURE', 'Column', 'tokenizer_hash', 'group_key', 'text_key', 'word_key', 'ShardWriter', 'Shard', 'shards',
-           'cache_folder', 'Index', 'keep_in_memory', 'keep_on_disk']
+           'cache_folder', 'check_cache', 'Index', 'keep_in_memory', 'keep_on_disk']
 
-# %% ../../nbs/05_backbone/07_cache.ipynb #b31dfdcc
+# %% ../../nbs/05_backbone/07_cache.ipynb #2086275f
 import hashlib
 import json
 import os
@@ -15,10 +15,11 @@ import uuid
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, unknown
 
 # %% ../../nbs/05_backbone/07_cache.ipynb #1200561fd6
 @dataclass
@@ -151,11 +152,17 @@ def shards(folder: Path):
             )
         else: yield Shard(path)
 
-# %% ../../nbs/05_backbone/07_cache.ipynb #12017c1108
+# %% ../../nbs/05_backbone/07_cache.ipynb #8471b9b7
 def cache_folder() -> Path:
     "Where states are kept: `CLFM_KIT_CACHE`, or clfm-kit in the user's cache folder."
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("CLFM_KIT_CACHE") or Path(home, "clfm-kit"))
+
+def check_cache(cache, dtype):
+    "Raise `UserError` for what is no folder of a cache, or a number type that states are not kept in."
+    if dtype not in ("float16", "float32"): raise unknown("state_dtype", dtype, ("float16", "float32"))
+    if not isinstance(cache, (str, Path, NoneType)):
+        raise UserError(f"cache is {cache!r}; a folder, \"default\" or None expected")
 
 # %% ../../nbs/05_backbone/07_cache.ipynb #0804b350
 class Index:

@@ -5,18 +5,17 @@
 # %% auto #0
 __all__ = ['UNFITTED', 'Classifier']
 
-# %% ../../nbs/08_classifier/06_classifier.ipynb #2f557b15
+# %% ../../nbs/08_classifier/06_classifier.ipynb #932af108
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from ..backbone.backbone import Backbone
-from ..backbone.cache import cache_folder
+from ..backbone.cache import cache_folder, check_cache
 from ..backbone.encoder import WORDS, Context, LaterFeatures, TextEncoder, bind_parts
 from ..backbone.sites import depth, hidden_site
 from .explanation import Explanation, explain
@@ -26,7 +25,7 @@ from .task import PIECE, Answers, FittedTask, joined_answers, joined_report, tog
 from ..data.fields import as_texts, check_texts
 from ..data.rows import UNNAMED, Rows
 from ..data.tasks import Task, load_rows, read_tasks, rows_to_fit, set_aside
-from ..data.words import find_words, split_words
+from ..data.words import word_places
 from ..errors import NotFitted, UserError, unknown
 from ..evaluation.metrics import Report
 from ..evaluation.significance import fingerprints, note_seen
@@ -37,7 +36,7 @@ from ..training.batches import Examples
 from ..training.distillation import teacher_targets
 from ..training.finetuning import Finetuning, run_identity
 
-# %% ../../nbs/08_classifier/06_classifier.ipynb #c23730c9
+# %% ../../nbs/08_classifier/06_classifier.ipynb #be0291fd
 UNFITTED = "this classifier is not fitted; call fit, or load one with from_pretrained"
 
 class Classifier(ClassifierMixin, BaseEstimator):
@@ -93,16 +92,17 @@ class Classifier(ClassifierMixin, BaseEstimator):
         if not hasattr(self, "tasks_"): raise NotFitted(UNFITTED)
         return self.tasks_
 
+    def _columns(self) -> list:
+        "All columns that heads read."
+        return list(dict.fromkeys(column for task in self._fitted().values() for column in task.columns))
+
     def _unwrapped(self, found: dict) -> Any: return found if self.named else found[UNNAMED]
 
     # ---- fitting
 
     def prepare(self) -> None:
         "Make recipe, tasks and parts. Raises `UserError` for what cannot work; loads nothing."
-        if self.state_dtype not in ("float16", "float32"):
-            raise unknown("state_dtype", self.state_dtype, ("float16", "float32"))
-        if not isinstance(self.cache, (str, Path, NoneType)):
-            raise UserError(f"cache is {self.cache!r}; a folder, \"default\" or None expected")
+        check_cache(self.cache, self.state_dtype)
         self.recipe_ = Recipe.of(self.recipe).with_params(self.settings)
         self.parts_ = self.recipe_.parts()
         given, kind = self.tasks or self.recipe_.tasks, None if self.recipe_.task == "auto" else self.recipe_.task
@@ -148,9 +148,8 @@ class Classifier(ClassifierMixin, BaseEstimator):
         "{column: width} that there are to read for a task."
         pooler, shape, spec = self.parts_["pooler"], self.encoder_.backbone.shape, self.specs_[name]
         if hasattr(pooler, "task_widths"): return pooler.task_widths(shape, spec, schema)
-        return (
-            {hidden_site(shape, spec.layer) + WORDS: shape.hidden} if schema.unit == "word" else self.encoder_.widths
-        )
+        words = {hidden_site(shape, spec.layer) + WORDS: shape.hidden}
+        return words if schema.unit == "word" else self.encoder_.widths
 
     def fit(self, data: Any, labels: Any = None, validation: Any = None, checkpoints: Any = None) -> "Classifier":
         """Learn from texts and labels, or from a data set (name, path, `Splits`, …) with a column for each task.
@@ -181,17 +180,14 @@ class Classifier(ClassifierMixin, BaseEstimator):
             trained = delta is not None and hasattr(task.head, "loss")
             logits[name] = task.fit(examples, features, self.recipe_.training, self.recipe_.seed, read, trained, self)
         self.delta_, self.tasks_ = delta, tasks
-        self.depth_ = max(
-            depth(column) for task in tasks.values() for column in (task.columns if delta is None else task.widths)
-        )
-        self.reports_ = {
-            "validation": self._report(logits, features[1], other, examples[1].encoded if self._words() else None)
-        }
-        rows = dict(train=len(train), validation=len(other))
+        read_by = [column for task in tasks.values() for column in (task.columns if delta is None else task.widths)]
+        self.depth_ = max(map(depth, read_by))
+        encoded = examples[1].encoded if self._words() else None
+        self.reports_ = {"validation": self._report(logits, features[1], other, encoded)}
         self.facts_ = dict(
-            rows=rows, data=Path(train.source).name, seconds=round(time.perf_counter() - started, 1),
-            backbone_passes=encoder.backbone.passes - passes, depth=self.depth_,
-            full_depth=encoder.backbone.shape.depth,
+            rows=dict(train=len(train), validation=len(other)), data=Path(train.source).name,
+            seconds=round(time.perf_counter() - started, 1), backbone_passes=encoder.backbone.passes - passes,
+            depth=self.depth_, full_depth=encoder.backbone.shape.depth,
         )
         if self.named:
             count = lambda name: dict(
@@ -244,8 +240,8 @@ class Classifier(ClassifierMixin, BaseEstimator):
 
     def _pieces(self, texts: list, tokens: Any = None) -> Iterator:
         "(features, `EncodedTexts` where a task answers with words) of texts, some thousand at a time."
-        columns = list(dict.fromkeys(column for task in self._fitted().values() for column in task.columns))
-        places = _places(texts, tokens) if self._words() else None
+        columns = self._columns()
+        places = word_places(texts, tokens) if self._words() else None
         for start in range(0, len(texts), PIECE):
             some, words = texts[start:start + PIECE], places and places[start:start + PIECE]
             yield self.encoder_.features(some, columns, words), self.encoder_.encoded(some, words) if words else None
@@ -351,9 +347,9 @@ class Classifier(ClassifierMixin, BaseEstimator):
         rows = load_rows(data, self.specs_, labels).measured
         if not any(rows.by_task.get(name) for name in self.tasks_):
             raise UserError(f"{rows.source} has no labels to evaluate against")
-        columns = list(dict.fromkeys(column for task in self.tasks_.values() for column in task.columns))
+        columns = self._columns()
         words = self._words()
-        places = (rows.places or [split_words(text) for text in rows.texts]) if words else None
+        places = (rows.places or word_places(rows.texts)) if words else None
         features = self.encoder_.features(rows.texts, columns, places)
         logits = {
             name: task.logits({column: features[column] for column in task.columns})
@@ -402,14 +398,3 @@ class Classifier(ClassifierMixin, BaseEstimator):
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
         "Upload the classifier to the Hub as `repo_id`; `kwargs` go to `HfApi.create_repo`."
         return push(self, repo_id, **kwargs)
-
-def _places(texts: list, tokens: Any) -> list:
-    "Character places of the words of texts: those given, or found by splitting."
-    if tokens is None: return [split_words(text) for text in texts]
-    if not hasattr(tokens, "__len__"):
-        raise UserError(f"tokens are {tokens!r}; a list of words for each text expected")
-    if len(tokens) != len(texts):
-        raise UserError(
-            f"tokens of {len(tokens)} texts given for {len(texts)} texts; give each text its own list of words"
-        )
-    return [find_words(text, words, row) for row, (text, words) in enumerate(zip(texts, tokens))]
