@@ -1090,6 +1090,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'clfm_kit.data.tasks.check_rows': ('03_data/tasks.html#check_rows', 'clfm_kit/data/tasks.py'),
                                      'clfm_kit.data.tasks.load_rows': ('03_data/tasks.html#load_rows', 'clfm_kit/data/tasks.py'),
                                      'clfm_kit.data.tasks.load_tasks': ('03_data/tasks.html#load_tasks', 'clfm_kit/data/tasks.py'),
+                                     'clfm_kit.data.tasks.load_texts': ('03_data/tasks.html#load_texts', 'clfm_kit/data/tasks.py'),
                                      'clfm_kit.data.tasks.read_tasks': ('03_data/tasks.html#read_tasks', 'clfm_kit/data/tasks.py'),
                                      'clfm_kit.data.tasks.rows_to_fit': ('03_data/tasks.html#rows_to_fit', 'clfm_kit/data/tasks.py'),
                                      'clfm_kit.data.tasks.set_aside': ('03_data/tasks.html#set_aside', 'clfm_kit/data/tasks.py'),

@@ -63,7 +63,7 @@ def _shade(word, weight, strongest):
         FOR if weight > 0 else AGAINST, strength, weight, word, sign,
     )
 
-# %% ../../nbs/08_classifier/03_explanation.ipynb #444f7766
+# %% ../../nbs/08_classifier/03_explanation.ipynb #b82cfa6e
 def explain(task: FittedTask, encoder: TextEncoder, text: str, label=None, features: int = 8) -> Explanation:
     """Why a fitted task gives `text` a label (without one: the likeliest); `features` limits the head's own list.
 
@@ -71,7 +71,9 @@ def explain(task: FittedTask, encoder: TextEncoder, text: str, label=None, featu
     spans = pieces(text)
     read = encoder.features([text] + [text[:start] + text[end:] for start, end in spans], task.columns)
     probabilities, labels = task.calibration.probabilities(task.logits(read), task.schema), list(task.schema.labels)
-    if label is not None and label not in labels: raise unknown("label", label, labels)
+    if label is not None and label not in labels:  # a number or truth value, as a command line says it
+        label = next((known for known in labels if str(known) == str(label)), label)
+        if label not in labels: raise unknown("label", label, labels)
     column = labels.index(label) if label is not None else int(probabilities[0].argmax())
     fall = np.log(probabilities[0, column] + 1e-12) - np.log(probabilities[1:, column] + 1e-12)
     words = [(start, end, float(weight)) for (start, end), weight in zip(spans, fall)]

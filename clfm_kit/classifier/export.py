@@ -155,7 +155,7 @@ def _limit(clf) -> int:
         )
     return min(limit, text_format.max_length or limit)
 
-# %% ../../nbs/08_classifier/07_export.ipynb #f9be3930
+# %% ../../nbs/08_classifier/07_export.ipynb #d3224b00
 def export(clf: Classifier, folder, form: str = "onnx", texts=None, tolerance: float | None = None) -> dict:
     """Write `folder` with the graph, the tokenizer and the labels; returns how far it is from the classifier.
 
@@ -165,7 +165,10 @@ def export(clf: Classifier, folder, form: str = "onnx", texts=None, tolerance: f
         raise UserError(f"{folder} holds a clfm-kit model, and an export would take its place; choose another folder")
     limit = _limit(clf)
     allowed = {"onnx": 0.0, "onnx-int8": 0.05}[form] if tolerance is None else tolerance
+    if not 0 <= allowed <= 1: raise UserError(f"tolerance is {tolerance!r}; a share from 0 to 1 expected")
     texts = load_data("helpdesk").validation.texts[:64] if texts is None else list(texts)
+    if not texts:
+        raise UserError("no texts are given to check the export on; give some, or none at all for shipped ones")
     about = lambda task: dict(
         kind=task.schema.kind, labels=list(task.schema.labels), thresholds=task.calibration.thresholds
     )

@@ -119,7 +119,7 @@ def _measured(clf, splits, out_of_scope) -> dict:
         "TF-IDF baseline, test": baseline.evaluate(splits.test),
     }
 
-# %% ../../nbs/11_cli/03_fit_commands.ipynb #970059ac
+# %% ../../nbs/11_cli/03_fit_commands.ipynb #e6c85d39
 def predict(
     folder: Saved, texts: Annotated[Optional[list[str]], typer.Argument(help="Texts; without any, --data.")] = None,
     data: Annotated[Optional[str], typer.Option(
@@ -132,10 +132,10 @@ def predict(
 ):
     "Predict labels with probabilities."
     from clfm_kit.classifier.classifier import Classifier
-    from clfm_kit.data.rows import load_data
+    from clfm_kit.data.tasks import load_texts
     if not texts and not data: raise UserError('give texts or --data, as in: clfm predict my-model "a text"')
-    given = list(texts or []) or load_data(data, text=text_column).measured.texts
     clf = Classifier.from_pretrained(folder)
+    given = list(texts or []) or load_texts(data, clf.specs_, text_column)
     thresholds = _thresholds(threshold, clf)
     with progress(): found = clf.answers(given, thresholds)
     rows = list(zip(*(_facts(answers) for answers in found.values())))

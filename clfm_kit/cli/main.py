@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from ..errors import UserError
 from ..plugins import catalogue
 
-# %% ../../nbs/11_cli/07_main.ipynb #a5162da3
+# %% ../../nbs/11_cli/07_main.ipynb #3eee70c2
 class Commands(TyperGroup):
     "The commands that are registered."
 
@@ -41,13 +41,16 @@ def clfm():
 
 def main(args=None):
     "Entry point of `clfm`: runs a command and turns errors into sentences and exit codes."
-    try: app(args=args, standalone_mode=False)
+    try: code = app(args=args, standalone_mode=False)
     except UserError as error: _fail(str(error), 2)
     except (typer.Abort, KeyboardInterrupt): _fail("stopped; nothing was half-written", 130)
     except typer.Exit as stop: sys.exit(stop.exit_code)
     except Exception as error:
         if not hasattr(error, "format_message"): raise
         _fail(error.format_message(), 2)  # what typer says of wrong options
+    else:  # typer returns the exit code of what it caught itself, such as Ctrl-C
+        if code == 130: _fail("stopped; nothing was half-written", 130)
+        if isinstance(code, int) and code: sys.exit(code)
 
 def _fail(sentence, code):
     print(f"clfm: {sentence}", file=sys.stderr)

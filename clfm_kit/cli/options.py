@@ -37,9 +37,9 @@ Text = Annotated[str, typer.Option("--text-column", help="The column with the te
 Label = Annotated[Optional[str], typer.Option("--label-column", help="The column with the labels.")]
 TaskName = Annotated[Optional[str], typer.Option("--task", help="Which of several tasks.")]
 
-# %% ../../nbs/11_cli/00_options.ipynb #847ca5a3
+# %% ../../nbs/11_cli/00_options.ipynb #1f90125d
 def show(facts, as_json: bool, *shown):
-    "Print a result: `facts` as JSON when asked for, else what is `shown`: `Table`s, `Result`s and sentences."
+    "Print a result: `facts` as JSON when asked for, else what is `shown`, each a `Table`, a `Result` or a sentence."
     if as_json: return print(json.dumps(facts, ensure_ascii=False, indent=1, default=str))
     console = Console(markup=False, emoji=False)
     for each in shown: console.print(drawn(each), soft_wrap=not sys.stdout.isatty())

@@ -29,7 +29,7 @@ from ..evaluation.significance import refuse_different_labels, refuse_seen, seen
 from ..recipes import Recipe
 from .measuring import baseline_run, classifier_run, recipe_run
 
-# %% ../../nbs/09_study/02_comparison.ipynb #eb021354
+# %% ../../nbs/09_study/02_comparison.ipynb #a67ebd19
 BASELINE = "TF-IDF baseline"
 
 def compare(
@@ -38,6 +38,9 @@ def compare(
     """A `Comparison` of recipes and saved models on the test rows of `data`, else on its validation rows.
 
     Raises `UserError` for other tasks, other labels, or test rows seen in training."""
+    for name, given in (("entries", entries), ("seeds", seeds)):
+        if isinstance(given, str) or not isinstance(given, Iterable):
+            raise UserError(f"{name} are {given!r}; a list expected")
     named = _named(entries)
     tasks = {name: entry_tasks(entry) for name, entry in named.items()}
     splits = load_rows(data, _same_tasks(tasks))
