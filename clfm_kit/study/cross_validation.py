@@ -123,7 +123,7 @@ class CrossValidation(Result):
         "Those of the report."
         return self.report.remarks()
 
-# %% ../../nbs/09_study/03_cross_validation.ipynb #7aa84d89
+# %% ../../nbs/09_study/03_cross_validation.ipynb #9a39c28b
 def cross_validate(
     recipe, data, model: str = "minilm", folds: int = 5, seed: int = 0, cache="default", settings=()
 ) -> CrossValidation:
@@ -153,6 +153,7 @@ def cross_validate(
     )
 
 def prepared(recipe, model, cache) -> Classifier:
+    "A classifier whose recipe, tasks and parts are made; nothing is loaded. Raises `UserError` for what cannot work."
     clf = Classifier(recipe, model, cache=cache)
     clf.prepare()
     return clf

@@ -112,7 +112,7 @@ def folder_mb(clf: Classifier) -> float:
             path.stat().st_size for path in clf.save_pretrained(Path(folder, "model")).rglob("*") if path.is_file()
         ) / 1e6
 
-# %% ../../nbs/09_study/01_measuring.ipynb #16060b6f
+# %% ../../nbs/09_study/01_measuring.ipynb #6fa52fc2
 def recipe_run(recipe, model, seed, train, validation, test) -> Run:
     "Fit a recipe and measure it."
     with measured() as cost:
@@ -120,12 +120,14 @@ def recipe_run(recipe, model, seed, train, validation, test) -> Run:
     return classifier_run(clf, test, cost)
 
 def classifier_run(clf, test, cost) -> Run:
+    "Measure a fitted classifier; `cost` is what fitting it took."
     weights = sum(tensor.numel() for task in clf.tasks_.values() for tensor in head_state(task.head)[0].values())
     if clf.delta_ is not None: weights += clf.delta_.size
     return measure(clf, test, **cost, **throughput(clf, test.texts), trained_weights=weights,
                    artifact_mb=folder_mb(clf), backbone_share=clf.depth_ / clf.facts_["full_depth"])
 
 def baseline_run(train, validation, schemas, test) -> Run:
+    "Fit the baseline and measure it."
     with measured() as cost: model = Baseline().fit(train, validation, schemas)
     return measure(model, test, **cost, **throughput(model, test.texts), trained_weights=model.weights,
                    artifact_mb=model.nbytes / 1e6, backbone_share=0.0)
