@@ -48,9 +48,9 @@ def _jsonl(path):
             )
         yield f"{path} line {number}", record
 
-# %% ../../nbs/03_data/02_files.ipynb #0600853731
+# %% ../../nbs/03_data/02_files.ipynb #f8c181fb
 def _csv(path):
-    csv.field_size_limit(2**31 - 1)  # the default refuses long documents
+    limit = csv.field_size_limit(2**31 - 1)  # the default refuses long documents
     reader = csv.reader(
         (line for _, line in _lines(path)), delimiter="\t" if ".tsv" in path.suffixes else ",", strict=True
     )
@@ -71,6 +71,7 @@ def _csv(path):
             header, start = header or cells, reader.line_num + 1
     except csv.Error as error:
         raise UserError(f'{path} line {start}: {error}; a quote inside a quoted text is written ""') from error
+    finally: csv.field_size_limit(limit)
 
 # %% ../../nbs/03_data/02_files.ipynb #06009039c2
 def _parquet(path):
