@@ -300,7 +300,7 @@ def task_splits(splits: Splits, task: Task, known: Schema | None = None) -> Spli
         if numbers: found[part] = Rows([rows.texts[row] for row in numbers], labels, words, rows.source)
     return Splits(**found, name=task.name)
 
-# %% ../../nbs/03_data/05_tasks.ipynb #1c35873d
+# %% ../../nbs/03_data/05_tasks.ipynb #f3c21b82
 def rows_to_fit(data, tasks: dict, labels=None, validation=None, seed: int = 0, text: str = "text") -> tuple:
     "(training Rows, validation Rows, {task: Schema}). Raises `UserError` when there is nothing to learn from."
     splits = load_rows(data, tasks, labels, text)
@@ -312,6 +312,7 @@ def rows_to_fit(data, tasks: dict, labels=None, validation=None, seed: int = 0, 
         if rows is not None: check_rows(rows, tasks)
     schemas = {name: task_schema(task, train) for name, task in tasks.items()}  # a better message than a failed split
     if other is None: train, other = _hold_out(train, seed, {name: schema.strata for name, schema in schemas.items()})
+    else: other = other.take(range(len(other)))  # labels may be set aside, and the rows that were given stay as they are
     for name in tasks:
         if not other.known(name):
             raise UserError(
