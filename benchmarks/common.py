@@ -51,7 +51,7 @@ def save(path: Path, text: str):
 
 def write(name: str, figures: dict, rows: list, **more):
     """Write `results/<name>.json`, beside and renamed: command, date, versions, hardware,
-    figures (name to number) and rows.
+    figures (name to number) and rows. `more` adds fields, or says them otherwise (`command=`).
     """
     found = {}
     for package in PACKAGES:
@@ -60,8 +60,8 @@ def write(name: str, figures: dict, rows: list, **more):
     text = json.dumps(
         dict(
             command=command(), date=time.strftime("%Y-%m-%d"), versions=found, hardware=hardware(),
-            figures=figures, rows=rows, **more,
-        ),
+            figures=figures, rows=rows,
+        ) | more,
         indent=1,
     )
     save(RESULTS / f"{name}.json", text)

@@ -1,18 +1,19 @@
 """Is a checkout slower than another? Fits and predicts in whole processes that alternate, and compares processor time.
 
-    pairs.py OLD NEW [--runs 5] [--out FILE]    OLD and NEW are folders of checkouts; both run on this Python's libraries
+    pairs.py OLD NEW [--runs 5] [--out NAME]    OLD and NEW are folders of checkouts; both run on this Python's libraries
 
 A case runs on one thread with states kept in memory only; figures are medians of ratios, new to old. Each folder needs the
 `clfm_kit.egg-info` that installing it leaves there, so that it finds its own parts.
 """
 import argparse
-import json
 import os
 import resource
 import statistics
 import subprocess
 import sys
 from pathlib import Path
+
+from common import write
 
 START = "import torch; torch.set_num_threads(1)\nfrom clfm_kit import Classifier, load_data\n"
 PROBE = "Classifier('probe', cache=None).fit('helpdesk')\n"
@@ -43,11 +44,8 @@ def main(old, new, runs, out):
         ratios = sorted(after / before for before, after in pairs)
         rows.append(dict(case=name, median_ratio=statistics.median(ratios), lowest=ratios[0], highest=ratios[-1], pairs=pairs))
         print(rows[-1], flush=True)
-    found = dict(
-        title="Processor time of whole processes, new to old", command=f"pairs.py OLD NEW --runs {runs}",
-        figures={f"{row['case']}, median ratio": row["median_ratio"] for row in rows}, rows=rows,
-    )
-    if out: Path(out).write_text(json.dumps(found, indent=1), encoding="utf-8")
+    figures = {f"{row['case']}, median ratio": row["median_ratio"] for row in rows}
+    if out: write(out, figures, rows, title="Processor time of whole processes, new to old")
 
 
 if __name__ == "__main__":

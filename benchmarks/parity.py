@@ -3,7 +3,7 @@
 Fits every recipe on fixed rows and seeds, and compares with an earlier run.
 
     parity.py record FOLDER [CASE …]     fit, and keep labels, probabilities, passes, sizes and memory of each case
-    parity.py compare OLD NEW [--out FILE]    what differs between two recordings; exit code 1 for more than 1e-6
+    parity.py compare OLD NEW [--out NAME]    what differs between two recordings; exit code 1 for more than 1e-6
 
 A case runs in a process of its own, on one thread. Recordings of two kinds of processor differ in their last bits.
 """
@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from common import write
 
 HERE = Path(__file__).resolve().parent
 TASKS = {"intent": "label", "slots": "slots"}
@@ -272,11 +273,7 @@ def compare(old, new, out):
             f"{'same' if largest == 0 else 'close' if largest <= 1e-6 else 'OTHER'}  "
             f"{path.stem:24} {largest:.2e}  {told}"
         )
-    if out:
-        found = dict(
-            title="Answers before and after the house was rebuilt", command=COMMAND, figures=summary(rows), rows=rows
-        )
-        Path(out).write_text(json.dumps(found, indent=1), encoding="utf-8")
+    if out: write(out, summary(rows), rows, title="Answers before and after the house was rebuilt", command=COMMAND)
     return 1 if any(row["largest"] > 1e-6 and row["case"] not in REASONS for row in rows) else 0
 
 

@@ -1,6 +1,7 @@
 """The shape of the repository and of what is shipped: extras, notebooks and modules, wheels, nothing of one machine.
 """
 import ast
+import json
 import re
 import sys
 import tomllib
@@ -141,6 +142,13 @@ def test_no_file_names_a_machine_or_an_index():
 
 def test_nothing_is_pickled():
     assert not [name for name in tracked() if name.endswith((".pkl", ".pickle", ".joblib", ".pt", ".pth", ".bin"))]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "results").glob("*.json")), ids=lambda path: path.stem)
+def test_a_result_says_how_it_was_made(path):
+    found = json.loads(path.read_text(encoding="utf-8"))
+    assert {"command", "date", "versions", "hardware", "figures", "rows"} <= found.keys()
+    assert {"cores", "accelerator"} <= found["hardware"].keys()
 
 
 @pytest.fixture(scope="module")
