@@ -7,15 +7,15 @@ __all__ = ['Count', 'Dropout', 'Part', 'Format', 'Quantizer', 'Selector', 'Poole
            'FormatOptions', 'QuantizerOptions', 'SelectorOptions', 'PoolerOptions', 'HeadOptions', 'TaskKindOptions',
            'MergerOptions', 'name_and_params', 'expected', 'make']
 
-# %% ../nbs/01_core/03_parts.ipynb #f4a2c074
+# %% ../nbs/01_core/03_parts.ipynb #afc2bc16
 import inspect
 from types import NoneType, UnionType
 from typing import Annotated, Protocol, Union, get_args, get_origin
 
-from .errors import UserError, unknown
+from .errors import UserError, check_known
 from .plugins import catalogue
 
-# %% ../nbs/01_core/03_parts.ipynb #030059de5c
+# %% ../nbs/01_core/03_parts.ipynb #b1c87b39
 class Part:
     "Base class that gives a part its parameters, its `repr` and its learned state. Parts need not inherit from it."
 
@@ -35,8 +35,7 @@ class Part:
     def set_params(self, **params):
         "Change parameters; returns the part. Raises `UserError` for an unknown one."
         for name, value in params.items():
-            if name not in self.defaults():
-                raise unknown(f"parameter of {type(self).__name__}", name, self.defaults())
+            check_known(f"parameter of {type(self).__name__}", name, self.defaults())
             setattr(self, name, value)
         return self
 
@@ -315,14 +314,14 @@ def expected(annotation, value) -> str:
     number = isinstance(value, (int, float) if float in kinds else int) and not isinstance(value, bool)
     return "" if number and fits(value) else words + (" or null" if NoneType in kinds else "")
 
-# %% ../nbs/01_core/03_parts.ipynb #26ebb2bf
+# %% ../nbs/01_core/03_parts.ipynb #fc11ecf8
 def make(kind: str, spec):  # a fresh part
     "Build the part that `spec` names. Raises `UserError` for an unknown name, parameter or value."
     name, params = name_and_params(spec)
     factory = catalogue.find(kind, name).load()
     known = inspect.signature(factory).parameters
     for param, value in params.items():
-        if param not in known: raise unknown(f"parameter of {kind} {name!r}", param, known)
+        check_known(f"parameter of {kind} {name!r}", param, known)
         if words := expected(known[param].annotation, value):
             raise UserError(f"{kind}.{param} is {value!r}; {words} expected")
     part = factory(**params)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BUILT_IN', 'catalogue', 'STAGES', 'Entry', 'extras', 'bringing', 'Catalogue', 'using', 'emit']
 
-# %% ../nbs/01_core/02_plugins.ipynb #eb450da9
+# %% ../nbs/01_core/02_plugins.ipynb #b294a73e
 import json
 import os
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ from typing import Any
 
 import pluggy
 
-from .errors import UserError, unknown
+from .errors import UserError, check_known, unknown
 from .hookspecs import KINDS, PROJECT, HookSpecs, hookimpl
 
 # %% ../nbs/01_core/02_plugins.ipynb #02005d808a
@@ -61,7 +61,7 @@ BUILT_IN = "clfm-kit"  # the entry point of the core's own parts
 
 def _why(error): return " ".join(f"{type(error).__name__}: {error}".split())  # pluggy's messages have several lines
 
-# %% ../nbs/01_core/02_plugins.ipynb #d95176ff
+# %% ../nbs/01_core/02_plugins.ipynb #f71e1231
 @dataclass
 class Catalogue:
     "The parts that the installed plugins offer."
@@ -106,8 +106,7 @@ class Catalogue:
                 )
             else: found[name] = Entry(kind, name, factory, plugin, about, needs, paper)
 
-        hook = getattr(self.manager.hook, f"register_{kind}s")
-        for implementation in hook.get_hookimpls():
+        for implementation in getattr(self.manager.hook, f"register_{kind}s").get_hookimpls():
             plugin = implementation.plugin_name
             try: implementation.function(register=partial(register, plugin=plugin))
             except Exception as error: self.failures[plugin] = _why(error)
@@ -115,7 +114,7 @@ class Catalogue:
 
     def find(self, kind, name):
         "The entry called `name`. Raises `UserError` with the nearest name, the cure and the plugins that failed."
-        if kind not in KINDS: raise unknown("kind of part", kind, KINDS)
+        check_known("kind of part", kind, KINDS)
         entries = self.entries(kind)
         if name in entries: return entries[name]
         broken = "".join(
@@ -140,7 +139,7 @@ def using(
         yield catalogue
     finally: catalogue.manager.unregister(name=name)
 
-# %% ../nbs/01_core/02_plugins.ipynb #02023abbca
+# %% ../nbs/01_core/02_plugins.ipynb #e673108b
 STAGES = {
     "load": "loading the base", "states": "reading texts", "prefix": "storing states", "train": "training",
     "fit": "fitting the head", "fold": "folds", "trial": "trying settings",
@@ -149,8 +148,7 @@ STAGES = {
 def emit(run, kind: str, **facts):
     "Tell every plugin that watches runs that `kind` happened."
     for implementation in catalogue.manager.hook.run_event.get_hookimpls():
-        names = implementation.argnames
-        try:
-            implementation.function(**{name: {"run": run, "event": dict(kind=kind, **facts)}[name] for name in names})
+        given = {"run": run, "event": dict(kind=kind, **facts)}
+        try: implementation.function(**{name: given[name] for name in implementation.argnames})
         except Exception as error:
             catalogue.failures[implementation.plugin_name] = f"run_event raised {_why(error)}"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PART_KINDS', 'Recipe', 'Loader', 'parse_yaml', 'read_yaml', 'check_taught', 'check_training']
 
-# %% ../nbs/01_core/05_recipes.ipynb #5b6183e0
+# %% ../nbs/01_core/05_recipes.ipynb #4c708929
 import re
 from collections.abc import Iterable
 from copy import deepcopy
@@ -15,12 +15,12 @@ from typing import Any
 
 import yaml
 
-from .errors import UserError, unknown
+from .errors import UserError, check_known
 from .parts import make, name_and_params
 from .plugins import catalogue
 from .settings import HeadTraining, Training, settings_of
 
-# %% ../nbs/01_core/05_recipes.ipynb #3ff4eb2e
+# %% ../nbs/01_core/05_recipes.ipynb #2e368000
 PART_KINDS = ("format", "quantizer", "selector", "pooler", "head")
 
 @dataclass
@@ -47,9 +47,7 @@ class Recipe:
 
     @classmethod
     def _from_mapping(cls, given):
-        known = [f.name for f in fields(cls)]
-        for name in given:
-            if name not in known: raise unknown("field of a recipe", name, known)
+        for name in given: check_known("field of a recipe", name, [f.name for f in fields(cls)])
         return cls(**deepcopy(given))
 
     @classmethod
@@ -75,12 +73,11 @@ class Recipe:
         if isinstance(settings, str) or not isinstance(settings, Iterable):
             raise UserError(f"settings are {settings!r}; a list such as ['head.C=3'] expected")
         for setting in settings:
-            if not isinstance(setting, str): raise UserError(f"a setting reads part.parameter=value, not {setting!r}")
-            place, sign, value = setting.partition("=")
-            if not sign: raise UserError(f"a setting reads part.parameter=value, not {setting!r}")
+            if not isinstance(setting, str) or "=" not in setting:
+                raise UserError(f"a setting reads part.parameter=value, not {setting!r}")
+            place, _, value = setting.partition("=")
             name, _, param = place.strip().partition(".")
-            known = [f.name for f in fields(self)]
-            if name not in known: raise unknown("field of a recipe", name, known)
+            check_known("field of a recipe", name, [f.name for f in fields(self)])
             try: value = parse_yaml(value)
             except yaml.YAMLError as error:
                 raise UserError(
@@ -97,8 +94,7 @@ class Recipe:
             if hasattr(part, "check_with"): part.check_with(parts)
         if not isinstance(self.seed, int) or self.seed < 0:
             raise UserError(f"seed is {self.seed!r}; a whole number from 0 up expected")
-        if self.attention not in ("own", "bidirectional"):
-            raise unknown("attention", self.attention, ("own", "bidirectional"))
+        check_known("attention", self.attention, ("own", "bidirectional"))
         if self.task != "auto": make("task", self.task)
         if self.merger: make("merger", self.merger)
         if self.teacher is not None: check_taught(self, parts)

@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['Settings', 'STEPS', 'settings_of', 'Training', 'HeadTraining']
 
-# %% ../nbs/01_core/04_settings.ipynb #5fb94c41
+# %% ../nbs/01_core/04_settings.ipynb #9965225e
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from types import NoneType
 from typing import Any, TypeVar, get_args
 
-from .errors import UserError, unknown
+from .errors import UserError, check_known
 
-# %% ../nbs/01_core/04_settings.ipynb #0f398123
+# %% ../nbs/01_core/04_settings.ipynb #782cd3a7
 Settings = TypeVar("Settings")
 
 def settings_of(cls: type[Settings], given: Mapping[str, Any], what: str) -> Settings:
@@ -22,7 +22,7 @@ def settings_of(cls: type[Settings], given: Mapping[str, Any], what: str) -> Set
     Raises `UserError` for a name that does not exist or a number that cannot be."""
     known = {field.name: get_args(field.type) or (field.type,) for field in fields(cls)}
     for name, value in given.items():
-        if name not in known: raise unknown(what, name, known)
+        check_known(what, name, known)
         if str in known[name] or value is None and NoneType in known[name]: continue
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
             raise UserError(f"training.{name} is {value!r}; a number from 0 up expected")
@@ -30,7 +30,7 @@ def settings_of(cls: type[Settings], given: Mapping[str, Any], what: str) -> Set
             raise UserError(f"training.{name} is {value!r}; a whole number above 0 expected")
     return cls(**given)
 
-# %% ../nbs/01_core/04_settings.ipynb #4b4b0286
+# %% ../nbs/01_core/04_settings.ipynb #d90535a3
 STEPS = 100  # that training makes at least where it is not told how many epochs
 
 @dataclass
@@ -58,9 +58,8 @@ class Training:
     def of(cls, given: Mapping[str, Any]) -> "Training":
         "Settings from a mapping. Raises `UserError` for unknown names and values that cannot work."
         self = settings_of(cls, given, "training setting")
-        choices = dict(head_start=("probe", "random"), gradient_checkpointing=("none", "blocks"))
-        for name, known in choices.items():
-            if getattr(self, name) not in known: raise unknown(f"training.{name}", getattr(self, name), known)
+        check_known("training.head_start", self.head_start, ("probe", "random"))
+        check_known("training.gradient_checkpointing", self.gradient_checkpointing, ("none", "blocks"))
         return self
 
     def sized(self, rows: int) -> "Training":

@@ -6,12 +6,12 @@
 __all__ = ['NAMES', 'balanced_weights', 'named_weights', 'ClassWeights', 'learn_class_weights', 'groups', 'epoch_rows',
            'row_weights']
 
-# %% ../../nbs/03_data/06_class_weights.ipynb #180025e9d2
+# %% ../../nbs/03_data/06_class_weights.ipynb #a322cfcc
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import UserError, unknown
+from ..errors import UserError, check_known, unknown
 from .schemas import Schema
 
 # %% ../../nbs/03_data/06_class_weights.ipynb #e72ddb78
@@ -67,7 +67,7 @@ class ClassWeights:
 # %% ../../nbs/03_data/06_class_weights.ipynb #4071b5f4
 NAMES = {"balanced": (), "balanced-sampler": (), "focal": ("gamma", "class_weight")}
 
-# %% ../../nbs/03_data/06_class_weights.ipynb #9e7b23da
+# %% ../../nbs/03_data/06_class_weights.ipynb #9dc7c475
 def learn_class_weights(class_weight, targets, schema: Schema) -> ClassWeights:
     "The meaning of `class_weight` for training targets. Raises `UserError` for unknown names, labels and parameters."
     if class_weight is None: return ClassWeights.even(len(schema))
@@ -77,19 +77,19 @@ def learn_class_weights(class_weight, targets, schema: Schema) -> ClassWeights:
     name = given.get("name")
     # a weight is a number, so a text under "name" cannot be the weight of a label called so
     if not isinstance(name, str): return ClassWeights(named_weights(given, schema))
-    if name not in NAMES: raise unknown("class_weight", name, NAMES)
+    check_known("class_weight", name, NAMES)
     for parameter in given:
         if parameter not in ("name", *NAMES[name]):
             raise unknown(f"parameter of class_weight {name!r}", parameter, NAMES[name])
     if name == "balanced": return ClassWeights(balanced_weights(targets, schema))
     found = learn_class_weights(given.get("class_weight"), targets, schema)
     if name == "balanced-sampler": found.sampler = "balanced"
-    else: found.gamma = _gamma(given.get("gamma", 2.0))
+    else:
+        gamma = given.get("gamma", 2.0)
+        if isinstance(gamma, bool) or not isinstance(gamma, (int, float)) or not 0 <= gamma < np.inf:
+            raise UserError(f"gamma {gamma!r} given; a number from 0 up expected, such as 2.0")
+        found.gamma = float(gamma)
     return found
-
-def _gamma(gamma):
-    if isinstance(gamma, (int, float)) and not isinstance(gamma, bool) and 0 <= gamma < np.inf: return float(gamma)
-    raise UserError(f"gamma {gamma!r} given; a number from 0 up expected, such as 2.0")
 
 # %% ../../nbs/03_data/06_class_weights.ipynb #ac183ec9
 def groups(targets, classes: int) -> np.ndarray:  # int64 [N]

@@ -77,7 +77,7 @@ def read_text(record: dict, column: str, where: str) -> str:
     if isinstance(value, str): return str(value)
     raise UserError(f"{where}: field {column!r} is {value!r} ({type(value).__name__}); a text is a string")
 
-# %% ../../nbs/03_data/00_fields.ipynb #5c8ec16d
+# %% ../../nbs/03_data/00_fields.ipynb #252acd6d
 def plain_label(value, row: int):
     "One label as text, int or bool. Raises `UserError` naming `row` (counted from 0)."
     if isinstance(value, np.generic): value = value.item()
@@ -87,9 +87,11 @@ def plain_label(value, row: int):
 
 def plain_labels(values) -> list:  # one entry a row: a label, or a list of labels
     "All labels made plain; lists of names stay lists."
-    sequence = lambda value: isinstance(value, (list, tuple, set, np.ndarray))
-    plain = lambda value, row: [plain_label(v, row) for v in value] if sequence(value) else plain_label(value, row)
-    return [plain(value, row) for row, value in enumerate(values)]
+    return [
+        [plain_label(name, row) for name in value] if isinstance(value, (list, tuple, set, np.ndarray))
+        else plain_label(value, row)
+        for row, value in enumerate(values)
+    ]
 
 # %% ../../nbs/03_data/00_fields.ipynb #04305340
 def read_label(value, column: str, where: str):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..errors import UserError, unknown
 
-# %% ../../nbs/03_data/02_files.ipynb #060057da44
+# %% ../../nbs/03_data/02_files.ipynb #cc504bb9
 def _lines(path):
     "Numbered lines of a UTF-8 file, gzipped or not."
     number = 0
@@ -23,9 +23,9 @@ def _lines(path):
             for number, line in enumerate(file, 1): yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
         encoding = "utf-16" if error.object[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin1"
-        cure = f"save it as UTF-8, for example with: iconv -f {encoding} -t utf-8 {path.name}"
         raise UserError(
-            f"{path} line {number}: byte 0x{error.object[error.start]:02x} is not UTF-8; {cure}"
+            f"{path} line {number}: byte 0x{error.object[error.start]:02x} is not UTF-8; "
+            f"save it as UTF-8, for example with: iconv -f {encoding} -t utf-8 {path.name}"
         ) from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(
@@ -85,7 +85,7 @@ def _parquet(path):
             f"{path} cannot be read{f' after row {row}' if row >= 0 else ''}: {str(error).splitlines()[0]}"
         ) from error
 
-# %% ../../nbs/03_data/02_files.ipynb #06011cab66
+# %% ../../nbs/03_data/02_files.ipynb #7372d041
 FORMATS = {
     "jsonl": _jsonl, "jsonl.gz": _jsonl, "csv": _csv, "csv.gz": _csv, "tsv": _csv, "tsv.gz": _csv,
     "parquet": _parquet,
@@ -94,8 +94,9 @@ FORMATS = {
 def records_of(path: Path):
     "Pairs of place and record of a file. Raises `UserError` when the file or a reader for it does not exist."
     if not path.is_file():
-        beside = [file.name for file in path.parent.glob("*")] if path.parent.is_dir() else []
-        raise UserError(f"{path} is not a file; {unknown('file', path.name, beside)}")
+        raise UserError(
+            f"{path} is not a file; {unknown('file', path.name, [file.name for file in path.parent.glob('*')])}"
+        )
     reader = next((FORMATS[end] for end in FORMATS if path.name.endswith("." + end)), None)
     if reader is None: raise UserError(f"{path}: files are read by their ending, one of {', '.join(FORMATS)}")
     return reader(path)

@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['ROW_WARNINGS', 'Scan', 'scan', 'kind_of', 'DataReport', 'data_report']
 
-# %% ../../nbs/03_data/07_report.ipynb #02a3f8c4
+# %% ../../nbs/03_data/07_report.ipynb #921d2f9b
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
 from .rows import Rows, Splits, normalised
-from .schemas import Schema
+from .schemas import Schema, few
+from .words import repair
 from ..display.tables import Result, Table
 from ..parts import make
 
@@ -49,46 +50,50 @@ def kind_of(rows: Rows) -> Schema | None:
 def _comparable(kind, value):
     return sorted(value, key=str) if kind.unit == "text" and isinstance(value, list) else value
 
-# %% ../../nbs/03_data/07_report.ipynb #4f0d881b
+# %% ../../nbs/03_data/07_report.ipynb #3a66cb5d
 def _count(seen, kind, value, row):
     "Add the labels of a row to the counts, the spans of each type where words have them."
-    if kind.unit == "text":
-        seen.classes.update(value if isinstance(value, list) else [value])
-        return
-    seen.classes.update(tag[2:] for tag in value if tag[:2] == "B-")
-    lost = any(tag[:2] == "I-" and before[2:] != tag[2:] for before, tag in zip(["O", *value], value))
-    if lost: seen.orphans.append(row)
+    if kind.unit == "text": seen.classes.update(value if isinstance(value, list) else [value])
+    else:
+        seen.classes.update(tag[2:] for tag in value if tag[:2] == "B-")
+        if repair(value)[1]: seen.orphans.append(row)
 
-# %% ../../nbs/03_data/07_report.ipynb #76ba3949
+# %% ../../nbs/03_data/07_report.ipynb #baf137f4
 def _figures(seen, rows, encode) -> dict:
     "The figures of one part, ready for JSON."
     counts = sorted(seen.classes.values())
     low, middle, high, longest = (int(q) for q in np.quantile(seen.words or [0], [.05, .5, .95, 1]))
     found = {"rows": len(rows), "classes": len(counts)}
-    if counts: found["rows per class"] = {"fewest": counts[0], "median": float(np.median(counts)), "most": counts[-1]}
-    if counts: found["imbalance"] = round(counts[-1] / counts[0], 1)
-    found |= {"words": {"5 %": low, "median": middle, "95 %": high, "longest": longest}}
-    found |= {"empty": seen.empty, "duplicates": seen.duplicates, "conflicts": seen.conflicts}
+    if counts:
+        found["rows per class"] = {"fewest": counts[0], "median": float(np.median(counts)), "most": counts[-1]}
+        found["imbalance"] = round(counts[-1] / counts[0], 1)
+    found |= {
+        "words": {"5 %": low, "median": middle, "95 %": high, "longest": longest},
+        "empty": seen.empty, "duplicates": seen.duplicates, "conflicts": seen.conflicts,
+    }
     if (kind := kind_of(rows)) is not None and kind.unit == "word": found["orphan tags"] = seen.orphans
     if encode:
-        cut = [encode(rows.texts[i:i + 1000]).truncated.sum() for i in range(0, len(rows), 1000)]
-        found["truncated"] = round(float(sum(cut)) / max(len(rows), 1), 4)
+        cut = sum(encode(rows.texts[i:i + 1000]).truncated.sum() for i in range(0, len(rows), 1000))
+        found["truncated"] = round(float(cut) / max(len(rows), 1), 4)
     return found
 
-# %% ../../nbs/03_data/07_report.ipynb #130119cefd
+# %% ../../nbs/03_data/07_report.ipynb #1d55b3da
 def _against(train, seen, rows) -> dict:
     "What one part shares with the training part, and which of its labels training never shows."
-    leaked = [row for row, text in enumerate(rows.texts) if text.strip() and hash(normalised(text)) in train.first]
-    unseen = {name: number for name, number in seen.classes.items() if train.classes and name not in train.classes}
-    return {"also in train": leaked, "unseen labels": unseen}
+    return {
+        "also in train": [
+            row for row, text in enumerate(rows.texts) if text.strip() and hash(normalised(text)) in train.first
+        ],
+        "unseen labels": {
+            name: number for name, number in seen.classes.items() if train.classes and name not in train.classes
+        },
+    }
 
-# %% ../../nbs/03_data/07_report.ipynb #13013ee3f8
+# %% ../../nbs/03_data/07_report.ipynb #f43f1866
 def _some(rows, most=5):
     "Row numbers for a sentence."
     rows = [row[1] if isinstance(row, tuple) else row for row in rows]
-    return f"row{'s' * (len(rows) > 1)} {', '.join(map(str, rows[:most]))}" + (
-        f" and {len(rows) - most} more" if len(rows) > most else ""
-    )
+    return f"row{'s' * (len(rows) > 1)} {few(rows, most)}"
 
 ROW_WARNINGS = {
     "empty": "no text in {rows}; such rows teach nothing, remove them",
@@ -129,7 +134,7 @@ def _warnings(split, found) -> list:
 def _percent(share):
     return f"{100 * share:.1f} %" if share >= 0.001 else "under 0.1 %"
 
-# %% ../../nbs/03_data/07_report.ipynb #d146de75
+# %% ../../nbs/03_data/07_report.ipynb #b8a465b1
 @dataclass(repr=False)
 class DataReport(Result):
     "Figures of each part, and warnings."
@@ -152,11 +157,10 @@ class DataReport(Result):
     def tables(self) -> list:
         "A measure and its value in each part."
         measures = dict.fromkeys(key for found in self.parts.values() for key in found)
-        rows = [
+        return [Table("", [self.name, *self.parts], [
             [key, *(_cell(key, found.get(key), max(found["rows"], 1)) for found in self.parts.values())]
             for key in measures
-        ]
-        return [Table("", [self.name, *self.parts], rows)]
+        ])]
 
     def remarks(self) -> list:
         "The warnings."

@@ -6,7 +6,7 @@
 __all__ = ['UNNAMED', 'SPLITS', 'TAG_COLUMNS', 'SHIPPED', 'Rows', 'Splits', 'records', 'read_rows', 'shipped', 'tables_of',
            'load_data', 'normalised', 'split_off']
 
-# %% ../../nbs/03_data/03_rows.ipynb #6ecea1bf
+# %% ../../nbs/03_data/03_rows.ipynb #f1f8bde0
 import difflib
 import sys
 from collections import Counter, defaultdict
@@ -23,8 +23,9 @@ from .fields import read_label, read_tags, read_text, read_value
 from .files import FORMATS, records_of
 from .words import find_words
 from ..errors import UserError, unknown
+from ..parts import make
 
-# %% ../../nbs/03_data/03_rows.ipynb #8a7697b3
+# %% ../../nbs/03_data/03_rows.ipynb #57b0dc46
 UNNAMED = "label"  # the task of rows with one task that has no name
 
 @dataclass(init=False, repr=False)
@@ -52,8 +53,7 @@ class Rows:
 
     def __repr__(self):
         known = ", ".join(f"{name}: {len(self.known(name))}" for name in self.by_task if name != UNNAMED)
-        labels = known or f"{self.kind or 'no'} labels"
-        return f"Rows({len(self)} texts, {labels}, from {Path(self.source).name})"
+        return f"Rows({len(self)} texts, {known or (self.kind or 'no') + ' labels'}, from {Path(self.source).name})"
 
     @property
     def labels(self) -> list[Any] | None:
@@ -83,8 +83,10 @@ class Rows:
 
         Raises `IndexError` for a number there is no row of."""
         pick = lambda values: None if values is None else [values[row] for row in rows]
-        labels = {name: pick(values) for name, values in self.by_task.items()}
-        return Rows(pick(self.texts), labels, None, self.source, pick(self.places), pick(self.group), self.repairs)
+        return Rows(
+            pick(self.texts), {name: pick(values) for name, values in self.by_task.items()}, None, self.source,
+            pick(self.places), pick(self.group), self.repairs,
+        )
 
 # %% ../../nbs/03_data/03_rows.ipynb #0c615041
 @dataclass
@@ -261,39 +263,31 @@ def tables_of(source) -> dict:  # {part: table}
         )
     return tables
 
-# %% ../../nbs/03_data/03_rows.ipynb #68b762c5
+# %% ../../nbs/03_data/03_rows.ipynb #fb24bbcc
 def load_data(source: Any, text: str = "text", label: str | None = None, tokens: str | None = None) -> Splits:
     """A data set by name, path or Hub id, or any table or dict of tables.
 
     Raises `UserError` saying what is wrong and where.
     """
     if isinstance(source, Splits): return source
-    name = Path(source).name if isinstance(source, (str, Path)) else getattr(source, "source", "data")
     return Splits(
-        **{split: read_rows(table, text, label, tokens) for split, table in tables_of(source).items()}, name=name
+        **{split: read_rows(table, text, label, tokens) for split, table in tables_of(source).items()},
+        name=Path(source).name if isinstance(source, (str, Path)) else getattr(source, "source", "data"),
     )
 
-# %% ../../nbs/03_data/03_rows.ipynb #7f96c553
+# %% ../../nbs/03_data/03_rows.ipynb #cc84ac30
 def normalised(text: str) -> str:
     "A text without differences in case and white space, to find duplicates."
     return " ".join(text.casefold().split())
 
-def _labels(value) -> tuple:
-    "A label, or several, as a tuple; (None,) for none."
-    return (tuple(value) or (None,)) if isinstance(value, list) else (value,)
-
-def _types(tags) -> tuple:
-    "The types of spans that BIO tags mark; (None,) for none."
-    return tuple(sorted({tag[2:] for tag in tags or () if tag != "O"})) or (None,)
-
-# %% ../../nbs/03_data/03_rows.ipynb #6cd0be47
+# %% ../../nbs/03_data/03_rows.ipynb #2a564ef5
 def split_off(rows: Rows, share: float, seed: int = 0, strata: dict | None = None) -> tuple:  # (Rows, Rows)
     """Rows in two parts, the second with about `share` of every label; a label with one row stays in the first.
 
     `strata` {task: function of a label} gives what rows of a task are stratified by, all its labels without.
     Raises `UserError` when nothing can be held out."""
     if not 0 < share < 1: raise UserError(f"share={share} given; a share lies between 0 and 1")
-    strata = strata or {task: _types if rows.kind == "tags" else _labels for task in rows.by_task}
+    strata = strata or dict.fromkeys(rows.by_task, make("task", rows.kind or "single").strata)
     groups = defaultdict(list)
     for row in np.random.default_rng(seed).permutation(len(rows)).tolist():
         groups[normalised(rows.texts[row])].append(row)
@@ -308,9 +302,9 @@ def split_off(rows: Rows, share: float, seed: int = 0, strata: dict | None = Non
                         "validation set of your own")
     return tuple(rows.take(part) for part in parts)
 
-# %% ../../nbs/03_data/03_rows.ipynb #488bdb93
+# %% ../../nbs/03_data/03_rows.ipynb #c7fad24a
 def _hold(names, share):
-    "For each set of names, whether it is out out."
+    "For each set of names, whether it is held out."
     count, members, out = Counter(chain.from_iterable(names)), defaultdict(list), [None] * len(names)
     for i, found in enumerate(names):
         for name in found: members[name].append(i)

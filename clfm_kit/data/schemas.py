@@ -13,7 +13,7 @@ from .fields import read_label, read_text
 from ..errors import UserError
 from ..parts import Part, make
 
-# %% ../../nbs/03_data/01_schemas.ipynb #7f96d590
+# %% ../../nbs/03_data/01_schemas.ipynb #f2cc542d
 class Schema(Part):
     """The labels of a task in the order of the columns of logits.
 
@@ -50,8 +50,7 @@ class Schema(Part):
     def __hash__(self): return hash((self.kind, self.labels))
 
     def __repr__(self):
-        shown = ", ".join(map(repr, self.labels[:8])) + (f" and {len(self) - 8} more" if len(self) > 8 else "")
-        return f"{super().__repr__()} of {len(self)} labels: {shown}"
+        return f"{super().__repr__()} of {len(self)} labels: {few(self.labels)}"
 
     @property
     def shown(self) -> list[Any]:

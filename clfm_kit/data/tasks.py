@@ -6,7 +6,7 @@
 __all__ = ['Task', 'read_tasks', 'task_rows', 'load_tasks', 'task_sources', 'united', 'load_rows', 'load_texts', 'task_schema',
            'split_known', 'set_aside', 'task_splits', 'rows_to_fit', 'check_rows']
 
-# %% ../../nbs/03_data/05_tasks.ipynb #c36f878f
+# %% ../../nbs/03_data/05_tasks.ipynb #d178ff9b
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -15,15 +15,14 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-
 from .fields import as_texts, check_texts, is_missing, plain_labels
 from .rows import SPLITS, TAG_COLUMNS, UNNAMED, Rows, Splits, load_data, records, split_off, tables_of
 from .schemas import Schema, learn_schema
 from .words import find_words, split_words
-from ..errors import UserError, unknown
+from ..errors import UserError, check_known, unknown
 from ..parts import make
 
-# %% ../../nbs/03_data/05_tasks.ipynb #39a05a63
+# %% ../../nbs/03_data/05_tasks.ipynb #f7829057
 @dataclass
 class Task:
     "What is said of one task before there are any rows."
@@ -53,10 +52,12 @@ class Task:
 
     def to_dict(self) -> dict:
         "The settings that differ from the default, as a recipe writes them; neither its name nor where its rows are."
-        changed = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
-        return {name: value for name, value in changed.items() if name not in ("name", "data")}
+        return {
+            f.name: getattr(self, f.name) for f in fields(self)
+            if f.name not in ("name", "data") and getattr(self, f.name) != f.default
+        }
 
-# %% ../../nbs/03_data/05_tasks.ipynb #d3f98676
+# %% ../../nbs/03_data/05_tasks.ipynb #ac434380
 def read_tasks(given) -> dict:  # {name: Task}
     "Tasks from {name: column or mapping}. Raises `UserError` for a name or setting that cannot work."
     if not isinstance(given, dict) or not given:
@@ -73,8 +74,7 @@ def _task(name, value) -> Task:
     if not isinstance(value, dict):
         raise UserError(f"task {name!r} is {value!r}; the name of a column, or a mapping of settings expected")
     known = [f.name for f in fields(Task) if f.name != "name"]
-    for setting in value:
-        if setting not in known: raise unknown(f"setting of task {name!r}", setting, known)
+    for setting in value: check_known(f"setting of task {name!r}", setting, known)
     task, weight = Task(name, **value), value.get("weight", 1)
     number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
     if not (weight is None or number and 0 < weight < float("inf")):
@@ -88,7 +88,7 @@ def _task(name, value) -> Task:
         )
     return task
 
-# %% ../../nbs/03_data/05_tasks.ipynb #a89b393d
+# %% ../../nbs/03_data/05_tasks.ipynb #a728acc1
 def task_rows(source, tasks: dict, text: str = "text", group: str = "data") -> Rows:
     "One table with the columns of all tasks. Raises `UserError` naming file, line or row, and field."
     if isinstance(source, Rows): return _of_rows(source, tasks, group)
@@ -103,9 +103,10 @@ def task_rows(source, tasks: dict, text: str = "text", group: str = "data") -> R
             cure = f"Say which one task {task.name!r} is in, as in tasks.{task.name}=…"
             raise UserError(f"{name}: {unknown('column', task.label, seen, cure)}")
     texts, places, labels = map(list, zip(*read))
-    by_task = {task: [row[task][0] for row in labels] for task in tasks}
-    repairs = {task: sum(row[task][1] for row in labels) for task in tasks}
-    return Rows(texts, by_task, None, name, places, [group] * len(texts), repairs)
+    return Rows(
+        texts, {task: [row[task][0] for row in labels] for task in tasks}, None, name, places, [group] * len(texts),
+        {task: sum(row[task][1] for row in labels) for task in tasks},
+    )
 
 def _of_rows(source, tasks, group) -> Rows:
     "Rows already read: for these tasks, or with the labels of a task that had no name."
@@ -134,18 +135,24 @@ def _of_rows(source, tasks, group) -> Rows:
             )
     return source
 
-# %% ../../nbs/03_data/05_tasks.ipynb #44946f5a
+# %% ../../nbs/03_data/05_tasks.ipynb #e657f426
 def _row(record, tasks, parts, text, where) -> tuple:  # (text, places of words, {task: (label, repairs)})
     "One record, read by the kinds of its tasks."
     words = _words(record, tasks, where)
-    own = next((part for part in parts.values() if type(part).read_text is not Schema.read_text), None)
+    own = _reader(parts.values())
     if own is not None: found = own.read_text(record, text, where)
     elif text not in record and words is None and not set(text.split("+")) <= record.keys():
         raise UserError(f"{where}: {unknown('text column', text, record)}")
     elif words is None or text in record: found = next(iter(parts.values())).read_text(record, text, where)
     else: found = " ".join(map(str, words))
-    places = split_words(found) if words is None else find_words(found, words, where)
-    return found, places, {name: _label(record, task, parts[name], where) for name, task in tasks.items()}
+    return (
+        found, split_words(found) if words is None else find_words(found, words, where),
+        {name: _label(record, task, parts[name], where) for name, task in tasks.items()},
+    )
+
+def _reader(parts) -> Schema | None:
+    "The kind of task that reads texts in a way of its own."
+    return next((part for part in parts if type(part).read_text is not Schema.read_text), None)
 
 def _words(record, tasks, where) -> list | None:
     "The words of a record that has some; tasks of tags share them."
@@ -179,7 +186,7 @@ def load_tasks(source, tasks: dict, text: str = "text") -> Splits:
     name = Path(source).name if isinstance(source, (str, Path)) else getattr(source, "name", "data")
     return Splits(**{part: united(tables, tasks) for part, tables in parts.items()}, name=name)
 
-# %% ../../nbs/03_data/05_tasks.ipynb #c070adbb
+# %% ../../nbs/03_data/05_tasks.ipynb #7383e006
 def task_sources(source, tasks) -> list:  # [(data set, names of its tasks)]
     """Which data set each task is in: its own, the one named for it in `source`, or `source`.
 
@@ -192,28 +199,28 @@ def task_sources(source, tasks) -> list:  # [(data set, names of its tasks)]
                     f"the data {source!r} name a task and no data for {pair[0]!r}; write task=data,task=data"
                 )
         source = dict(pairs)
-    words = {word for words in SPLITS.values() for word in words}
-    by_task = source if isinstance(source, dict) and source and not source.keys() & words else {}
-    for name in by_task:
-        if name not in tasks: raise unknown("task", name, tasks)
-    own = lambda name, task: task.data if task.data is not None else by_task.get(name, None if by_task else source)
-    found, groups = {name: own(name, task) for name, task in tasks.items()}, {}
-    for name, given in found.items():
+    splits = set().union(*SPLITS.values())
+    by_task, groups = source if isinstance(source, dict) and not source.keys() & splits else {}, {}
+    for name in by_task: check_known("task", name, tasks)
+    for name, task in tasks.items():
+        given = task.data if task.data is not None else by_task.get(name, None if by_task else source)
         if given is None: raise UserError(f"no data is given for task {name!r}; name a data set for it")
-        key = str(given) if isinstance(given, (str, Path)) else id(given)
-        groups.setdefault(key, (given, []))[1].append(name)
+        groups.setdefault(str(given) if isinstance(given, (str, Path)) else id(given), (given, []))[1].append(name)
     return list(groups.values())
 
 def united(tables: list, tasks) -> Rows:
     "Several tables as one."
     joined = lambda pick: [value for rows in tables for value in pick(rows)]
-    labels = {name: joined(lambda rows: rows.by_task.get(name, [None] * len(rows))) for name in tasks}
-    repairs = sum((Counter(rows.repairs) for rows in tables), Counter())
-    source = ", ".join(dict.fromkeys(rows.source for rows in tables))
-    places = joined(lambda r: map(split_words, r.texts) if r.places is None else r.places)
-    return Rows(joined(lambda r: r.texts), labels, None, source, places, joined(lambda r: r.group), dict(repairs))
+    return Rows(
+        joined(lambda rows: rows.texts),
+        {name: joined(lambda rows: rows.by_task.get(name, [None] * len(rows))) for name in tasks},
+        source=", ".join(dict.fromkeys(rows.source for rows in tables)),
+        places=joined(lambda rows: map(split_words, rows.texts) if rows.places is None else rows.places),
+        group=joined(lambda rows: rows.group),
+        repairs=dict(sum((Counter(rows.repairs) for rows in tables), Counter())),
+    )
 
-# %% ../../nbs/03_data/05_tasks.ipynb #5d070297
+# %% ../../nbs/03_data/05_tasks.ipynb #ac5bf4c8
 def load_rows(data, tasks: dict, labels=None, text: str = "text", label: str | None = None) -> Splits:
     """What `Classifier.fit` and `evaluate` take, as splits of rows with the labels of `tasks` {name: Task}.
 
@@ -230,8 +237,7 @@ def load_texts(source, tasks: dict, text: str = "text") -> list:
     """Texts of a data set as the kinds of `tasks` read them, of its test rows where there are several parts.
 
     They need no labels. Raises `UserError` as reading does."""
-    parts = [task.part() for task in tasks.values()]
-    own = next((part for part in parts if type(part).read_text is not Schema.read_text), None)
+    own = _reader([task.part() for task in tasks.values()])
     if own is None: return load_data(source, text).measured.texts
     tables = tables_of(source)
     table = next(tables[part] for part in reversed(SPLITS) if part in tables)
@@ -252,9 +258,9 @@ def _records(texts, labels, tasks) -> list:
             raise UserError(
                 f"{len(texts)} texts and {len(values)} labels in {column!r} given; each text needs one entry"
             )
-    as_record = lambda text: dict(text) if isinstance(text, dict) else dict(getattr(text, "columns", {"text": text}))
     return [
-        as_record(text) | {column: values[row] for column, values in labels.items()} for row, text in enumerate(texts)
+        getattr(text, "columns", {"text": text}) | {column: values[row] for column, values in labels.items()}
+        for row, text in enumerate(texts)
     ]
 
 def _plain(rows: Rows) -> Rows:
@@ -262,7 +268,7 @@ def _plain(rows: Rows) -> Rows:
     if not rows.labels or rows.kind == "tags": return rows
     return Rows(rows.texts, plain_labels(rows.labels), None, rows.source, rows.places, rows.group)
 
-# %% ../../nbs/03_data/05_tasks.ipynb #fc412f9c
+# %% ../../nbs/03_data/05_tasks.ipynb #443a1c47
 def task_schema(task: Task, rows: Rows) -> Schema:
     "The schema of one task. Raises `UserError` naming the task."
     known = rows.known(task.name)
@@ -295,9 +301,11 @@ def task_splits(splits: Splits, task: Task, known: Schema | None = None) -> Spli
     found = {}
     for part, rows in splits.items():
         numbers = rows.known(task.name) if known is None else split_known(rows, task.name, known)[0]
-        words = [[rows.texts[row][a:b] for a, b in rows.places[row]] for row in numbers] if task.tokens else None
-        labels = [rows.by_task[task.name][row] for row in numbers]
-        if numbers: found[part] = Rows([rows.texts[row] for row in numbers], labels, words, rows.source)
+        own = rows.take(numbers)
+        if numbers:
+            found[part] = Rows(
+                own.texts, own.by_task[task.name], own.tokens if task.tokens else None, rows.source
+            )
     return Splits(**found, name=task.name)
 
 # %% ../../nbs/03_data/05_tasks.ipynb #f3c21b82

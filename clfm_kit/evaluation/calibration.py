@@ -105,7 +105,7 @@ def calibrate(logits, targets, schema: Schema) -> Calibration:
     if len(logits): found.thresholds = schema.thresholds(found.probabilities(logits, schema), targets)
     return found
 
-# %% ../../nbs/04_evaluation/01_calibration.ipynb #6cbb976b
+# %% ../../nbs/04_evaluation/01_calibration.ipynb #0a1385ef
 LOOKS = (("#D55E00", "o", "-"), ("#0072B2", "s", "--"), ("#009E73", "^", ":"), ("#CC79A7", "D", "-."))
 
 def plot_reliability(series: dict, axes=None, bins: int = 15):  # the matplotlib axes
@@ -118,15 +118,14 @@ def plot_reliability(series: dict, axes=None, bins: int = 15):  # the matplotlib
     for place, (name, (stated, correct)) in enumerate(series.items()):
         colour, marker, line = LOOKS[place % len(LOOKS)]
         table = reliability(stated, correct, bins)
-        used = table["rows"] > 0
-        area = 20 + 400 * table["rows"][used] / max(len(stated), 1)
+        rows, claimed, observed = (table[name][table["rows"] > 0] for name in ("rows", "stated", "observed"))
         axes.plot(
-            table["stated"][used], table["observed"][used], line, color=colour,
-            label=f"{name}, ECE {calibration_error(stated, correct, bins):.3f}", marker=marker, markersize=5,
+            claimed, observed, line, color=colour, marker=marker, markersize=5,
+            label=f"{name}, ECE {calibration_error(stated, correct, bins):.3f}",
         )
         axes.scatter(
-            table["stated"][used], table["observed"][used], s=area, color=colour, marker=marker,
-            alpha=0.35, linewidths=0,
+            claimed, observed, s=20 + 400 * rows / max(len(stated), 1), color=colour, marker=marker, alpha=0.35,
+            linewidths=0,
         )
     axes.set(xlabel="stated probability", ylabel="observed share of right", xlim=(0, 1), ylim=(0, 1.02))
     axes.legend(loc="upper left", frameon=False)

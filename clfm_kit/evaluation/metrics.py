@@ -58,7 +58,7 @@ FIGURES = dict(
 )
 LOWER_IS_BETTER = ("log_loss", "ece", "brier")
 
-# %% ../../nbs/04_evaluation/00_metrics.ipynb #117f0360
+# %% ../../nbs/04_evaluation/00_metrics.ipynb #fc876808
 @dataclass
 class Report(Result):
     """An evaluation: `figures` by name (float or `Undefined`), `per_class` rows, (coverage, accuracy) `curve`,
@@ -78,19 +78,17 @@ class Report(Result):
         """All fields as JSON can hold them; a figure without a value is {"undefined": reason}, figures as `FIGURES`
         explains them, `log_loss` in nats.
         """
-        found = plain({name: value for name, value in vars(self).items() if name != "tasks"})
-        return (
-            found | ({"tasks": {name: report.to_dict() for name, report in self.tasks.items()}} if self.tasks else {})
-        )
+        tasks = {"tasks": {name: report.to_dict() for name, report in self.tasks.items()}} if self.tasks else {}
+        return plain({name: value for name, value in vars(self).items() if name != "tasks"}) | tasks
 
     @classmethod
     def from_dict(cls, given: dict[str, Any]) -> "Report":
         "From what `to_dict` gave; figures without a value have their reason."
         value = lambda found: Undefined(found["undefined"]) if isinstance(found, dict) else found
-        tasks = {name: cls.from_dict(report) for name, report in given.get("tasks", {}).items()}
-        return cls(
-            **given | dict(figures={name: value(found) for name, found in given["figures"].items()}, tasks=tasks)
-        )
+        return cls(**given | dict(
+            figures={name: value(found) for name, found in given["figures"].items()},
+            tasks={name: cls.from_dict(report) for name, report in given.get("tasks", {}).items()},
+        ))
 
     @classmethod
     def together(cls, reports: dict[str, "Report"], rows: int) -> "Report":
@@ -98,9 +96,9 @@ class Report(Result):
         joined = lambda pick: {
             f"{name}.{figure}": value for name, report in reports.items() for figure, value in pick(report).items()
         }
-        notes = [f"{name}: {note}" for name, report in reports.items() for note in report.notes]
         return cls(
-            "tasks", rows, joined(lambda r: r.figures), notes=notes,
+            "tasks", rows, joined(lambda r: r.figures),
+            notes=[f"{name}: {note}" for name, report in reports.items() for note in report.notes],
             intervals=joined(lambda r: r.intervals), tasks=reports,
         )
 
@@ -227,18 +225,18 @@ def sampled_curve(confidence, correct, points: int = 20) -> list:  # [[coverage,
     picked = np.unique(np.searchsorted(coverage, np.linspace(0, 1, points + 1)[1:] - 1e-12)) if len(coverage) else []
     return [[float(coverage[i]), float(accuracy[i])] for i in picked]
 
-# %% ../../nbs/04_evaluation/00_metrics.ipynb #8b05c535
+# %% ../../nbs/04_evaluation/00_metrics.ipynb #3df7ba7d
 def probability_figures(probabilities, targets, schema: Schema) -> dict:
     "Log-loss, calibration error and Brier score of probabilities [N, C]."
     truth, given, labels = np.asarray(targets), probabilities, range(len(schema))
     if not schema.exclusive: truth, given, labels = truth.ravel().astype(int), probabilities.ravel(), [0, 1]
-    error = calibration_error(*schema.statements(probabilities, targets))
     return dict(
-        log_loss=float(log_loss(truth, given, labels=labels)), ece=error,
+        log_loss=float(log_loss(truth, given, labels=labels)),
+        ece=calibration_error(*schema.statements(probabilities, targets)),
         brier=float(brier_score_loss(truth, given, labels=labels)),
     )
 
-# %% ../../nbs/04_evaluation/00_metrics.ipynb #d6a97af6
+# %% ../../nbs/04_evaluation/00_metrics.ipynb #0f3638e5
 BY_CLASS, BY_PROBABILITY = ("macro_f1", "worst_class_recall"), ("log_loss", "ece", "brier")
 
 def evaluate(schema: Schema, probabilities, targets, thresholds=None) -> Report:
@@ -261,5 +259,7 @@ def evaluate(schema: Schema, probabilities, targets, thresholds=None) -> Report:
     figures = (
         schema.figures(decisions, correct, targets) | by_class | probability_figures(probabilities, targets, schema)
     )
-    curve = sampled_curve(schema.confidence(probabilities, decisions), correct)
-    return Report(schema.kind, len(targets), figures, table, curve, notes)
+    return Report(
+        schema.kind, len(targets), figures, table,
+        sampled_curve(schema.confidence(probabilities, decisions), correct), notes,
+    )

@@ -7,7 +7,7 @@ __all__ = ['STATISTICS', 'f1_counts', 'mean', 'micro_f1', 'macro_f1', 'Differenc
            'add_intervals', 'with_intervals', 'judge', 'McNemar', 'mcnemar', 'SeedSummary', 'over_seeds',
            'fingerprints', 'seen_rows', 'note_seen', 'refuse_seen', 'refuse_different_labels', 'plot_differences']
 
-# %% ../../nbs/04_evaluation/03_significance.ipynb #fb8a879b
+# %% ../../nbs/04_evaluation/03_significance.ipynb #bf7dbd1d
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from typing import NamedTuple
@@ -16,7 +16,7 @@ import numpy as np
 from scipy.stats import binomtest, t
 
 from ..data.rows import normalised
-from ..errors import UserError, imported, unknown
+from ..errors import UserError, check_known, imported
 from .metrics import Report, Undefined, evaluate, plain
 from ..data.schemas import Schema
 
@@ -88,7 +88,7 @@ def _types(a, b):
     _, first, count = np.unique(keys, return_index=True, return_counts=True)
     return rows[first].astype(np.float64), count
 
-# %% ../../nbs/04_evaluation/03_significance.ipynb #170092591d
+# %% ../../nbs/04_evaluation/03_significance.ipynb #ef16e12d
 def paired_bootstrap(
     a, b, statistic: str = "mean", resamples: int = 10_000, level: float = 0.95, seed: int = 0
 ):  # a `Difference`, or `Undefined`
@@ -96,7 +96,7 @@ def paired_bootstrap(
 
     Raises `UserError` when rows differ.
     """
-    if statistic not in STATISTICS: raise unknown("statistic", statistic, STATISTICS)
+    check_known("statistic", statistic, STATISTICS)
     a, b = _pair(a, b)
     if len(a) < 2:
         return Undefined(f"an interval needs at least two rows; there {'is one' if len(a) else 'are none'}")
@@ -187,13 +187,13 @@ def over_seeds(values, level: float = 0.95) -> SeedSummary:
     half = float(t.ppf((1 + level) / 2, len(values) - 1) * sd / np.sqrt(len(values)))
     return SeedSummary(centre, sd, centre - half, centre + half, len(values))
 
-# %% ../../nbs/04_evaluation/03_significance.ipynb #17025c1f33
+# %% ../../nbs/04_evaluation/03_significance.ipynb #a9a3a876
 def fingerprints(texts) -> np.ndarray:  # uint64 [N]
     "A number for each text that is equal for equal texts, case and white space aside."
-    digest = lambda text: int.from_bytes(
-        blake2b(normalised(text).encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    )
-    return np.fromiter(map(digest, texts), dtype=np.uint64)
+    return np.fromiter((
+        int.from_bytes(blake2b(normalised(text).encode("utf-8", "surrogatepass"), digest_size=8).digest())
+        for text in texts
+    ), dtype=np.uint64)
 
 def seen_rows(texts, trained_on) -> list:  # row numbers from 0
     "Rows whose text is among the fingerprints of training texts."
@@ -208,18 +208,16 @@ def note_seen(report: Report, texts, trained_on) -> Report:
         )
     return report
 
-# %% ../../nbs/04_evaluation/03_significance.ipynb #1702652643
+# %% ../../nbs/04_evaluation/03_significance.ipynb #466607ab
 def refuse_seen(texts, trained_on, model: str = "the model"):
     "Raise `UserError` naming the rows of test texts that `model` was trained on, given by their fingerprints."
-    rows = seen_rows(texts, trained_on)
-    if not rows: return
-    named = ", ".join(
-        f"{row} ({texts[row][:40]!r})" for row in rows[:10]
-    ) + (f" and {len(rows) - 10} more" if len(rows) > 10 else "")
-    raise UserError(
-        f"{len(rows)} of {len(texts)} test rows were in the training data of {model}: {named}; "
-        f"remove them from the test data"
-    )
+    if rows := seen_rows(texts, trained_on):
+        named = ", ".join(f"{row} ({texts[row][:40]!r})" for row in rows[:10])
+        more = f" and {len(rows) - 10} more" if len(rows) > 10 else ""
+        raise UserError(
+            f"{len(rows)} of {len(texts)} test rows were in the training data of {model}: {named}{more}; "
+            f"remove them from the test data"
+        )
 
 def refuse_different_labels(schemas: dict):
     "Raise `UserError` when {model name: schema} are not all the same, naming a label that only one has."

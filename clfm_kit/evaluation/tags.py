@@ -17,7 +17,7 @@ from ..errors import UserError
 from .metrics import Report, Undefined, class_figures, class_row, ratio
 from .significance import add_intervals
 
-# %% ../../nbs/04_evaluation/04_tags.ipynb #778f8b86
+# %% ../../nbs/04_evaluation/04_tags.ipynb #366ff641
 def evaluate_tags(predicted: list, gold: list) -> Report:
     "Evaluate tags given as BIO names, one list for each text. Raises `UserError` naming a text whose lengths differ."
     if len(predicted) != len(gold):
@@ -32,10 +32,9 @@ def evaluate_tags(predicted: list, gold: list) -> Report:
     found = classification_report(
         [list(t) for t in gold], [list(t) for t in predicted], output_dict=True, zero_division=0
     ) if called or there else {}
-    types = sorted({*called, *there})
     table = [
         class_row(t, *(found[t][n] for n in ("precision", "recall", "f1-score", "support")), called.count(t))
-        for t in types
+        for t in sorted({*called, *there})
     ]
     by_class, notes = class_figures(table)
     return Report(
@@ -57,7 +56,7 @@ def _tag_figures(predicted, gold, found, called, there):
         token_accuracy=ratio(tokens.sum(), len(tokens), "there are no tokens"),
         exact_match=ratio(sum(map(np.all, right)), len(right), "there are no rows"))
 
-# %% ../../nbs/04_evaluation/04_tags.ipynb #518d8ea9
+# %% ../../nbs/04_evaluation/04_tags.ipynb #eee9ba29
 def entity_counts(predicted: list, gold: list) -> np.ndarray:  # int64 [N, 1, 3]
     "What each text adds to the F1 of entities, from BIO tags: hits, called and there."
     sets = [(set(get_entities(list(a))), set(get_entities(list(b)))) for a, b in zip(predicted, gold, strict=True)]
@@ -90,8 +89,7 @@ def report_tags(predicted, gold, texts, places) -> Report:
     report.figures["pair_f1"] = pair_f1(*marked)
     if repairs := sum(count for _, count in fixed):
         report.notes.append(f"{repairs} I- tags of the data follow no tag of their type and were read as B-")
-    right = [list(found) == tags for found, tags in zip(predicted, truth)]
     return add_intervals(report, dict(
         entity_f1=(entity_counts(predicted, truth), "micro-f1"), pair_f1=(pair_counts(*marked), "micro-f1"),
-        exact_match=(right, "mean"),
+        exact_match=([list(found) == tags for found, tags in zip(predicted, truth)], "mean"),
     ))

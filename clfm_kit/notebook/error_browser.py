@@ -6,10 +6,11 @@
 __all__ = ['NOTHING', 'BY_SLOT', 'SIZE', 'PAGE', 'LISTED', 'NARROW', 'WIDE', 'cells', 'confusions', 'order', 'compared',
            'write_rows', 'ErrorBrowser']
 
-# %% ../../nbs/10_notebook/05_error_browser.ipynb #9325ed31
+# %% ../../nbs/10_notebook/05_error_browser.ipynb #822e91e2
 import csv
 import json
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,16 +23,14 @@ from ..display.html import FOR, join, markup, table
 from ..errors import UserError, unknown
 from .widgets import View, folded, library, task_of
 
-# %% ../../nbs/10_notebook/05_error_browser.ipynb #f7e7af75
+# %% ../../nbs/10_notebook/05_error_browser.ipynb #d8e579ca
 NOTHING = "–"
 
 def cells(labels, predicted) -> dict:  # {(label, predicted): [row]}
     "Rows by true and predicted label; both lists hold a label for each row, or a list of labels; None is no answer."
     found = defaultdict(list)
     for row, (true, called) in enumerate(zip(labels, predicted)):
-        if not isinstance(true, list):
-            found[true, NOTHING if called is None else called].append(row)
-            continue
+        if not isinstance(true, list): true, called = [true], [] if called is None else [called]
         true, called = set(true), set(called or ())
         for label in true & called: found[label, label].append(row)
         missed, extra = sorted(true - called, key=str), sorted(called - true, key=str)
@@ -41,8 +40,9 @@ def cells(labels, predicted) -> dict:  # {(label, predicted): [row]}
 
 def confusions(found: dict) -> list:  # [(label, predicted)]
     "The cells of mistakes, those with most rows first."
-    pairs = (pair for pair in found if pair[0] != pair[1])
-    return sorted(pairs, key=lambda pair: (-len(found[pair]), *map(str, pair)))
+    return sorted(
+        (pair for pair in found if pair[0] != pair[1]), key=lambda pair: (-len(found[pair]), *map(str, pair))
+    )
 
 def order(found: dict) -> list:
     "All labels of some cells, those confused with each other side by side, the most confused first."
@@ -50,7 +50,7 @@ def order(found: dict) -> list:
     together = dict.fromkeys([label for pair in confusions(found) for label in pair] + rest)
     return [label for label in together if label != NOTHING]
 
-# %% ../../nbs/10_notebook/05_error_browser.ipynb #10b2767c
+# %% ../../nbs/10_notebook/05_error_browser.ipynb #29bf0b70
 BY_SLOT = "Labels are the slots that occur in a text; where their words begin and end is not compared."
 
 def compared(clf, data, task: str | None = None) -> dict:
@@ -69,18 +69,18 @@ def compared(clf, data, task: str | None = None) -> dict:
     answers, labels = clf.answers(rows.texts, tokens=rows.tokens)[found.name], rows.by_task[found.name]
     # of words the least sure says how sure a text is
     sure = [float(np.atleast_2d(chances).max(axis=1).min(initial=1)) for chances in answers.probabilities]
-    called, name = list(map(_plain, answers.labels)), f"{splits.name}, {found.name}" if clf.named else splits.name
+    # without the types of numpy
+    called = [answer.item() if isinstance(answer, np.generic) else answer for answer in answers.labels]
     if schema.unit == "word":
         truth = [spans(repair(tags)[0], *pair) for tags, *pair in zip(labels, rows.places, rows.texts)]
         labels, called = ([schema.labels_of(each) for each in answer] for answer in (truth, called))
-    return dict(texts=rows.texts, labels=labels, predicted=called, probabilities=sure, name=name,
-                note=BY_SLOT if schema.unit == "word" else "")
+    return dict(
+        texts=rows.texts, labels=labels, predicted=called, probabilities=sure,
+        name=f"{splits.name}, {found.name}" if clf.named else splits.name,
+        note=BY_SLOT if schema.unit == "word" else "",
+    )
 
-def _plain(answer):
-    "An answer without the types of numpy."
-    return answer.item() if isinstance(answer, np.generic) else answer
-
-# %% ../../nbs/10_notebook/05_error_browser.ipynb #0507ba35
+# %% ../../nbs/10_notebook/05_error_browser.ipynb #189f355d
 def _text(label) -> str:
     if label is None: return NOTHING
     return ", ".join(map(str, label)) or NOTHING if isinstance(label, list) else str(label)
@@ -102,13 +102,13 @@ def write_rows(records: list, path) -> Path:
     with fresh_file(path) as file:
         if path.suffix == ".jsonl":
             file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-            return path
-        writer = csv.DictWriter(file, ["row", "text", "label", "was", "predicted", "probability"])
-        writer.writeheader()
-        writer.writerows({name: _csv_cell(value) for name, value in record.items()} for record in records)
+        else:
+            writer = csv.DictWriter(file, ["row", "text", "label", "was", "predicted", "probability"])
+            writer.writeheader()
+            writer.writerows({name: _csv_cell(value) for name, value in record.items()} for record in records)
     return path
 
-# %% ../../nbs/10_notebook/05_error_browser.ipynb #af05aaf0
+# %% ../../nbs/10_notebook/05_error_browser.ipynb #db79aa5e
 SIZE, PAGE, LISTED = 8, 20, 50  # labels of the matrix shown at once, rows of a cell, confusions in the menu
 
 class ErrorBrowser(View):
@@ -148,8 +148,9 @@ class ErrorBrowser(View):
 
     def rows(self, cell=None) -> list:
         "Rows of a cell (without one: of the cell that is open), the surest mistakes first."
-        found = self.cells.get(cell or self.cell, [])
-        return sorted(found, key=lambda row: (-(self.probabilities[row] or 0), row))
+        return sorted(
+            self.cells.get(cell or self.cell, []), key=lambda row: (-(self.probabilities[row] or 0), row)
+        )
 
     def open(self, cell: tuple):
         "Open a cell (label, predicted) at its first page."
@@ -167,9 +168,10 @@ class ErrorBrowser(View):
         parts = [part.strip() for part in str(label).split(",") if part.strip()]
         names = label if isinstance(label, list) else parts if several else [label]
         for name in names:
-            if str(name) in known: continue
-            if len(known) <= 50: raise unknown("label", name, known)
-            raise UserError(f"unknown label {name!r}; there are {len(known):,}, and it is none of them")
+            if str(name) not in known:
+                raise unknown("label", name, known) if len(known) <= 50 else UserError(
+                    f"unknown label {name!r}; there are {len(known):,}, and it is none of them"
+                )
         names = [known[str(name)] for name in names]
         self.new[row] = names if several else names[0]
 
@@ -219,9 +221,8 @@ class ErrorBrowser(View):
         return ("✓ " if a == b else "") + str(self.count(a, b)) if self.count(a, b) else "·"
 
     def _strength(self, a, b) -> str:
-        most = len(self.cells[self.confusions[0]]) if self.confusions else 1
-        if a == b or (a, b) not in self.cells: return "transparent"
-        return f"rgba({FOR},{0.15 + 0.5 * self.count(a, b) / most:.2f})"
+        if a == b or not self.count(a, b): return "transparent"
+        return f"rgba({FOR},{0.15 + 0.5 * self.count(a, b) / self.count(*self.confusions[0]):.2f})"
 
     def _matrix(self):
         names, first = self.shown_labels(), self.window * SIZE + 1
@@ -237,11 +238,10 @@ class ErrorBrowser(View):
     def _listing(self, found):
         sure = lambda row: NOTHING if self.probabilities[row] is None else f"{self.probabilities[row]:.2f}"
         new = lambda row: markup("<b>{}</b>", _text(self.new[row])) if row in self.new else ""
-        body = [
+        return table(["row", "text", "label", "predicted", "sure", "new label"], [
             [row, self.texts[row], _text(self.labels[row]), _text(self.predicted[row]), sure(row), new(row)]
             for row in found
-        ]
-        return table(["row", "text", "label", "predicted", "sure", "new label"], body)
+        ])
 
     def _title(self, cell) -> str:
         count = len(self.cells[cell])
@@ -251,10 +251,12 @@ class ErrorBrowser(View):
         if not self.texts: return markup("<p>No rows: there is nothing to browse.</p>")
         counts = [f"{len(found):,}" for found in (self.mistakes, self.texts, self.order, self.confusions)]
         changed = f"; {len(self.new)} with a new label" if self.new else ""
-        said = markup(
-            "<p><b>{}</b>: {} mistakes in {} rows, {} labels, {} confusions{}.</p>", self.name, *counts, changed
-        )
-        return join([said, markup('<p class="note">{}</p>', self.note) if self.note else ""])
+        return join([
+            markup(
+                "<p><b>{}</b>: {} mistakes in {} rows, {} labels, {} confusions{}.</p>", self.name, *counts, changed
+            ),
+            markup('<p class="note">{}</p>', self.note) if self.note else "",
+        ])
 
     # ---- controls
 
@@ -264,26 +266,17 @@ class ErrorBrowser(View):
         found, self._draws = self.controls()
         return found
 
-    def refresh(self):
-        "Draw again, controls too."
-        for draw in getattr(self, "_draws", ()): draw()
-        super().refresh()
-
     def _buttons(self):
         "The matrix as a grid of buttons, made once; `draw` writes the labels of the window into it."
         widgets = library()
-        button = lambda: widgets.Button(layout=widgets.Layout(margin="1px", **NARROW))
-        head = lambda: widgets.Label(layout=widgets.Layout(justify_content="center", **NARROW))
-        buttons = [[button() for _ in range(SIZE)] for _ in range(SIZE)]
-        names, heads = (
-            [widgets.Label(layout=widgets.Layout(**WIDE)) for _ in range(SIZE)], [head() for _ in range(SIZE)]
-        )
-        def press(i, j): return self.callback(lambda: self.open((self.shown_labels()[i], self.shown_labels()[j])))
-        for i, line in enumerate(buttons):
-            for j, each in enumerate(line): each.on_click(press(i, j))
-        corner = widgets.Label("true ↓   predicted →", layout=widgets.Layout(**WIDE))
-        rows = (widgets.HBox([label, *line]) for label, line in zip(names, buttons))
-        return widgets.VBox([widgets.HBox([corner, *heads]), *rows]), lambda: self._draw(names, heads, buttons)
+        def press(i, j): self.open((self.shown_labels()[i], self.shown_labels()[j]))
+        button = lambda i, j: self._button("", partial(press, i, j), margin="1px", **NARROW)
+        buttons = [[button(i, j) for j in range(SIZE)] for i in range(SIZE)]
+        names = [widgets.Label(layout=WIDE) for _ in range(SIZE)]
+        heads = [widgets.Label(layout=dict(justify_content="center", **NARROW)) for _ in range(SIZE)]
+        corner = widgets.Label("true ↓   predicted →", layout=WIDE)
+        lines = [[corner, *heads], *([name, *line] for name, line in zip(names, buttons))]
+        return widgets.VBox(list(map(widgets.HBox, lines))), lambda: self._draw(names, heads, buttons)
 
     def _draw(self, names, heads, buttons):
         shown, first = self.shown_labels(), self.window * SIZE + 1
@@ -324,10 +317,9 @@ class ErrorBrowser(View):
         `place()` says where one is.
         """
         widgets = library()
-        back, on = (widgets.Button(description=f"{word} {text}") for word in ("Previous", "Next"))
+        def move(step): setattr(self, name, getattr(self, name) + step)
+        back, on = self._button(f"Previous {text}", partial(move, -1)), self._button(f"Next {text}", partial(move, 1))
         where = widgets.Label()
-        for button, step in ((back, -1), (on, 1)):
-            button.on_click(self.callback(lambda step=step: setattr(self, name, getattr(self, name) + step)))
         def draw():
             back.disabled, on.disabled, where.value = getattr(self, name) == 0, getattr(self, name) >= last(), place()
         return widgets.HBox([back, on, where]), draw
@@ -339,20 +331,17 @@ class ErrorBrowser(View):
         label = widgets.Combobox(
             options=list(map(str, self.order[:500])), description="New label", placeholder="type or choose"
         )
-        give, undo, export = (widgets.Button(description=word) for word in ("Relabel", "Take back", "Export"))
         file = widgets.Text("mistakes.csv", description="File")
         which = widgets.Dropdown(options=["mistakes", "cell", "relabelled", "all"], description="Rows")
         def change(to):
             if row.value is None: raise UserError("no row is open; choose a confusion first")
             self.relabel(row.value, to)
         def write(): self.say(f"Wrote {len(self.records(which.value))} rows to {self.save(file.value, which.value)}.")
-        give.on_click(self.callback(lambda: change(label.value)))
-        undo.on_click(self.callback(lambda: change(None)))
-        export.on_click(self.callback(write))
+        new = [self._button("Relabel", lambda: change(label.value)), self._button("Take back", partial(change, None))]
         def draw():
             found = self.rows()[self.page * PAGE:][:PAGE] if self.cell else []
             if list(row.options) != found: row.options, row.value = found, found[0] if found else None
-        return [widgets.HBox([row, label, give, undo]), widgets.HBox([file, which, export])], draw
+        return [widgets.HBox([row, label, *new]), widgets.HBox([file, which, self._button("Export", write)])], draw
 
     def controls(self) -> tuple:  # (controls, functions that draw them again)
         "All controls of an `ErrorBrowser` that has rows."

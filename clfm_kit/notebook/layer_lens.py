@@ -40,7 +40,7 @@ def _kind(column) -> str:
     site, _, pooling = column.partition("/")
     return f"{site.partition('.')[0]}/{pooling}"
 
-# %% ../../nbs/10_notebook/04_layer_lens.ipynb #9167ed95
+# %% ../../nbs/10_notebook/04_layer_lens.ipynb #44f4c986
 class LayerLens(View):
     """What the head of a fitted classifier chose; `task` names another task than the first with one answer a text.
 
@@ -77,8 +77,10 @@ class LayerLens(View):
 
     def static(self) -> Markup:
         "The same with the features of every column, folded."
-        details = (folded(f"{column}: its features", self._details(column)) for column in self.head.columns_)
-        return join([self._search(), grid(self.report, self.kept), *details])
+        return join([
+            self._search(), grid(self.report, self.kept),
+            *(folded(f"{column}: its features", self._details(column)) for column in self.head.columns_),
+        ])
 
     def inputs(self) -> list:
         "A menu of columns."
@@ -106,5 +108,7 @@ class LayerLens(View):
 
     def _details(self, column):
         rows = [(str(index), *rest) for index, *rest in self.features(column)]
-        title = f"{column}: the strongest of {self.kept[column]} features"
-        return table(["feature", "speaks most for", "", "and against", ""], rows, title)
+        return table(
+            ["feature", "speaks most for", "", "and against", ""], rows,
+            f"{column}: the strongest of {self.kept[column]} features",
+        )

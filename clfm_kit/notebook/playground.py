@@ -17,7 +17,7 @@ from ..display.html import join, markup, table
 from ..errors import UserError
 from .widgets import View, bar, library
 
-# %% ../../nbs/10_notebook/06_playground.ipynb #ad62a37e
+# %% ../../nbs/10_notebook/06_playground.ipynb #4cc1920d
 def verdict(task, answer, chances, confidence=None, most: int = 6) -> Markup:
     """HTML of the answer of a `FittedTask` to one text.
 
@@ -45,9 +45,11 @@ def _reject_line(task, confidence):
     "Where the text stands against the reject line; nothing without a reject option."
     if confidence is None: return ""
     confidence, rule = float(confidence), task.reject.rejection
-    drawn = bar(confidence, rule.cut) if rule.score == "maximum-probability" else ""
-    said = "left unanswered" if rule.rejected(confidence) else "answered"
-    return markup("<p>{} {:.3f}, the line is at {:.3f}: {} {}</p>", rule.score, confidence, rule.cut, said, drawn)
+    return markup(
+        "<p>{} {:.3f}, the line is at {:.3f}: {} {}</p>", rule.score, confidence, rule.cut,
+        "left unanswered" if rule.rejected(confidence) else "answered",
+        bar(confidence, rule.cut) if rule.score == "maximum-probability" else "",
+    )
 
 # %% ../../nbs/10_notebook/06_playground.ipynb #3aa2d871
 def said(text: str, title: str, found, most: int = 6) -> Markup:
@@ -59,7 +61,7 @@ def said(text: str, title: str, found, most: int = 6) -> Markup:
     confidence = None if found.confidence is None else found.confidence[0]
     return join([heading, verdict(found.task, answer, found.probabilities[0], confidence, most)])
 
-# %% ../../nbs/10_notebook/06_playground.ipynb #f4badafd
+# %% ../../nbs/10_notebook/06_playground.ipynb #a664ef40
 class Playground(View):
     "Answers of all tasks to what is typed, of one classifier or of two side by side."
 
@@ -76,17 +78,14 @@ class Playground(View):
 
     def ask(self, text: str):
         "Take another text. Raises `UserError` where columns are expected and one is missing."
-        columns = getattr(self.text, "columns", None)
-        if columns is None:
-            self.text = text
-            return
+        columns = getattr(self.text, "columns", ())
         lines = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
         for name in columns:
             if name not in lines:
                 raise UserError(
                     f"there is no line that begins with '{name}: '; give one for each of {', '.join(columns)}"
                 )
-        self.text = Fields({name: lines[name] for name in columns})
+        self.text = Fields({name: lines[name] for name in columns}) if columns else text
 
     def side(self, name: str, clf) -> Markup:
         "The part of the picture for one model; a text that it cannot read is answered with the reason."
@@ -113,14 +112,7 @@ class Playground(View):
         widgets = library()
         wide = dict(layout=widgets.Layout(width="42rem", max_width="98%"), style=dict(description_width="6rem"))
         text = widgets.Textarea(self.text, description="Message", placeholder="type here", **wide)
-        button = widgets.Button(description="Answer")
-        answer = self.callback(lambda: self.ask(text.value))
-        self._draw = lambda: setattr(text, "continuous_update", not self.slow)
-        text.observe(answer, "value")
-        button.on_click(answer)
-        return [text, button]
-
-    def refresh(self):
-        "Draw again, and note how fast the models are."
-        super().refresh()
-        getattr(self, "_draw", lambda: None)()
+        def answer(): self.ask(text.value)
+        text.observe(self.callback(answer), "value")
+        self._draws = [lambda: setattr(text, "continuous_update", not self.slow)]
+        return [text, self._button("Answer", answer)]

@@ -48,7 +48,7 @@ def _cut(found) -> Markup:
     more = f", the first {ROWS} of {len(found.rows)} rows" if len(found.rows) > ROWS else ""
     return Table(found.title + more, found.head, found.rows).to_html(ROWS)
 
-# %% ../../nbs/10_notebook/03_token_lens.ipynb #0f94263d
+# %% ../../nbs/10_notebook/03_token_lens.ipynb #fe150d4e
 LIKELIEST = "the likeliest"
 LEGEND = (
     "Blue and + speak for the label, orange and − against it. A figure is how far the log-probability falls when "
@@ -71,8 +71,9 @@ class TokenLens(View):
 
     def read(self):
         "Explain the text anew. Raises `UserError` for a label that does not exist."
-        asked = self.clf.explain(self.text, self.label, self.task.name, self.most) if self.text.strip() else None
-        self.explanation = asked
+        self.explanation = (
+            self.clf.explain(self.text, self.label, self.task.name, self.most) if self.text.strip() else None
+        )
 
     def words(self) -> Markup:
         "The words with the largest weights, as a table."
@@ -88,9 +89,11 @@ class TokenLens(View):
     def render(self) -> Markup:
         "The text with its words shaded, the strongest words, and what training recorded."
         if self.explanation is None: return markup("<p>No message yet: there is nothing to explain.</p>")
-        shaded = Markup(self.explanation._repr_html_())  # it escapes its texts
-        tables = tables_of(self.clf, self.explanation.label, self.text)
-        return join([shaded, markup('<p class="note">{}</p>', LEGEND), self.words(), tables])
+        return join([
+            Markup(self.explanation._repr_html_()),  # it escapes its texts
+            markup('<p class="note">{}</p>', LEGEND), self.words(),
+            tables_of(self.clf, self.explanation.label, self.text),
+        ])
 
     def inputs(self) -> list:
         "Message, label and button; a long list of labels is typed rather than scrolled."
@@ -103,11 +106,9 @@ class TokenLens(View):
         else:
             chosen = "" if self.label is None else str(self.label)
             label = widgets.Text(chosen, description="Label", placeholder=LIKELIEST, continuous_update=False, **wide)
-        button = widgets.Button(description="Explain")
         def look():
             named = next((name for name in self.task.schema.labels if str(name) == label.value), label.value)
             self.text, self.label = text.value, None if label.value in ("", LIKELIEST) else named
             self.read()
         for field in (text, label): field.observe(self.callback(look), "value")
-        button.on_click(self.callback(look))
-        return [text, label, button]
+        return [text, label, self._button("Explain", look)]

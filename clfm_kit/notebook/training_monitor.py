@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['POINTS', 'EVERY', 'LATELY', 'UNITS', 'speed', 'progress', 'TrainingMonitor']
 
-# %% ../../nbs/10_notebook/02_training_monitor.ipynb #0e83dfd9
+# %% ../../nbs/10_notebook/02_training_monitor.ipynb #bbd2d352
 import threading
 import time
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from markupsafe import Markup
 from ..display.html import join, markup, table
 from ..errors import UserError
 from ..plugins import STAGES, using
-from .widgets import View, bar, curves, library
+from .widgets import View, bar, curves
 
 # %% ../../nbs/10_notebook/02_training_monitor.ipynb #d18eb573
 # points of a curve, seconds between two drawings, events that speed is told from
@@ -37,7 +37,7 @@ def progress(stage: str, pace: list, total: int) -> str:
     fast = f", {rate:.0f} {'texts' if stage == 'train' else unit} a second, about {clock} left" if rate else ""
     return f"{STAGES[stage]}: {pace[-1][1]:,} of {total:,} {unit}{fast}"
 
-# %% ../../nbs/10_notebook/02_training_monitor.ipynb #b4399cf5
+# %% ../../nbs/10_notebook/02_training_monitor.ipynb #ca2dfebf
 class TrainingMonitor(View):
     "Watches the fit of one classifier."
 
@@ -58,17 +58,15 @@ class TrainingMonitor(View):
         if run is not self.clf: return
         if event["kind"] == "validate":
             self.checks.append((self.done, event["epoch"], event["loss"], event["correct"]))
-        if event["kind"] in STAGES: self._advance(event)
+        if event["kind"] in STAGES:
+            if event["kind"] != self.stage: self.stage, self.pace = event["kind"], []
+            self.done, self.total = event.get("done", 0), event.get("total", 0)
+            self.pace = [*self.pace, (time.monotonic(), self.done, event.get("texts", self.done))][-LATELY:]
         if event["kind"] == "train":
             self.losses.append((event["done"], event["loss"]))
             self.steps = event["total"]
             if self.stopping: event["stop"]()
         if time.monotonic() - self.drawn > EVERY: self.redraw()
-
-    def _advance(self, event):
-        if event["kind"] != self.stage: self.stage, self.pace = event["kind"], []
-        self.done, self.total = event.get("done", 0), event.get("total", 0)
-        self.pace = [*self.pace, (time.monotonic(), self.done, event.get("texts", self.done))][-LATELY:]
 
     @contextmanager
     def watching(self):
@@ -128,13 +126,10 @@ class TrainingMonitor(View):
 
     def render(self) -> Markup:
         "The state in words, the losses and the last validations."
-        running = self.state == "running"
-        drawn = bar(self.done / self.total) if self.total and running else ""
+        drawn = bar(self.done / self.total) if self.total and self.state == "running" else ""
         checks = [(step, loss) for step, _, loss, _ in self.checks]
-        named = {
-            "training": self.losses[::max(1, len(self.losses) // POINTS)] + self.losses[-1:], "validation": checks
-        }
-        series = {name: found for name, found in named.items() if found}
+        losses = self.losses[::max(1, len(self.losses) // POINTS)] + self.losses[-1:]
+        series = {name: found for name, found in (("training", losses), ("validation", checks)) if found}
         best = min(checks, key=lambda check: check[1])[0] if checks else None
         chart = curves(series, "Loss by step", mark=best, word="best so far") if series else ""
         share = lambda correct: "–" if correct is None else f"{correct:.3f}"
@@ -142,10 +137,10 @@ class TrainingMonitor(View):
             [str(step), f"{epoch:.1f}", f"{loss:.4f}", share(correct)]
             for step, epoch, loss, correct in self.checks[-10:]
         ]
-        checked = (
-            table(["step", "epoch", "validation loss", "rows right"], rows, "On validation rows") if rows else ""
-        )
-        return join([markup("<p><b>{}</b> {} {}</p>", self.clf_name(), drawn, self._words()), chart, checked])
+        return join([
+            markup("<p><b>{}</b> {} {}</p>", self.clf_name(), drawn, self._words()), chart,
+            table(["step", "epoch", "validation loss", "rows right"], rows, "On validation rows") if rows else "",
+        ])
 
     def _words(self) -> str:
         "The state in a sentence."
@@ -171,12 +166,7 @@ class TrainingMonitor(View):
 
     def inputs(self) -> list:
         "A button that stops the training."
-        button = library().Button(description="Stop and keep the best", layout=dict(width="14rem"))
-        button.on_click(self.callback(self.stop))
-        self._draw = lambda: setattr(button, "disabled", self.state != "running" or self.stopping)
+        button = self._button("Stop and keep the best", self.stop, width="14rem")
+        # enabled while there is something to stop
+        self._draws = [lambda: setattr(button, "disabled", self.state != "running" or self.stopping)]
         return [button]
-
-    def refresh(self):
-        "Draw again; the button is enabled while there is something to stop."
-        getattr(self, "_draw", lambda: None)()
-        super().refresh()

@@ -31,7 +31,7 @@ def folded(summary, content) -> Markup:
     "Content that opens under a summary, by mouse or keyboard, with no script and no kernel."
     return markup("<details><summary>{}</summary>{}</details>", summary, content)
 
-# %% ../../nbs/10_notebook/00_widgets.ipynb #98604d9d
+# %% ../../nbs/10_notebook/00_widgets.ipynb #c534a52e
 STROKE = ('<span style="position:absolute;left:{:.2f}em;top:-.15em;bottom:-.15em;'
           'border-left:2px dashed currentColor"></span>')
 BAR = ('<span class="bar" aria-hidden="true">'
@@ -40,10 +40,9 @@ BAR = ('<span class="bar" aria-hidden="true">'
 def bar(share: float, line: float | None = None, colour: str = FOR) -> Markup:
     "A bar of ten letters' width for a share in [0, 1], with an upright stroke at `line`."
     share = min(max(share, 0), 1)
-    stroke = "" if line is None else markup(STROKE, 10 * min(max(line, 0), 1))
-    return markup(BAR, 10 * share, colour, stroke)
+    return markup(BAR, 10 * share, colour, "" if line is None else markup(STROKE, 10 * min(max(line, 0), 1)))
 
-# %% ../../nbs/10_notebook/00_widgets.ipynb #9abc6a63
+# %% ../../nbs/10_notebook/00_widgets.ipynb #fb18e761
 DASHES = ("", "6 3", "2 3")
 SVG = ('<svg role="img" aria-label="{}" viewBox="0 0 {} {}" width="{}" '
        'style="max-width:100%;font:12px sans-serif;fill:currentColor">{}{}{}{}</svg>')
@@ -71,8 +70,10 @@ def curves(
     ends = ((42, height - 19, "end", low), (42, 24, "end", high),
             (46, height - 4, "start", left), (width - 104, height - 4, "end", right))
     upright = "" if mark is None else markup(UPRIGHT, place(mark, low)[0], height - 20, word)
-    axes = markup(AXES, height - 20, width - 104)
-    return markup(SVG, label, width, height, width, axes, lines, upright, join(markup(END, *end) for end in ends))
+    return markup(
+        SVG, label, width, height, width, markup(AXES, height - 20, width - 104), lines, upright,
+        join(markup(END, *end) for end in ends),
+    )
 
 def _line(name, points, dash, lower) -> Markup:
     "A line, a dot at its end, and its name beside it, `lower` by some pixels so that two names do not meet."
@@ -101,14 +102,15 @@ STYLE = """<style>
 
 WITHOUT = "Controls need a live kernel: run this cell again."
 
-# %% ../../nbs/10_notebook/00_widgets.ipynb #f025d14e
+# %% ../../nbs/10_notebook/00_widgets.ipynb #32cba680
 def library():
     "`ipywidgets`. Raises `UserError` when it is not installed."
     return imported("ipywidgets", "a widget with controls", "notebook")
 
 class View:
     "A picture in HTML with controls; subclasses give `render` and `inputs`."
-    _busy = False
+    # whether a callback is at work, functions that draw controls again, handles of stored pictures by their place
+    _busy, _draws, _places = False, (), {}
 
     def render(self) -> Markup:
         "The picture as it is now."
@@ -141,7 +143,8 @@ class View:
         "Draw again, in the live view and in the stored one."
         if "_made" in vars(self):
             self._body.value = str(markup('<div class="clfm">{}{}</div>', Markup(STYLE), self.render()))
-        for place, handle in getattr(self, "_places", {}).items(): handle.update(self._stored(place))
+        for place, handle in self._places.items(): handle.update(self._stored(place))
+        for draw in self._draws: draw()
 
     def say(self, text: str = ""):
         "Show a message under the controls, which screen readers say; an empty one takes it away."
@@ -161,6 +164,12 @@ class View:
                 self._busy = False
         return done
 
+    def _button(self, description, function, **layout):
+        "A button that does `function`, as `callback` does."
+        button = library().Button(description=description, layout=layout)
+        button.on_click(self.callback(function))
+        return button
+
     def _stored(self, place):
         from IPython.display import HTML
         return HTML(f'<div id="{place}">{self.to_html()}</div>')
@@ -174,7 +183,7 @@ class View:
         if getattr(get_ipython(), "kernel", None) is None:
             return {"text/html": self.to_html(), "text/plain": repr(self)}
         box, place = self.box, f"clfm-{uuid4().hex[:12]}"
-        self._places = {**getattr(self, "_places", {}), place: display(self._stored(place), display_id=place)}
+        self._places = {**self._places, place: display(self._stored(place), display_id=place)}
         self._hide.value = "<style>" + ",".join(f"#{name}" for name in self._places) + "{display:none}</style>"
         return {**box._repr_mimebundle_(), "text/plain": WITHOUT, "text/html": f"<p><em>{WITHOUT}</em></p>"}
 
