@@ -18,7 +18,7 @@ class NotFitted(UserError, AttributeError):
     it is one that is not there yet.
     """
 
-# %% ../nbs/01_core/00_errors.ipynb #25e48f66
+# %% ../nbs/01_core/00_errors.ipynb #4eaf5ed7
 def unknown(
     what: str,  # what kind of name it is: "head", "parameter of head 'logistic'"
     given: str,  # what the user wrote
@@ -29,9 +29,10 @@ def unknown(
     known = sorted(map(str, known))
     folded = {name.casefold(): name for name in known}
     near = [folded[name] for name in difflib.get_close_matches(str(given).casefold(), folded, n=1)]
-    parts = [f"unknown {what} {given!r}"]
-    if near: parts.append(f"did you mean {near[0]!r}?")
-    parts.append(f"known: {', '.join(known) or 'none'}.")
+    parts = [
+        f"unknown {what} {given!r}", *(f"did you mean {name!r}?" for name in near),
+        f"known: {', '.join(known) or 'none'}.",
+    ]
     return UserError("; ".join(parts) + (f" {cure}" if cure else ""))
 def check_known(what: str, given: str, known):
     "Raise `UserError` for a name that does not exist, as `unknown` says it."

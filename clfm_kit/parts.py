@@ -15,17 +15,16 @@ from typing import Annotated, Protocol, Union, get_args, get_origin
 from .errors import UserError, check_known
 from .plugins import catalogue
 
-# %% ../nbs/01_core/03_parts.ipynb #b1c87b39
+# %% ../nbs/01_core/03_parts.ipynb #de1d9ab0
 class Part:
     "Base class that gives a part its parameters, its `repr` and its learned state. Parts need not inherit from it."
 
     @classmethod
     def defaults(cls) -> dict:
         "Parameter names and their default values."
-        parameters = inspect.signature(cls.__init__).parameters.values()
         return {
-            p.name: p.default
-            for p in parameters if p.name != "self" and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+            p.name: p.default for p in inspect.signature(cls.__init__).parameters.values()
+            if p.name != "self" and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
         }
 
     def get_params(self, deep=True) -> dict:

@@ -125,15 +125,16 @@ class Catalogue:
 # %% ../nbs/01_core/02_plugins.ipynb #02016a72b2
 catalogue = Catalogue()
 
-# %% ../nbs/01_core/02_plugins.ipynb #0201885057
+# %% ../nbs/01_core/02_plugins.ipynb #2e07967d
 @contextmanager
 def using(
     name: str = "notebook",  # how the plugin is called in listings
     **hooks,  # hook name = function
 ):
     "Register the functions as a plugin until the block ends."
-    plugin = type(name, (), {hook: staticmethod(hookimpl(function)) for hook, function in hooks.items()})
-    catalogue.manager.register(plugin, name)
+    catalogue.manager.register(
+        type(name, (), {hook: staticmethod(hookimpl(function)) for hook, function in hooks.items()}), name
+    )
     try:
         catalogue.manager.check_pending()
         yield catalogue

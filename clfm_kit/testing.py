@@ -145,7 +145,7 @@ def check_head(part, again):
                 f"{part!r}: other logits after saving and loading"
             )
 
-# %% ../nbs/01_core/06_testing.ipynb #03093a03
+# %% ../nbs/01_core/06_testing.ipynb #6f2c269a
 class Words:
     "A tokenizer for tests: one id a word, by its length."
     pad_token_id, pad_token, eos_token_id, eos_token, model_max_length = 0, "<pad>", 2, "<end>", 512
@@ -156,10 +156,9 @@ class Words:
         )
         if isinstance(texts, str): return {"input_ids": one(texts)}
         pairs = [(one(text), one(second) if seconds else []) for text, second in zip(texts, seconds or texts)]
-        types = [[0] * len(first) + [1] * len(second) for first, second in pairs]
         return {
             "input_ids": [(first + second)[:max_length] for first, second in pairs],
-            "token_type_ids": [found[:max_length] for found in types],
+            "token_type_ids": [([0] * len(first) + [1] * len(second))[:max_length] for first, second in pairs],
         }
 
 def check_format(part, again=None):

@@ -174,7 +174,7 @@ def _cell(key, value, rows) -> str:
         _percent(value) if key == "truncated" and value else f"{value:g}" if isinstance(value, float) else str(value)
     )
 
-# %% ../../nbs/03_data/07_report.ipynb #1301753f76
+# %% ../../nbs/03_data/07_report.ipynb #763d2d34
 def data_report(splits: Splits, encode=None) -> DataReport:
     "What is in the data; `encode` turns texts into `Encoded`, to count those that will be cut off."
     parts, warnings, classes, train = {}, [], {}, None
@@ -185,6 +185,7 @@ def data_report(splits: Splits, encode=None) -> DataReport:
         elif train: parts[split] |= _against(train, seen, rows)
         for name, number in seen.classes.items(): classes.setdefault(str(name), {})[split] = number
         warnings += _warnings(split, parts[split])
-    kind = next((rows.kind for _, rows in splits.items() if rows.kind), "")
-    classes = dict(sorted(classes.items(), key=lambda item: -item[1].get("train", 0)))
-    return DataReport(splits.name, kind, parts, classes, warnings)
+    return DataReport(
+        splits.name, next((rows.kind for _, rows in splits.items() if rows.kind), ""), parts,
+        dict(sorted(classes.items(), key=lambda item: -item[1].get("train", 0))), warnings,
+    )

@@ -135,11 +135,11 @@ def _of_rows(source, tasks, group) -> Rows:
             )
     return source
 
-# %% ../../nbs/03_data/05_tasks.ipynb #e657f426
+# %% ../../nbs/03_data/05_tasks.ipynb #0c45c332
 def _row(record, tasks, parts, text, where) -> tuple:  # (text, places of words, {task: (label, repairs)})
     "One record, read by the kinds of its tasks."
     words = _words(record, tasks, where)
-    own = _reader(parts.values())
+    own = next((part for part in parts.values() if type(part).read_text is not Schema.read_text), None)
     if own is not None: found = own.read_text(record, text, where)
     elif text not in record and words is None and not set(text.split("+")) <= record.keys():
         raise UserError(f"{where}: {unknown('text column', text, record)}")
@@ -149,10 +149,6 @@ def _row(record, tasks, parts, text, where) -> tuple:  # (text, places of words,
         found, split_words(found) if words is None else find_words(found, words, where),
         {name: _label(record, task, parts[name], where) for name, task in tasks.items()},
     )
-
-def _reader(parts) -> Schema | None:
-    "The kind of task that reads texts in a way of its own."
-    return next((part for part in parts if type(part).read_text is not Schema.read_text), None)
 
 def _words(record, tasks, where) -> list | None:
     "The words of a record that has some; tasks of tags share them."
@@ -220,7 +216,7 @@ def united(tables: list, tasks) -> Rows:
         repairs=dict(sum((Counter(rows.repairs) for rows in tables), Counter())),
     )
 
-# %% ../../nbs/03_data/05_tasks.ipynb #ac5bf4c8
+# %% ../../nbs/03_data/05_tasks.ipynb #3b27d01b
 def load_rows(data, tasks: dict, labels=None, text: str = "text", label: str | None = None) -> Splits:
     """What `Classifier.fit` and `evaluate` take, as splits of rows with the labels of `tasks` {name: Task}.
 
@@ -237,7 +233,8 @@ def load_texts(source, tasks: dict, text: str = "text") -> list:
     """Texts of a data set as the kinds of `tasks` read them, of its test rows where there are several parts.
 
     They need no labels. Raises `UserError` as reading does."""
-    own = _reader([task.part() for task in tasks.values()])
+    parts = [task.part() for task in tasks.values()]
+    own = next((part for part in parts if type(part).read_text is not Schema.read_text), None)
     if own is None: return load_data(source, text).measured.texts
     tables = tables_of(source)
     table = next(tables[part] for part in reversed(SPLITS) if part in tables)

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['COLOURS', 'MARK', 'Highlighted']
 
-# %% ../../nbs/02_display/02_highlights.ipynb #350020ed95
+# %% ../../nbs/02_display/02_highlights.ipynb #718d28b4
 from dataclasses import dataclass, field
+from itertools import cycle
 
 from .html import join, markup
 
-# %% ../../nbs/02_display/02_highlights.ipynb #63aa85a2
+# %% ../../nbs/02_display/02_highlights.ipynb #ab49954a
 COLOURS = ("#ffe08a", "#b5e3d8", "#cfd8ff", "#f7c6d9", "#d9ead3", "#f9cb9c", "#d9d2e9", "#c9daf8")
 MARK = ('<mark style="background:{};color:#111;padding:0 .2em;border-radius:.2em">{}'
         '<sub style="padding-left:.3em">{}</sub></mark>')
@@ -32,13 +33,14 @@ class Highlighted:
         yield self.text[position:], ""
 
     def __str__(self):
-        marked = "".join(f"[{piece}|{slot}]" if slot else piece for piece, slot in self.pieces())
-        return marked + "".join(f"  {task}: {answer}" for task, answer in self.answers.items())
+        return "".join([
+            *(f"[{piece}|{slot}]" if slot else piece for piece, slot in self.pieces()),
+            *(f"  {task}: {answer}" for task, answer in self.answers.items()),
+        ])
 
     def _repr_html_(self) -> str:
         "One line of plain HTML; reads without scripts or a kernel."
-        slots = sorted({span["slot"] for span in self.spans})
-        colours = {slot: COLOURS[number % len(COLOURS)] for number, slot in enumerate(slots)}
+        colours = dict(zip(sorted({span["slot"] for span in self.spans}), cycle(COLOURS)))
         line = join(markup(MARK, colours[slot], piece, slot) if slot else piece for piece, slot in self.pieces())
         answers = join(
             (markup("<small>{}: <b>{}</b></small>", task, answer) for task, answer in self.answers.items()), " · "

@@ -144,7 +144,7 @@ REJECTION_FIGURES = dict(
     auroc="chance that an in-scope row is more confident than an out-of-scope row",
 )
 
-# %% ../../nbs/04_evaluation/02_rejection.ipynb #58734abe
+# %% ../../nbs/04_evaluation/02_rejection.ipynb #689d67f9
 def evaluate_rejection(in_scope, correct, out_of_scope=(), cut: float = -np.inf) -> Report:
     """Evaluate a cut on confidence [N] of in-scope rows, `correct` bool [N], and confidence [M] of out-of-scope rows.
 
@@ -163,7 +163,8 @@ def evaluate_rejection(in_scope, correct, out_of_scope=(), cut: float = -np.inf)
         auroc=Undefined(nothing if len(kept) else none),
     )
     if len(kept) and len(out_of_scope):
-        belongs = np.repeat([1, 0], [len(in_scope), len(out_of_scope)])
         figures["out_of_scope_recall_at_95"] = float(np.mean(out_of_scope < fit_cut(in_scope, 0.95)))
-        figures["auroc"] = float(roc_auc_score(belongs, np.concatenate([in_scope, out_of_scope])))
+        figures["auroc"] = float(roc_auc_score(
+            np.repeat([1, 0], [len(in_scope), len(out_of_scope)]), np.concatenate([in_scope, out_of_scope])
+        ))
     return Report("rejection", len(in_scope) + len(out_of_scope), figures, curve=sampled_curve(in_scope, correct))

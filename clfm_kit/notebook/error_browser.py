@@ -6,7 +6,7 @@
 __all__ = ['NOTHING', 'BY_SLOT', 'SIZE', 'PAGE', 'LISTED', 'NARROW', 'WIDE', 'cells', 'confusions', 'order', 'compared',
            'write_rows', 'ErrorBrowser']
 
-# %% ../../nbs/10_notebook/05_error_browser.ipynb #822e91e2
+# %% ../../nbs/10_notebook/05_error_browser.ipynb #f70ae0a7
 import csv
 import json
 from collections import defaultdict
@@ -20,8 +20,8 @@ from ..classifier.artifacts import fresh_file
 from ..data.tasks import load_rows
 from ..data.words import repair, spans
 from ..display.html import FOR, join, markup, table
-from ..errors import UserError, unknown
-from .widgets import View, folded, library, task_of
+from ..errors import UserError, check_known, unknown
+from .widgets import FIELD, View, folded, library, task_of
 
 # %% ../../nbs/10_notebook/05_error_browser.ipynb #d8e579ca
 NOTHING = "–"
@@ -50,7 +50,7 @@ def order(found: dict) -> list:
     together = dict.fromkeys([label for pair in confusions(found) for label in pair] + rest)
     return [label for label in together if label != NOTHING]
 
-# %% ../../nbs/10_notebook/05_error_browser.ipynb #29bf0b70
+# %% ../../nbs/10_notebook/05_error_browser.ipynb #7d873741
 BY_SLOT = "Labels are the slots that occur in a text; where their words begin and end is not compared."
 
 def compared(clf, data, task: str | None = None) -> dict:
@@ -67,15 +67,15 @@ def compared(clf, data, task: str | None = None) -> dict:
         raise UserError(f"{found.spec.named}{rows.source} has no labels; errors are found by comparing with labels")
     rows = rows.take(numbers)
     answers, labels = clf.answers(rows.texts, tokens=rows.tokens)[found.name], rows.by_task[found.name]
-    # of words the least sure says how sure a text is
-    sure = [float(np.atleast_2d(chances).max(axis=1).min(initial=1)) for chances in answers.probabilities]
     # without the types of numpy
     called = [answer.item() if isinstance(answer, np.generic) else answer for answer in answers.labels]
     if schema.unit == "word":
         truth = [spans(repair(tags)[0], *pair) for tags, *pair in zip(labels, rows.places, rows.texts)]
         labels, called = ([schema.labels_of(each) for each in answer] for answer in (truth, called))
     return dict(
-        texts=rows.texts, labels=labels, predicted=called, probabilities=sure,
+        texts=rows.texts, labels=labels, predicted=called,
+        # of words the least sure says how sure a text is
+        probabilities=[float(np.atleast_2d(chances).max(axis=1).min(initial=1)) for chances in answers.probabilities],
         name=f"{splits.name}, {found.name}" if clf.named else splits.name,
         note=BY_SLOT if schema.unit == "word" else "",
     )
@@ -108,7 +108,7 @@ def write_rows(records: list, path) -> Path:
             writer.writerows({name: _csv_cell(value) for name, value in record.items()} for record in records)
     return path
 
-# %% ../../nbs/10_notebook/05_error_browser.ipynb #db79aa5e
+# %% ../../nbs/10_notebook/05_error_browser.ipynb #c86b8b4e
 SIZE, PAGE, LISTED = 8, 20, 50  # labels of the matrix shown at once, rows of a cell, confusions in the menu
 
 class ErrorBrowser(View):
@@ -181,7 +181,7 @@ class ErrorBrowser(View):
         `label` is the new one where there is one. Raises `UserError` for another choice."""
         choices = dict(mistakes=lambda: self.mistakes, cell=self.rows, relabelled=lambda: sorted(self.new),
                        all=lambda: range(len(self.texts)))
-        if which not in choices: raise unknown("choice of rows", which, choices)
+        check_known("choice of rows", which, choices)
         return [dict(row=row, text=self.texts[row], label=self.new.get(row, self.labels[row]), was=self.labels[row],
                      predicted=self.predicted[row], probability=self.probabilities[row]) for row in choices[which]()]
 
@@ -205,9 +205,8 @@ class ErrorBrowser(View):
         "The summary, the matrix, the most frequent confusions with their rows folded, and new labels."
         if self.cell is None: return self._summary()
         top = join(folded(self._title(cell), self._listing(self.rows(cell)[:10])) for cell in self.confusions[:10])
-        changed = self._listing(sorted(self.new)[:PAGE])
-        new = join([markup("<p><b>New labels</b></p>"), changed]) if self.new else ""
-        return join([self._summary(), self._matrix(), markup("<p><b>Most frequent confusions</b></p>"), top, new])
+        new = [markup("<p><b>New labels</b></p>"), self._listing(sorted(self.new)[:PAGE])] if self.new else []
+        return join([self._summary(), self._matrix(), markup("<p><b>Most frequent confusions</b></p>"), top, *new])
 
     def shown_labels(self) -> list:
         "The labels of the window that is shown."
@@ -229,11 +228,11 @@ class ErrorBrowser(View):
         square = '<span style="display:block;text-align:center;padding:0 .5em;background:{}">{}</span>'
         cell = lambda a, b: markup(square, self._strength(a, b), self._words(a, b))
         body = [[f"{first + i} {name}", *(cell(name, other) for other in names)] for i, name in enumerate(names)]
-        title = (
+        return table(
+            ["label", *map(str, range(first, first + len(names)))], body,
             f"Labels {first} to {first + len(names) - 1} of {len(self.order)}, the most confused first; rows: true, "
-            "columns: predicted"
+            "columns: predicted",
         )
-        return table(["label", *map(str, range(first, first + len(names)))], body, title)
 
     def _listing(self, found):
         sure = lambda row: NOTHING if self.probabilities[row] is None else f"{self.probabilities[row]:.2f}"
@@ -286,21 +285,18 @@ class ErrorBrowser(View):
                 (f"{first + i} {str(shown[i])[:40]}", str(first + i)) if there else ("", "")
             )
             for j, button in enumerate(line):
-                self._draw_button(button, *((shown[i], shown[j]) if there and j < len(shown) else ()))
-
-    def _draw_button(self, button, *pair):
-        "One cell of the matrix; without a pair of labels there is none."
-        button.layout.visibility = "visible" if pair else "hidden"
-        button.disabled, button.description = pair not in self.cells, self._words(*pair) if pair else ""
-        button.style.button_color = self._strength(*pair) if pair else "transparent"
-        button.tooltip = f"true {pair[0]}, predicted {pair[1]}: {self.count(*pair)} rows" if pair else ""
+                # without a pair of labels there is no cell
+                pair = (shown[i], shown[j]) if there and j < len(shown) else ()
+                button.layout.visibility = "visible" if pair else "hidden"
+                button.disabled, button.description = pair not in self.cells, self._words(*pair) if pair else ""
+                button.style.button_color = self._strength(*pair) if pair else "transparent"
+                button.tooltip = f"true {pair[0]}, predicted {pair[1]}: {self.count(*pair)} rows" if pair else ""
 
     def _finder(self):
         "A search field and the menu of confusions."
         widgets = library()
-        wide = dict(layout=widgets.Layout(width="42rem", max_width="98%"), style=dict(description_width="6rem"))
-        search = widgets.Text(description="Search", placeholder="a label, or part of one", **wide)
-        menu = widgets.Select(options=[], rows=6, description="Confusions", **wide)
+        search = widgets.Text(description="Search", placeholder="a label, or part of one", **FIELD)
+        menu = widgets.Select(options=[], rows=6, description="Confusions", **FIELD)
         def look():
             wanted = search.value.casefold()
             found = [pair for pair in self.confusions if wanted in f"{pair[0]} {pair[1]}".casefold()][:LISTED]

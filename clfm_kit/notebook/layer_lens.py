@@ -14,7 +14,7 @@ from ..display.html import FOR, join, markup, table
 from ..errors import UserError
 from .widgets import View, curves, folded, library, task_of
 
-# %% ../../nbs/10_notebook/04_layer_lens.ipynb #83b6a134
+# %% ../../nbs/10_notebook/04_layer_lens.ipynb #cf3eca76
 CELL = '<span style="display:block;padding:0 .4em;background:rgba({},{:.2f})">{} kept · {:.3f}</span>'
 
 def grid(report: dict, kept: dict) -> Markup:
@@ -29,18 +29,17 @@ def grid(report: dict, kept: dict) -> Markup:
         skill = probes[column]["skill"]
         return markup(CELL, FOR, 0.5 * (skill - low) / ((high - low) or 1), kept.get(column, 0), skill)
     name = lambda blocks: f"{blocks}, the exit" if blocks == report["exit_layer"] else str(blocks)
-    rows = [
+    return table(["blocks", *kinds], [
         [name(blocks), *(cell(places.get((kind, blocks))) for kind in kinds)]
         for blocks in sorted({at for _, at in places})
-    ]
-    return table(["blocks", *kinds], rows, "Features kept, and the skill of a probe on the column alone")
+    ], "Features kept, and the skill of a probe on the column alone")
 
 def _kind(column) -> str:
     "'hidden/mean' of 'hidden.3/mean'."
     site, _, pooling = column.partition("/")
     return f"{site.partition('.')[0]}/{pooling}"
 
-# %% ../../nbs/10_notebook/04_layer_lens.ipynb #44f4c986
+# %% ../../nbs/10_notebook/04_layer_lens.ipynb #ccd548c1
 class LayerLens(View):
     """What the head of a fitted classifier chose; `task` names another task than the first with one answer a text.
 
@@ -91,19 +90,17 @@ class LayerLens(View):
 
     def _search(self):
         "What was found by number of blocks, in words, as a curve and as figures."
-        found, prefix = self.report, {int(blocks): value for blocks, value in self.report["by_prefix"].items()}
-        measure, leaves = found["measure"], found["exit_layer"]
+        prefix = dict(sorted((int(blocks), value) for blocks, value in self.report["by_prefix"].items()))
+        measure, leaves = self.report["measure"], self.report["exit_layer"]
         curve = curves(
-            {measure: sorted(prefix.items())}, f"{measure} by number of blocks", mark=leaves, word=f"exit {leaves}"
+            {measure: list(prefix.items())}, f"{measure} by number of blocks", mark=leaves, word=f"exit {leaves}"
         )
         text = (
             f"{sum(self.head.counts_)} features of {len(self.head.columns_)} columns are used. The model runs "
-            f"{leaves} of {found['depth']} blocks; {measure} there is {prefix.get(leaves, 0):.3f} on validation "
-            f"rows, and {max(prefix.values()):.3f} at best."
+            f"{leaves} of {self.report['depth']} blocks; {measure} there is {prefix.get(leaves, 0):.3f} on "
+            f"validation rows, and {max(prefix.values()):.3f} at best."
         )
-        numbers = table(
-            ["blocks", measure], [[str(blocks), f"{value:.3f}"] for blocks, value in sorted(prefix.items())]
-        )
+        numbers = table(["blocks", measure], [[str(blocks), f"{value:.3f}"] for blocks, value in prefix.items()])
         return join([markup("<p>{}</p>", text), curve, folded("The curve as figures", numbers)])
 
     def _details(self, column):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['verdict', 'said', 'Playground']
 
-# %% ../../nbs/10_notebook/06_playground.ipynb #c1b11171
+# %% ../../nbs/10_notebook/06_playground.ipynb #bc7d0278
 import time
 
 import numpy as np
@@ -15,9 +15,9 @@ from ..data.fields import Fields
 from ..display.highlights import Highlighted
 from ..display.html import join, markup, table
 from ..errors import UserError
-from .widgets import View, bar, library
+from .widgets import FIELD, View, bar, library
 
-# %% ../../nbs/10_notebook/06_playground.ipynb #4cc1920d
+# %% ../../nbs/10_notebook/06_playground.ipynb #72fe97fc
 def verdict(task, answer, chances, confidence=None, most: int = 6) -> Markup:
     """HTML of the answer of a `FittedTask` to one text.
 
@@ -38,8 +38,10 @@ def verdict(task, answer, chances, confidence=None, most: int = 6) -> Markup:
         others = chances.sum() - chances[shown].sum()
         rest = markup('<p class="note">and {} more labels, {:.3f} together</p>', f"{len(labels) - most:,}", others)
     words = "no answer" if answer is None else ", ".join(map(str, given)) or "no label"
-    found = table(["label", "probability", ""], rows)
-    return join([markup("<p>Answer: <b>{}</b></p>", words), _reject_line(task, confidence), found, rest])
+    return join([
+        markup("<p>Answer: <b>{}</b></p>", words), _reject_line(task, confidence),
+        table(["label", "probability", ""], rows), rest,
+    ])
 
 def _reject_line(task, confidence):
     "Where the text stands against the reject line; nothing without a reject option."
@@ -61,7 +63,7 @@ def said(text: str, title: str, found, most: int = 6) -> Markup:
     confidence = None if found.confidence is None else found.confidence[0]
     return join([heading, verdict(found.task, answer, found.probabilities[0], confidence, most)])
 
-# %% ../../nbs/10_notebook/06_playground.ipynb #a664ef40
+# %% ../../nbs/10_notebook/06_playground.ipynb #e141d2df
 class Playground(View):
     "Answers of all tasks to what is typed, of one classifier or of two side by side."
 
@@ -90,7 +92,7 @@ class Playground(View):
     def side(self, name: str, clf) -> Markup:
         "The part of the picture for one model; a text that it cannot read is answered with the reason."
         try: answers = clf.answers([self.text])
-        except UserError as error: answers, told = {}, markup("<p>{}</p>", error)
+        except UserError as error: told = markup("<p>{}</p>", error)
         else:
             told = join(
                 said(self.text, task if clf.named else "", found, self.most) for task, found in answers.items()
@@ -109,9 +111,7 @@ class Playground(View):
         """The message and a button; a model that answers at once answers while one types,
         a slower one when the field is left.
         """
-        widgets = library()
-        wide = dict(layout=widgets.Layout(width="42rem", max_width="98%"), style=dict(description_width="6rem"))
-        text = widgets.Textarea(self.text, description="Message", placeholder="type here", **wide)
+        text = library().Textarea(self.text, description="Message", placeholder="type here", **FIELD)
         def answer(): self.ask(text.value)
         text.observe(self.callback(answer), "value")
         self._draws = [lambda: setattr(text, "continuous_update", not self.slow)]

@@ -24,15 +24,17 @@ from ..plugins import catalogue
 from ..recipes import PART_KINDS, Recipe, check_training, parse_yaml
 from ..settings import Training
 
-# %% ../../nbs/10_notebook/01_recipe_builder.ipynb #a7e7e3df
+# %% ../../nbs/10_notebook/01_recipe_builder.ipynb #8d4ee944
 def question(kind: str) -> str:
     "What a kind of part says, in the words of its hook."
     return getattr(HookSpecs, f"register_{kind}s").__doc__.removeprefix("Offer ways to ").rstrip(".")
 
 def parameters(kind: str, name: str) -> dict:
     "Parameters of a part and their defaults."
-    found = inspect.signature(catalogue.find(kind, name).load()).parameters
-    return {name: p.default for name, p in found.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    return {
+        p.name: p.default for p in inspect.signature(catalogue.find(kind, name).load()).parameters.values()
+        if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    }
 
 def refusals(recipe: Recipe, kind: str) -> dict:  # {name: why it cannot be chosen, or ""}
     "What would be wrong with each choice of one kind in a recipe."
@@ -62,7 +64,7 @@ def trained(recipe: Recipe) -> str:
     parts = recipe.parts()
     return "base" if parts["selector"].trains else "head" if hasattr(parts["head"], "loss") else ""
 
-# %% ../../nbs/10_notebook/01_recipe_builder.ipynb #5a05746f
+# %% ../../nbs/10_notebook/01_recipe_builder.ipynb #f4556786
 ROW = dict(flex_flow="row wrap")
 SIDE = (
     '<div class="side"><div><p><b>YAML</b></p><pre>{}</pre></div><div><p><b>Python</b></p><pre>{}</pre></div></div>'
@@ -190,9 +192,10 @@ class RecipeBuilder(View):
             if child.value != written(value): child.value = written(value)
 
     def _field(self, kind, name):
-        widgets = library()
-        field = widgets.Text(description=name, continuous_update=False, style=dict(description_width="initial"),
-                             layout=widgets.Layout(width="16rem"))
+        field = library().Text(
+            description=name, continuous_update=False, style=dict(description_width="initial"),
+            layout=dict(width="16rem"),
+        )
         def change():
             if field.value != written(self.values(kind)[name]): self.set(kind, name, field.value)
         field.observe(self.callback(change), "value")

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['ROWS', 'LIKELIEST', 'LEGEND', 'recorded', 'tables_of', 'TokenLens']
 
-# %% ../../nbs/10_notebook/03_token_lens.ipynb #cb5d97ee
+# %% ../../nbs/10_notebook/03_token_lens.ipynb #f9318982
 from markupsafe import Markup
 
 from ..data.fields import as_texts
 from ..display.html import AGAINST, FOR, join, markup, table
 from ..display.tables import Table
-from .widgets import View, bar, folded, library, task_of
+from .widgets import FIELD, View, bar, folded, library, task_of
 
 # %% ../../nbs/10_notebook/03_token_lens.ipynb #4ce0852a
 ROWS = 20  # of a table that are shown
@@ -48,7 +48,7 @@ def _cut(found) -> Markup:
     more = f", the first {ROWS} of {len(found.rows)} rows" if len(found.rows) > ROWS else ""
     return Table(found.title + more, found.head, found.rows).to_html(ROWS)
 
-# %% ../../nbs/10_notebook/03_token_lens.ipynb #fe150d4e
+# %% ../../nbs/10_notebook/03_token_lens.ipynb #35004225
 LIKELIEST = "the likeliest"
 LEGEND = (
     "Blue and + speak for the label, orange and − against it. A figure is how far the log-probability falls when "
@@ -83,8 +83,11 @@ class TokenLens(View):
             colour, side = (FOR, "for") if weight >= 0 else (AGAINST, "against")
             return markup("{} {}", bar(abs(weight) / strongest, colour=colour), side)
         ranked = sorted(found.words, key=lambda word: -abs(word[2]))[:self.most]
-        rows = [[found.text[a:b], f"{weight:+.2f}", drawn(weight)] for a, b, weight in ranked]
-        return table(["word", "weight", "speaks"], rows, f"Words that moved {found.label} most")
+        return table(
+            ["word", "weight", "speaks"],
+            [[found.text[a:b], f"{weight:+.2f}", drawn(weight)] for a, b, weight in ranked],
+            f"Words that moved {found.label} most",
+        )
 
     def render(self) -> Markup:
         "The text with its words shaded, the strongest words, and what training recorded."
@@ -98,14 +101,13 @@ class TokenLens(View):
     def inputs(self) -> list:
         "Message, label and button; a long list of labels is typed rather than scrolled."
         widgets, labels = library(), list(map(str, self.task.schema.labels))
-        wide = dict(layout=widgets.Layout(width="42rem", max_width="98%"), style=dict(description_width="6rem"))
-        text = widgets.Textarea(self.text, description="Message", continuous_update=False, **wide)
+        text = widgets.Textarea(self.text, description="Message", continuous_update=False, **FIELD)
         if len(labels) <= 200:
             chosen = LIKELIEST if self.label is None else str(self.label)
-            label = widgets.Dropdown(options=[LIKELIEST, *labels], value=chosen, description="Label", **wide)
+            label = widgets.Dropdown(options=[LIKELIEST, *labels], value=chosen, description="Label", **FIELD)
         else:
             chosen = "" if self.label is None else str(self.label)
-            label = widgets.Text(chosen, description="Label", placeholder=LIKELIEST, continuous_update=False, **wide)
+            label = widgets.Text(chosen, description="Label", placeholder=LIKELIEST, continuous_update=False, **FIELD)
         def look():
             named = next((name for name in self.task.schema.labels if str(name) == label.value), label.value)
             self.text, self.label = text.value, None if label.value in ("", LIKELIEST) else named

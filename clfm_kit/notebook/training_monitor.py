@@ -37,7 +37,7 @@ def progress(stage: str, pace: list, total: int) -> str:
     fast = f", {rate:.0f} {'texts' if stage == 'train' else unit} a second, about {clock} left" if rate else ""
     return f"{STAGES[stage]}: {pace[-1][1]:,} of {total:,} {unit}{fast}"
 
-# %% ../../nbs/10_notebook/02_training_monitor.ipynb #ca2dfebf
+# %% ../../nbs/10_notebook/02_training_monitor.ipynb #e6280df1
 class TrainingMonitor(View):
     "Watches the fit of one classifier."
 
@@ -149,8 +149,8 @@ class TrainingMonitor(View):
         if self.state == "done": return self._ended()
         words = progress(self.stage, self.pace, self.total)
         if not self.stopping: return words
-        if self.stage == "train": return f"{words} – stopping after this step"
-        return f"{words} – will stop once training has begun; what is not trained in steps ends by itself"
+        later = "will stop once training has begun; what is not trained in steps ends by itself"
+        return f"{words} – {'stopping after this step' if self.stage == 'train' else later}"
 
     def _ended(self) -> str:
         "How good the model is, how long it took, and whether it was stopped."
