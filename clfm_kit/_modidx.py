@@ -1004,7 +1004,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'clfm_kit.data.report._against': ('03_data/report.html#_against', 'clfm_kit/data/report.py'),
                                       'clfm_kit.data.report._cell': ('03_data/report.html#_cell', 'clfm_kit/data/report.py'),
                                       'clfm_kit.data.report._comparable': ('03_data/report.html#_comparable', 'clfm_kit/data/report.py'),
-                                      'clfm_kit.data.report._count': ('03_data/report.html#_count', 'clfm_kit/data/report.py'),
                                       'clfm_kit.data.report._figures': ('03_data/report.html#_figures', 'clfm_kit/data/report.py'),
                                       'clfm_kit.data.report._percent': ('03_data/report.html#_percent', 'clfm_kit/data/report.py'),
                                       'clfm_kit.data.report._some': ('03_data/report.html#_some', 'clfm_kit/data/report.py'),

@@ -29,7 +29,7 @@ class Scan:
     conflicts: list = field(default_factory=list)  # (first row, row): the same text with other labels
     orphans: list = field(default_factory=list)  # rows where an I- tag follows no tag of its type
 
-# %% ../../nbs/03_data/07_report.ipynb #a6298592
+# %% ../../nbs/03_data/07_report.ipynb #20c558b3
 def scan(rows: Rows) -> Scan:
     "Read all rows once."
     seen, kind = Scan(), kind_of(rows)
@@ -40,7 +40,11 @@ def scan(rows: Rows) -> Scan:
             seen.duplicates.append(row)
             if kind is not None and _comparable(kind, rows.labels[first]) != _comparable(kind, rows.labels[row]):
                 seen.conflicts.append((first, row))
-        if kind is not None: _count(seen, kind, rows.labels[row], row)
+        if kind is not None and kind.unit == "text":
+            seen.classes.update(rows.labels[row] if isinstance(rows.labels[row], list) else [rows.labels[row]])
+        elif kind is not None:
+            seen.classes.update(tag[2:] for tag in rows.labels[row] if tag[:2] == "B-")
+            if repair(rows.labels[row])[1]: seen.orphans.append(row)
     return seen
 
 def kind_of(rows: Rows) -> Schema | None:
@@ -49,14 +53,6 @@ def kind_of(rows: Rows) -> Schema | None:
 
 def _comparable(kind, value):
     return sorted(value, key=str) if kind.unit == "text" and isinstance(value, list) else value
-
-# %% ../../nbs/03_data/07_report.ipynb #3a66cb5d
-def _count(seen, kind, value, row):
-    "Add the labels of a row to the counts, the spans of each type where words have them."
-    if kind.unit == "text": seen.classes.update(value if isinstance(value, list) else [value])
-    else:
-        seen.classes.update(tag[2:] for tag in value if tag[:2] == "B-")
-        if repair(value)[1]: seen.orphans.append(row)
 
 # %% ../../nbs/03_data/07_report.ipynb #baf137f4
 def _figures(seen, rows, encode) -> dict:

@@ -236,7 +236,7 @@ def probability_figures(probabilities, targets, schema: Schema) -> dict:
         brier=float(brier_score_loss(truth, given, labels=labels)),
     )
 
-# %% ../../nbs/04_evaluation/00_metrics.ipynb #0f3638e5
+# %% ../../nbs/04_evaluation/00_metrics.ipynb #57187697
 BY_CLASS, BY_PROBABILITY = ("macro_f1", "worst_class_recall"), ("log_loss", "ece", "brier")
 
 def evaluate(schema: Schema, probabilities, targets, thresholds=None) -> Report:
@@ -256,10 +256,8 @@ def evaluate(schema: Schema, probabilities, targets, thresholds=None) -> Report:
     decisions = schema.decide(probabilities, thresholds)
     correct, table = schema.correct(decisions, targets), class_table(decisions, targets, schema)
     by_class, notes = class_figures(table)
-    figures = (
-        schema.figures(decisions, correct, targets) | by_class | probability_figures(probabilities, targets, schema)
-    )
     return Report(
-        schema.kind, len(targets), figures, table,
-        sampled_curve(schema.confidence(probabilities, decisions), correct), notes,
+        schema.kind, len(targets),
+        schema.figures(decisions, correct, targets) | by_class | probability_figures(probabilities, targets, schema),
+        table, sampled_curve(schema.confidence(probabilities, decisions), correct), notes,
     )
