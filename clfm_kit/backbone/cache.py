@@ -72,7 +72,7 @@ def word_key(text: str, place: tuple) -> bytes:
     "16 bytes that stand for a word at a place of a text."
     return text_key(f"{text}\0{place[0]}\0{place[1]}")
 
-# %% ../../nbs/05_backbone/07_cache.ipynb #120114d225
+# %% ../../nbs/05_backbone/07_cache.ipynb #b7366628
 class ShardWriter:
     "Writes one shard, a batch at a time; nothing of it is seen before `commit`."
 
@@ -114,7 +114,6 @@ class ShardWriter:
         for file in self.files.values(): file.close()
         shutil.rmtree(self.part, ignore_errors=True)
 
-# %% ../../nbs/05_backbone/07_cache.ipynb #1201238375
 def _file_name(column): return column.replace("/", "@") + ".npy"
 
 # %% ../../nbs/05_backbone/07_cache.ipynb #120155df4d

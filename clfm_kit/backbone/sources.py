@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MINILM_PACKAGE', 'MINILM_SHA256', 'model_source', 'file_hash', 'weights_hash', 'base_folder', 'base_hash',
-           'load_model', 'LanguageModel', 'cannot_load', 'quiet', 'text_config', 'shorten', 'load_tokenizer',
-           'set_pad_token']
+           'text_config', 'shorten', 'cannot_load', 'quiet', 'load_tokenizer', 'set_pad_token', 'load_model',
+           'LanguageModel']
 
 # %% ../../nbs/05_backbone/02_sources.ipynb #eff8e99b
 import hashlib
@@ -75,6 +75,54 @@ def base_hash(source: str, model) -> str:
     if not files: return weights_hash(model)
     return hashlib.sha256("".join(map(file_hash, files)).encode()).hexdigest()
 
+# %% ../../nbs/05_backbone/02_sources.ipynb #6b484c1d
+def text_config(config):
+    "The configuration that describes the text model, nested or not."
+    return config.get_text_config()
+
+def shorten(config, depth: int):
+    "Make a configuration describe only the first `depth` blocks."
+    text = text_config(config)
+    if isinstance(getattr(text, "layer_types", None), list): text.layer_types = text.layer_types[:depth]
+    text.num_hidden_layers = depth
+
+# %% ../../nbs/05_backbone/02_sources.ipynb #ec01cfae
+def cannot_load(source, error) -> UserError:
+    "The error for a model or tokenizer that does not load, in one sentence."
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if not Path(source).exists(): reason += "; give a folder, a Hub id that can be reached, or 'minilm'"
+    return UserError(f"model {str(source)!r} does not load: {reason}")
+
+@contextmanager
+def quiet():
+    "Keep transformers from listing the weights that a shortened model leaves out, and from drawing bars."
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try: yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars: transformers_logging.enable_progress_bar()
+
+# %% ../../nbs/05_backbone/02_sources.ipynb #628d5c37
+def load_tokenizer(source: str):
+    "The tokenizer, padding on the right. Raises `UserError` when there is none."
+    try: tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, KeyError) as error: raise cannot_load(source, error) from error
+    tokenizer.padding_side = "right"
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token is None:
+            raise UserError(
+                f"the tokenizer of {source!r} has neither a padding nor an end token; "
+                f"set tokenizer.pad_token and save it"
+            )
+        tokenizer.pad_token = tokenizer.eos_token  # attention masks, never ids, tell padding apart
+    return tokenizer
+
+def set_pad_token(model, tokenizer):
+    "Write the padding id where any model class may look for it."
+    for config in (model.config, text_config(model.config)): config.pad_token_id = tokenizer.pad_token_id
+
 # %% ../../nbs/05_backbone/02_sources.ipynb #68302e0e
 def load_model(source: str, depth: int | None = None, kind=AutoModel, **kwargs):
     """The bare model in evaluation mode and its number of blocks.
@@ -109,52 +157,3 @@ class LanguageModel:
         lost = [name for name, p in whole.named_parameters() if id(p) not in inside and name in found["missing_keys"]]
         if lost: raise UserError(f"its weights hold no language-model head ({lost[0]!r} is missing); {cure}")
         return whole
-
-# %% ../../nbs/05_backbone/02_sources.ipynb #ec01cfae
-def cannot_load(source, error) -> UserError:
-    "The error for a model or tokenizer that does not load, in one sentence."
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if not Path(source).exists(): reason += "; give a folder, a Hub id that can be reached, or 'minilm'"
-    return UserError(f"model {str(source)!r} does not load: {reason}")
-
-@contextmanager
-def quiet():
-    "Keep transformers from listing the weights that a shortened model leaves out, and from drawing bars."
-    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try: yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars: transformers_logging.enable_progress_bar()
-
-# %% ../../nbs/05_backbone/02_sources.ipynb #6b484c1d
-def text_config(config):
-    "The configuration that describes the text model, nested or not."
-    return config.get_text_config()
-
-def shorten(config, depth: int):
-    "Make a configuration describe only the first `depth` blocks."
-    text = text_config(config)
-    if isinstance(getattr(text, "layer_types", None), list): text.layer_types = text.layer_types[:depth]
-    text.num_hidden_layers = depth
-
-# %% ../../nbs/05_backbone/02_sources.ipynb #01ed58ac
-def load_tokenizer(source: str):
-    "The tokenizer, padding on the right. Raises `UserError` when there is none."
-    try: tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError, KeyError) as error: raise cannot_load(source, error) from error
-    tokenizer.padding_side = "right"
-    if tokenizer.pad_token_id is None:
-        if tokenizer.eos_token is None:
-            raise UserError(
-                f"the tokenizer of {source!r} has neither a padding nor an end token; "
-                f"set tokenizer.pad_token and save it"
-            )
-        tokenizer.pad_token = tokenizer.eos_token  # attention masks, never ids, tell padding apart
-    return tokenizer
-
-# %% ../../nbs/05_backbone/02_sources.ipynb #d1cf2468
-def set_pad_token(model, tokenizer):
-    "Write the padding id where any model class may look for it."
-    for config in (model.config, text_config(model.config)): config.pad_token_id = tokenizer.pad_token_id
