@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['find_blocks', 'find_ffn', 'Backbone', 'lift_mask']
 
-# %% ../../nbs/05_backbone/06_backbone.ipynb #899c9e59
+# %% ../../nbs/05_backbone/06_backbone.ipynb #a04394ea
 import hashlib
 import threading
-from functools import cached_property
+from contextlib import ExitStack, suppress
+from functools import cached_property, partial
 
 import torch
 from torch import nn
@@ -17,37 +18,36 @@ from transformers import AutoModel
 from .kernels import pack_linears
 from .sites import Shape, deepest, depth, layer
 from .sizes import refuse_too_large
-from .sources import LanguageModel, base_hash, load_model, load_tokenizer, model_source
-from .sources import set_pad_token, text_config
+from clfm_kit.backbone.sources import (
+    LanguageModel, base_hash, load_model, load_tokenizer, model_source, set_pad_token, text_config,
+)
 from ..errors import UserError
 
-# %% ../../nbs/05_backbone/06_backbone.ipynb #0901703006
+# %% ../../nbs/05_backbone/06_backbone.ipynb #d32a61f2
 def find_blocks(model, number: int) -> nn.ModuleList:
     "The model's list of `number` blocks. Raises `UserError` for an architecture that has none."
-    lists = [m for _, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == number]
+    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == number]
     if not lists:
         raise UserError(
             f"{type(model).__name__} keeps no list of {number} blocks; its states cannot be read layer by layer"
         )
     return max(lists, key=lambda blocks: sum(p.numel() for p in blocks.parameters()))
 
-# %% ../../nbs/05_backbone/06_backbone.ipynb #09019aad37
+# %% ../../nbs/05_backbone/06_backbone.ipynb #7336fab2
 def find_ffn(model, blocks) -> dict:  # block number -> the linear map whose input is the activation
     "The down-projection of each block, found by running two tokens; empty where a block has no linear map."
-    last, handles = {}, []
-    for number, block in enumerate(blocks):
-        for name, module in block.named_modules():
-            if getattr(module, "weight", None) is not None and module.weight.ndim == 2 and "lora_" not in name:
-                handles.append(module.register_forward_pre_hook(
-                    lambda m, args, number=number: last.__setitem__(number, (m, args[0].shape[-1]))
-                ))
-    try:
-        with torch.no_grad(): model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device))
-    finally:
-        for handle in handles: handle.remove()
+    last = {}
+    with ExitStack() as hooks, torch.no_grad():
+        for number, block in enumerate(blocks):
+            for name, module in block.named_modules():
+                if getattr(module, "weight", None) is not None and module.weight.ndim == 2 and "lora_" not in name:
+                    hooks.enter_context(module.register_forward_pre_hook(
+                        lambda m, args, number=number: last.__setitem__(number, (m, args[0].shape[-1]))
+                    ))
+        model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device))
     return last
 
-# %% ../../nbs/05_backbone/06_backbone.ipynb #bf3e7b26
+# %% ../../nbs/05_backbone/06_backbone.ipynb #4b166698
 class _Reached(Exception): "Ends a forward pass at the deepest site that is wanted."
 
 class Backbone:
@@ -69,8 +69,9 @@ class Backbone:
         self.ffn = find_ffn(model, self.blocks)
         widths = {width for _, width in self.ffn.values()}
         limit = min(getattr(config, "max_position_embeddings", None) or 512, tokenizer.model_max_length)
-        ffn = widths.pop() if len(widths) == 1 else 0
-        self.shape = Shape(full_depth or self.loaded_depth, config.hidden_size, ffn, int(limit))
+        self.shape = Shape(
+            full_depth or self.loaded_depth, config.hidden_size, widths.pop() if len(widths) == 1 else 0, int(limit)
+        )
 
     @classmethod
     def load(
@@ -163,29 +164,23 @@ class Backbone:
         with self.lock:
             # before any hook is in place: they may take a pass of their own
             inputs = self.inputs(ids, mask) if inputs is None else inputs
-            last = deepest(taps)
-            def hook(site, state):
-                def run(module, args, kwargs, out=None):
-                    taps[site](state(args, kwargs, out))
-                    if site == last and depth(site) < self.loaded_depth: raise _Reached
-                return run
-            places = {site: self._place(site) for site in taps}
-            handles = [register(hook(site, state), with_kwargs=True) for site, (register, state) in places.items()]
+            last, places = deepest(taps), {site: self._place(site) for site in taps}
+            def hand(site, state, module, args, kwargs, out=None):
+                taps[site](state(args, kwargs, out))
+                if site == last and depth(site) < self.loaded_depth: raise _Reached
             self.passes += 1
-            try: self.model(**inputs)
-            except _Reached: return
-            finally:
-                for handle in handles: handle.remove()
+            with suppress(_Reached), ExitStack() as hooks:
+                for site, (register, state) in places.items():
+                    hooks.enter_context(register(partial(hand, site, state), with_kwargs=True))
+                self.model(**inputs)
 
-# %% ../../nbs/05_backbone/06_backbone.ipynb #b5360658
+# %% ../../nbs/05_backbone/06_backbone.ipynb #3b0dd3e6
 def lift_mask(backbone: Backbone):
     "Let every token of a decoder see the whole text. Raises `UserError` where that cannot be done."
     model = backbone.model
     if not backbone.blocks: raise UserError(f"{type(model).__name__} has no blocks whose mask could be lifted")
-    for config in {id(config): config for config in (model.config, text_config(model.config))}.values():
-        config.is_causal = False
-    for module in model.modules():
-        if hasattr(module, "is_causal"): module.is_causal = False
+    masked = [module for module in model.modules() if hasattr(module, "is_causal")]
+    for part in (model.config, text_config(model.config), *masked): part.is_causal = False
     first, tail = [], [torch.tensor([[0, token]]) for token in (1, 2)]
     with torch.no_grad():
         for ids in tail:

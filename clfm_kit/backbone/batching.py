@@ -30,7 +30,7 @@ def batches(lengths, counts, budget: int):
         yield order[start:start + size]
         start += size
 
-# %% ../../nbs/05_backbone/04_batching.ipynb #9f777d39
+# %% ../../nbs/05_backbone/04_batching.ipynb #2f623291
 class EncodedTexts:
     "Encoded texts: text t has the sequences first[t]:first[t + 1], and the words start[t]:start[t + 1]."
 
@@ -60,11 +60,6 @@ class EncodedTexts:
         owner = torch.from_numpy(np.repeat(np.arange(len(rows)), self.counts[rows]))
         words = batch_words([self.positions[row] for row in rows], found["ids"].shape[1])
         return found | dict(owner=owner, sequences=torch.tensor(numbers) + self.offset, words=words)
-
-    def pieces(self, rows, budget: int) -> list:
-        "Batches of these rows, similar lengths together, within a budget of padded tokens."
-        rows = np.asarray(rows)
-        return [self.batch(rows[piece]) for piece in batches(self.lengths[rows], self.counts[rows], budget)]
 
     def words_of(self, rows) -> np.ndarray:
         "Numbers of the words of these rows, in their order."

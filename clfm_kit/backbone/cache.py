@@ -6,7 +6,7 @@
 __all__ = ['CURE', 'Column', 'tokenizer_hash', 'group_key', 'text_key', 'word_key', 'ShardWriter', 'Shard', 'shards',
            'cache_folder', 'check_cache', 'Index', 'keep_in_memory', 'keep_on_disk']
 
-# %% ../../nbs/05_backbone/07_cache.ipynb #2086275f
+# %% ../../nbs/05_backbone/07_cache.ipynb #f0cad623
 import hashlib
 import json
 import os
@@ -54,13 +54,13 @@ def tokenizer_hash(tokenizer) -> str:
     found.pop("truncation"), found.pop("padding")  # the last call's settings, not the tokenizer's
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
-# %% ../../nbs/05_backbone/07_cache.ipynb #00976132
+# %% ../../nbs/05_backbone/07_cache.ipynb #4ad921b8
 def group_key(backbone, text_format, dtype) -> str:
     "The address that all columns of one backbone as it is held, tokenizer, format and number type share."
-    made_by = f"{type(text_format).__module__}.{type(text_format).__name__}"
     parts = [
-        backbone.hash, tokenizer_hash(backbone.tokenizer), made_by, text_format.get_params(), backbone.shape.limit,
-        np.dtype(dtype).name, *backbone.binding,
+        backbone.hash, tokenizer_hash(backbone.tokenizer),
+        f"{type(text_format).__module__}.{type(text_format).__name__}", text_format.get_params(),
+        backbone.shape.limit, np.dtype(dtype).name, *backbone.binding,
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
@@ -72,14 +72,14 @@ def word_key(text: str, place: tuple) -> bytes:
     "16 bytes that stand for a word at a place of a text."
     return text_key(f"{text}\0{place[0]}\0{place[1]}")
 
-# %% ../../nbs/05_backbone/07_cache.ipynb #b7366628
+# %% ../../nbs/05_backbone/07_cache.ipynb #2c353446
 class ShardWriter:
     "Writes one shard, a batch at a time; nothing of it is seen before `commit`."
 
     def __init__(self, folder: Path):
         self.path, self.part = folder / uuid.uuid4().hex, folder / f".part-{uuid.uuid4().hex}"
         self.part.mkdir(parents=True)
-        self.files, self.rows = {}, {}
+        self.files, self.empty, self.rows = {}, {}, {}  # by column; `empty` has its type and width
 
     def write(self, arrays: dict):
         """Append rows to each column's file.
@@ -87,26 +87,25 @@ class ShardWriter:
         Plain writes, because a full disk kills a process that writes through a memory map.
         """
         for name, values in arrays.items():
-            file = self.files.get(name) or self.files.setdefault(name, open(self.part / _file_name(name), "wb"))
-            if name not in self.rows: self._header(name, values, 0)
-            file.write(np.ascontiguousarray(values))
-            self.rows[name] = self.rows.get(name, 0) + len(values)
+            if name not in self.files:
+                self.files[name] = open(self.part / _file_name(name), "wb")
+                self.empty[name], self.rows[name] = values[:0].copy(), 0
+                self._header(name)
+            self.files[name].write(np.ascontiguousarray(values))
+            self.rows[name] += len(values)
 
-    def _header(self, name, values, rows):
+    def _header(self, name):
         "Write the .npy header, of the same length whatever the number of rows."
-        header = {
-            "descr": np.lib.format.dtype_to_descr(values.dtype), "fortran_order": False,
-            "shape": (rows, *values.shape[1:]),
-        }
+        header = np.lib.format.header_data_from_array_1_0(self.empty[name])
+        header["shape"] = (self.rows[name], *header["shape"][1:])
         np.lib.format.write_array_header_1_0(self.files[name], header)
 
     def commit(self):
         "Complete the headers and give the shard its name."
         for name, file in self.files.items():
+            file.seek(0)
+            self._header(name)
             file.close()
-            stored = np.lib.format.open_memmap(self.part / _file_name(name), mode="r")
-            with open(self.part / _file_name(name), "r+b") as self.files[name]:
-                self._header(name, stored[:0], self.rows[name])
         os.replace(self.part, self.path)
 
     def discard(self):
@@ -116,7 +115,7 @@ class ShardWriter:
 
 def _file_name(column): return column.replace("/", "@") + ".npy"
 
-# %% ../../nbs/05_backbone/07_cache.ipynb #120155df4d
+# %% ../../nbs/05_backbone/07_cache.ipynb #977d5a91
 @dataclass
 class Shard:
     "A stored shard: pooled states of N texts that were read together, in one file for each column."
@@ -139,7 +138,6 @@ class Shard:
 
 def shards(folder: Path):
     "The readable shards in a folder, oldest first; unreadable ones are named in a warning."
-    if not folder.exists(): return
     for path in sorted(folder.glob("[!.]*"), key=lambda path: path.stat().st_mtime_ns):
         try:
             rows = len(Shard(path).keys())
@@ -163,16 +161,16 @@ def check_cache(cache, dtype):
     if not isinstance(cache, (str, Path, NoneType)):
         raise UserError(f"cache is {cache!r}; a folder, \"default\" or None expected")
 
-# %% ../../nbs/05_backbone/07_cache.ipynb #0804b350
+# %% ../../nbs/05_backbone/07_cache.ipynb #f0ad7017
 class Index:
     """Which stored row holds which text, or which word, for some columns;
-    `owners` [N] is the text that each key belongs to.
+    `owners` [N], in rising order, is the text that each key belongs to.
     """
 
     def __init__(self, keys: list, owners, widths: dict, dtype):
         self.keys, self.owners, self.widths, self.dtype = keys, owners, widths, dtype
-        self.numbers: dict = {}  # key -> number of the first that has it
-        for number, key in enumerate(keys): self.numbers.setdefault(key, number)
+        # key -> number of the first that has it
+        self.numbers = {key: number for number, key in reversed([*enumerate(keys)])}
         self.pieces: dict = {column: [] for column in widths}
         self.found: dict = {column: {} for column in widths}  # key -> (piece, row)
 
@@ -185,6 +183,11 @@ class Index:
                 {key: (len(self.pieces[name]), row) for row, key in rows if key not in self.found[name]}
             )
             self.pieces[name].append(values)
+
+    def keys_of(self, texts) -> list:
+        "The keys of some texts, one text after the other."
+        starts, ends = (np.searchsorted(self.owners, texts, side) for side in ("left", "right"))
+        return [key for start, end in zip(starts, ends) for key in self.keys[start:end]]
 
     def missing(self) -> tuple:  # (numbers of texts, columns)
         "The texts of which a column is missing, and the columns that any of them lacks."

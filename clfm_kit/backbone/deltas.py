@@ -14,7 +14,7 @@ from torch import nn
 from ..errors import UserError
 from .kernels import Linear, product, served
 
-# %% ../../nbs/05_backbone/08_deltas.ipynb #30005f8979
+# %% ../../nbs/05_backbone/08_deltas.ipynb #b0258070
 def levels(backbone, sites) -> dict:  # {parameter name: level}
     """The level of each parameter of the base that the states at `sites` depend on.
 
@@ -24,15 +24,13 @@ def levels(backbone, sites) -> dict:  # {parameter name: level}
     refuse_quantised(model)
     names, parameters = zip(*model.named_parameters())
     moving = [p.requires_grad for p in parameters]
-    ids = torch.tensor([[0, 1]])
+    ids, mask = torch.tensor([[0, 1]]), torch.ones(1, 2, dtype=torch.long)
     try:
         for parameter in parameters: parameter.requires_grad_(True)
         with torch.enable_grad():
             backbone.read(
-                ids,
-                torch.ones_like(ids),
-                {site: lambda s, site=site: seen.__setitem__(site, s) for site in {*sites, "hidden.1"}},
-                backbone.plain_inputs(ids, torch.ones_like(ids)),
+                ids, mask, {site: lambda s, site=site: seen.__setitem__(site, s) for site in {*sites, "hidden.1"}},
+                backbone.plain_inputs(ids, mask),
             )
         found, below = (
             torch.autograd.grad(
@@ -141,42 +139,34 @@ class Change:
         self.values = None
         self.put(weight, self.before.float() + self.difference)
 
-# %% ../../nbs/05_backbone/08_deltas.ipynb #300143216e
+# %% ../../nbs/05_backbone/08_deltas.ipynb #446aac94
 def locate(model, name):
     "The module that holds a parameter, and the parameter. Raises `UserError` when the model has none of that name."
-    path, _, last = name.rpartition(".")
-    try: owner = model.get_submodule(path)
-    except AttributeError: owner = None
-    weight = getattr(owner, last, None)
-    if weight is None: raise UserError(f"the base has no tensor {name!r}; the change was made for another model")
-    return owner, weight
+    try: return model.get_submodule(name.rpartition(".")[0]), model.get_parameter(name)
+    except AttributeError as error:
+        raise UserError(f"the base has no tensor {name!r}; the change was made for another model") from error
 
 def forward_of(owner, change):
     "The forward function of a linear map or an embedding of which a slice moves."
-    kind = type(owner).__name__
-    if kind == "Conv1D":  # GPT-2 keeps its weight as [in, out]
-        turned = change.axis if change.axis == -1 else 1 - change.axis
-        if turned == -1:
+    if type(owner).__name__ == "Conv1D":  # GPT-2 keeps its weight as [in, out]
+        if change.axis == -1:
             raise UserError(
                 f"single elements of {change.name!r} cannot move: its weight is stored transposed; "
                 f"choose rows or columns"
             )
         return lambda x: SliceLinear.apply(
-            x, _turned(change.values), owner.weight.T, owner.bias, change.index, turned
+            x, change.values.T, owner.weight.T, owner.bias, change.index, 1 - change.axis
         )
     if isinstance(owner, nn.Embedding): return lambda ids: _moved_rows(owner, change, ids)
     return lambda x: SliceLinear.apply(x, change.values, owner.weight, owner.bias, change.index, change.axis)
 
-def _turned(values): return values.T
-
-# %% ../../nbs/05_backbone/08_deltas.ipynb #30015bb38c
+# %% ../../nbs/05_backbone/08_deltas.ipynb #9d38f4b8
 def _moved_rows(owner, change, ids):
     "Embeddings of ids, with a gradient only for the rows that move."
     place = torch.full((owner.num_embeddings,), -1, device=ids.device)
     place[change.index] = torch.arange(len(change.index), device=ids.device)
     here, found = place[ids], nn.functional.embedding(ids, owner.weight)
-    moved = change.values[here.clamp(min=0)].to(found.dtype)
-    return torch.where((here >= 0).unsqueeze(-1), moved, found)
+    return torch.where((here >= 0).unsqueeze(-1), change.values[here.clamp(min=0)].to(found.dtype), found)
 
 # %% ../../nbs/05_backbone/08_deltas.ipynb #f956d2ad
 @dataclass(eq=False)
@@ -270,10 +260,10 @@ class Delta:
         "The delta with every difference times `factor`."
         return Delta([Change(c.name, c.index, c.axis, c.difference * factor, c.level) for c in self.changes])
 
-# %% ../../nbs/05_backbone/08_deltas.ipynb #3002050df1
+# %% ../../nbs/05_backbone/08_deltas.ipynb #c0edc967
 def refuse_shared(model, change):
     "Raise `UserError` when a slice of a tied weight would move in one place and not in the other."
-    _, weight = locate(model, change.name)
+    weight = locate(model, change.name)[1]
     names = [name for name, p in model.named_parameters(remove_duplicate=False) if p is weight]
     if len(names) > 1 and change.index is not None:
         raise UserError(
@@ -281,7 +271,7 @@ def refuse_shared(model, change):
             f"so choose whole tensors"
         )
 
-# %% ../../nbs/05_backbone/08_deltas.ipynb #30025c8a2b
+# %% ../../nbs/05_backbone/08_deltas.ipynb #a4fa73cc
 def _sum(a, b):
     if a.index is None and b.index is None: return Change(a.name, None, a.axis, a.difference + b.difference, a.level)
     if a.index is None or b.index is None or a.axis != b.axis:
@@ -289,10 +279,7 @@ def _sum(a, b):
             f"the two changes of {a.name!r} are cut differently (whole, rows, columns or elements) "
             f"and cannot be added"
         )
-    index = torch.cat([a.index, b.index]).unique()
-    shape = [*a.difference.shape]
-    axis = max(a.axis, 0)
-    shape[axis] = len(index)
-    total = torch.zeros(shape)
-    for change in (a, b): total.index_add_(axis, torch.searchsorted(index, change.index), change.difference)
+    axis, (index, place) = max(a.axis, 0), torch.cat([a.index, b.index]).unique(return_inverse=True)
+    moved = torch.cat([a.difference, b.difference], axis)
+    total = torch.zeros(*moved.shape[:axis], len(index), *moved.shape[axis + 1:]).index_add_(axis, place, moved)
     return Change(a.name, index, a.axis, total, a.level)

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['WORDS', 'TextEncoder', 'LaterFeatures', 'Context', 'bind_parts']
 
-# %% ../../nbs/05_backbone/10_encoder.ipynb #55bd691a
+# %% ../../nbs/05_backbone/10_encoder.ipynb #1e9e790f
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from ..data.fields import check_texts
 from ..data.schemas import Schema
 from ..plugins import emit
 
-# %% ../../nbs/05_backbone/10_encoder.ipynb #94809f2e
+# %% ../../nbs/05_backbone/10_encoder.ipynb #19fce3d3
 WORDS = "/words"  # how a column ends that has a row for each word
 
 class TextEncoder:
@@ -68,16 +68,12 @@ class TextEncoder:
         backbone, found, owner = self.backbone, {}, batch["owner"].cpu().numpy()
         mask = batch["mask"].to(backbone.device)
         position, word, count = batch["words"]
-        def tap(site):
-            def keep(states):
-                names = [column for column in wanted[site] if not column.endswith(WORDS)]
-                pooled = self.pooler.pool(states, mask) if names else {}
-                for column in names: found[column] = combine(pooled[column.partition("/")[2]], owner)
-                if site + WORDS in wanted[site]:
-                    found[site + WORDS] = word_states(
-                        states, position.to(states.device), word.to(states.device), count
-                    )
-            return keep
+        def keep(site, states):
+            names = [column for column in wanted[site] if not column.endswith(WORDS)]
+            pooled = self.pooler.pool(states, mask) if names else {}
+            for column in names: found[column] = combine(pooled[column.partition("/")[2]], owner)
+            if site + WORDS in wanted[site]:
+                found[site + WORDS] = word_states(states, position.to(states.device), word.to(states.device), count)
         with backbone.lock:
             # before stored states are put in: they may take a pass of their own
             inputs = backbone.inputs(*(batch[name] for name in ("ids", "mask", "types") if name in batch))
@@ -85,7 +81,7 @@ class TextEncoder:
                 self.prefix.using(batch["sequences"].cpu().numpy(), batch["mask"])
                 if self.prefix and "sequences" in batch else nullcontext()
             ):
-                backbone.read(batch["ids"], batch["mask"], {site: tap(site) for site in wanted}, inputs)
+                backbone.read(batch["ids"], batch["mask"], {site: partial(keep, site) for site in wanted}, inputs)
         return found
 
     def features(self, texts, columns=None, places=None) -> dict:  # {column: Column}
@@ -118,13 +114,11 @@ class TextEncoder:
         indexes = []
         if split[False]: indexes.append(([text_key(text) for text in texts], np.arange(len(texts)), split[False]))
         if split[True]:
-            keys = [key for text, words in zip(texts, places) for key in self._word_keys(text, words)]
+            keys = [word_key(text, place) for text, words in zip(texts, places) for place in words]
             indexes.append((keys, np.repeat(np.arange(len(texts)), [len(words) for words in places]), split[True]))
         return [
             Index(keys, owners, {c: self.width(c) for c in wanted}, self.dtype) for keys, owners, wanted in indexes
         ]
-
-    def _word_keys(self, text, words) -> list: return [word_key(text, place) for place in words]
 
     def _pieces(self, texts, places, numbers, indexes, lacking):
         "Read the texts of these numbers; yields for every index the keys of what was read and {column: array}."
@@ -144,14 +138,9 @@ class TextEncoder:
                 done, truncated = done + len(rows), truncated + int(encoded.cut[rows].sum())
                 emit(self.run, "states", done=done, total=len(numbers), truncated=truncated)
                 yield [
-                    (self._keys_of(index, texts, places, [some[row] for row in rows]), {c: arrays[c] for c in names})
+                    (index.keys_of([some[row] for row in rows]), {c: arrays[c] for c in names})
                     for index, names in zip(indexes, lacking)
                 ]
-
-    def _keys_of(self, index, texts, places, rows) -> list:
-        "The keys of rows in an index."
-        if not any(column.endswith(WORDS) for column in index.widths): return [index.keys[row] for row in rows]
-        return [key for row in rows for key in self._word_keys(texts[row], places[row])]
 
 # %% ../../nbs/05_backbone/10_encoder.ipynb #f3fcfe37
 class LaterFeatures(Mapping):
@@ -170,7 +159,7 @@ class LaterFeatures(Mapping):
 
     def __len__(self): return len(self.columns)
 
-# %% ../../nbs/05_backbone/10_encoder.ipynb #4706489c
+# %% ../../nbs/05_backbone/10_encoder.ipynb #f9f4495a
 @dataclass
 class Context:
     "What a part that is bound may use."
@@ -194,10 +183,8 @@ class Context:
         """{column: float32 array [N, F]} of texts, past the cache, as a part that is being bound may not yet have its
         own address there.
         """
-        states = TextEncoder(
-            self.backbone, self.parts["format"], self.parts["pooler"], dtype="float32"
-        ).features(list(texts))
-        return {column: np.asarray(values) for column, values in states.items()}
+        encoder = TextEncoder(self.backbone, self.parts["format"], self.parts["pooler"], dtype="float32")
+        return {column: np.asarray(values) for column, values in encoder.features(list(texts)).items()}
 
 def bind_parts(context: Context):
     "Bind each part that wants it, a format first, then the pooler, then the head."

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['Prefix', 'frozen_prefix']
 
-# %% ../../nbs/05_backbone/09_prefix.ipynb #ac809071
+# %% ../../nbs/05_backbone/09_prefix.ipynb #28194cc5
 import shutil
 import tempfile
 import warnings
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +19,15 @@ import torch
 from ..plugins import emit
 from .batching import batches
 
-# %% ../../nbs/05_backbone/09_prefix.ipynb #d986bb85
+# %% ../../nbs/05_backbone/09_prefix.ipynb #a1ba3c16
 class Prefix:
     "Stored states [T, D] of `Sequences`, entering block `level`; `start` [S] says where each sequence begins."
 
     def __init__(self, backbone, level: int, below=None):
         self.backbone, self.level, self.current = backbone, level, None
         self.below = below  # a prefix of the same sequences at a lower level, which need not be computed again
-        self.kinds: dict = {}  # number of a block -> how many more values its output has, or None for a plain tensor
+        # number of a block -> how many more values its output has, or None for a plain tensor; seen where it computes
+        self.kinds: dict = {}
 
     @staticmethod
     def bytes(backbone, sequences) -> int:
@@ -47,7 +49,7 @@ class Prefix:
         sizes = np.array([len(ids) for ids in sequences.ids])
         self.start, self.width, position = np.zeros(len(sizes), dtype=np.int64), self.backbone.shape.hidden, 0
         path, done = Path(folder, "states.f16"), 0
-        with open(path, "wb") as file, self._watch():
+        with open(path, "wb") as file, self.replay():
             for numbers in batches(sizes, np.ones_like(sizes), budget):
                 batch = sequences.padded(numbers)
                 states = self.read(batch, f"hidden.{self.level}", self.below and (self.below, numbers))
@@ -75,13 +77,14 @@ class Prefix:
         "While this lasts, blocks below hand on the states that `using` has set, and compute where it has set none."
         blocks = self.backbone.blocks[:self.level]
         own = [vars(block).get("forward") for block in blocks]
-        def forward(number, original):
-            def run(*args, **kwargs):
-                if self.current is None: return original(*args, **kwargs)
-                more = self.kinds[number]
-                return self.current if more is None else (self.current, *[None] * more)
-            return run
-        for number, block in enumerate(blocks): block.forward = forward(number, block.forward)
+        def forward(number, original, *args, **kwargs):
+            if self.current is None:
+                found = original(*args, **kwargs)
+                self.kinds.setdefault(number, len(found) - 1 if isinstance(found, tuple) else None)
+                return found
+            more = self.kinds[number]
+            return self.current if more is None else (self.current, *[None] * more)
+        for number, block in enumerate(blocks): block.forward = partial(forward, number, block.forward)
         try: yield self
         finally:
             for block, former in zip(blocks, own):
@@ -97,21 +100,6 @@ class Prefix:
         # a block below misses what block 0 should have made
         except (IndexError, TypeError, AttributeError, ValueError): return False
         return bool((computed - replayed).abs().mean() <= 0.01 * computed.abs().mean())
-
-    @contextmanager
-    def _watch(self):
-        "Note what form the output of each block below has."
-        def note(number):
-            return lambda module, args, out: (
-                self.kinds.__setitem__(number, len(out) - 1 if isinstance(out, tuple) else None)
-            )
-        handles = [
-            block.register_forward_hook(note(number))
-            for number, block in enumerate(self.backbone.blocks[:self.level])
-        ]
-        try: yield
-        finally:
-            for handle in handles: handle.remove()
 
 # %% ../../nbs/05_backbone/09_prefix.ipynb #31014ab11f
 @contextmanager

@@ -28,7 +28,7 @@ class Sizes:
     ffn: int = 0
     bits: int = 32  # of a weight in the files
 
-# %% ../../nbs/05_backbone/05_sizes.ipynb #23137933
+# %% ../../nbs/05_backbone/05_sizes.ipynb #6f0ec9da
 def model_sizes(source: str) -> Sizes:
     """Sizes told from the configuration alone.
 
@@ -39,11 +39,10 @@ def model_sizes(source: str) -> Sizes:
         with torch.device("meta"), quiet(): model = AutoModel.from_config(config)
     except (OSError, ValueError, KeyError) as error: raise cannot_load(source, error) from error
     if config.is_encoder_decoder: model = model.get_encoder()
-    text, maps = text_config(config), {}
-    for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear): maps[name] = module.in_features, module.out_features
-        elif type(module).__name__ == "Conv1D": maps[name] = tuple(module.weight.shape)
-    maps = {name: size for name, size in maps.items() if any(part.isdigit() for part in name.split("."))}
+    text = text_config(config)
+    blocks = [(name, m) for name, m in model.named_modules() if any(part.isdigit() for part in name.split("."))]
+    maps = {name: (m.in_features, m.out_features) for name, m in blocks if isinstance(m, torch.nn.Linear)}
+    maps |= {name: tuple(m.weight.shape) for name, m in blocks if type(m).__name__ == "Conv1D"}
     linear = sum(a * b for a, b in maps.values())
     bits = torch.finfo(config.dtype).bits if isinstance(getattr(config, "dtype", None), torch.dtype) else 32
     return Sizes(

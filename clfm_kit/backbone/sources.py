@@ -7,11 +7,12 @@ __all__ = ['MINILM_PACKAGE', 'MINILM_SHA256', 'model_source', 'file_hash', 'weig
            'text_config', 'shorten', 'cannot_load', 'quiet', 'load_tokenizer', 'set_pad_token', 'load_model',
            'LanguageModel']
 
-# %% ../../nbs/05_backbone/02_sources.ipynb #eff8e99b
+# %% ../../nbs/05_backbone/02_sources.ipynb #90d23749
 import hashlib
 import importlib.util
 import logging
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -41,16 +42,15 @@ def model_source(name: str) -> str:  # a folder or a Hub id
         )
     return str(folder)
 
-# %% ../../nbs/05_backbone/02_sources.ipynb #15688d24
-_hashes = {}
-
+# %% ../../nbs/05_backbone/02_sources.ipynb #9bc563cf
 def file_hash(path) -> str:
     "SHA-256 of a file; remembered for as long as its size and time of change stay the same."
     path = Path(path).resolve()
-    key = (path, path.stat().st_size, path.stat().st_mtime_ns)
-    if key not in _hashes:
-        with open(path, "rb") as file: _hashes[key] = hashlib.file_digest(file, "sha256").hexdigest()
-    return _hashes[key]
+    return _file_hash(path, path.stat().st_size, path.stat().st_mtime_ns)
+
+@cache
+def _file_hash(path, size, changed) -> str:
+    with open(path, "rb") as file: return hashlib.file_digest(file, "sha256").hexdigest()
 
 # %% ../../nbs/05_backbone/02_sources.ipynb #1cb668c0
 def weights_hash(model) -> str:
@@ -61,19 +61,16 @@ def weights_hash(model) -> str:
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
     return digest.hexdigest()
 
-# %% ../../nbs/05_backbone/02_sources.ipynb #bded1486
+# %% ../../nbs/05_backbone/02_sources.ipynb #980f016e
 def base_folder(source: str):
     "The local folder of a model: itself, or where the Hub's copy of it is kept; None for a model made in memory."
-    if not source: return None
-    found = cached_file(source, "config.json")
-    return Path(found).parent
+    return Path(cached_file(source, "config.json")).parent if source else None
 
 def base_hash(source: str, model) -> str:
     "What identifies a base: its weight files where there are any, else its tensors."
     folder = base_folder(source)
     files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin")) if folder else []
-    if not files: return weights_hash(model)
-    return hashlib.sha256("".join(map(file_hash, files)).encode()).hexdigest()
+    return hashlib.sha256("".join(map(file_hash, files)).encode()).hexdigest() if files else weights_hash(model)
 
 # %% ../../nbs/05_backbone/02_sources.ipynb #6b484c1d
 def text_config(config):
@@ -123,19 +120,18 @@ def set_pad_token(model, tokenizer):
     "Write the padding id where any model class may look for it."
     for config in (model.config, text_config(model.config)): config.pad_token_id = tokenizer.pad_token_id
 
-# %% ../../nbs/05_backbone/02_sources.ipynb #68302e0e
-def load_model(source: str, depth: int | None = None, kind=AutoModel, **kwargs):
+# %% ../../nbs/05_backbone/02_sources.ipynb #cff4747a
+def load_model(source: str, depth: int | None = None, kind=AutoModel, dtype="auto", **kwargs):
     """The bare model in evaluation mode and its number of blocks.
 
     Raises `UserError` naming the source when it cannot be loaded.
     """
-    kwargs.setdefault("dtype", "auto")
     try:
         config = AutoConfig.from_pretrained(source)
         full = text_config(config).num_hidden_layers
         # even the embeddings are read where the first block begins
         if depth is not None and depth < full: shorten(config, max(depth, 1))
-        with quiet(): model = kind.from_pretrained(source, config=config, **kwargs)
+        with quiet(): model = kind.from_pretrained(source, config=config, dtype=dtype, **kwargs)
     except (OSError, ValueError, KeyError) as error: raise cannot_load(source, error) from error
     if config.is_encoder_decoder: model = model.get_encoder()
     # slow and lossy on a CPU

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Encoded', 'bare_ids', 'pad', 'Sequences', 'sub_words', 'touching', 'word_states', 'batch_words', 'word_positions']
 
-# %% ../../nbs/05_backbone/03_tokens.ipynb #3cbca768
+# %% ../../nbs/05_backbone/03_tokens.ipynb #4f6ad8c6
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,14 +33,14 @@ def bare_ids(texts: list, tokenizer) -> tuple:  # (a list of ids for each text, 
     )["input_ids"]
     return bare, mark[:start], mark[start + len(middle):]
 
-# %% ../../nbs/05_backbone/03_tokens.ipynb #20990660
+# %% ../../nbs/05_backbone/03_tokens.ipynb #55e732ed
 def pad(ids: list, pad_id: int):
     "Ids [B, T] and mask [B, T], padded on the right."
-    longest = max(map(len, ids))
-    padded = np.full((len(ids), longest), pad_id, dtype=np.int64)
-    mask = np.zeros((len(ids), longest), dtype=np.int64)
-    for row, found in enumerate(ids): padded[row, :len(found)], mask[row, :len(found)] = found, 1
-    return torch.from_numpy(padded), torch.from_numpy(mask)
+    lengths = np.array([*map(len, ids)])
+    mask = np.arange(lengths.max()) < lengths[:, None]
+    padded = np.full(mask.shape, pad_id, dtype=np.int64)
+    padded[mask] = [token for row in ids for token in row]
+    return torch.from_numpy(padded), torch.from_numpy(mask.astype(np.int64))
 
 @dataclass
 class Sequences:
@@ -54,21 +54,13 @@ class Sequences:
     def __getitem__(self, number): return self.ids[number]
 
     def __add__(self, other):
-        types = None if self.types is None else self.types + other.types
-        return Sequences(self.ids + other.ids, self.pad_id, types)
-
-    def take(self, numbers) -> "Sequences":
-        "The sequences of these numbers."
-        types = None if self.types is None else [self.types[number] for number in numbers]
-        return Sequences([self.ids[number] for number in numbers], self.pad_id, types)
+        return Sequences(self.ids + other.ids, self.pad_id, self.types and self.types + other.types)
 
     def padded(self, numbers) -> dict:  # ids, mask and, for pairs, types: int64 [B, T] each
         "A batch of the sequences of these numbers."
         ids, mask = pad([self.ids[number] for number in numbers], self.pad_id)
-        found = dict(ids=ids, mask=mask)
-        return (
-            found if self.types is None else found | dict(types=pad([self.types[number] for number in numbers], 0)[0])
-        )
+        types = {} if self.types is None else dict(types=pad([self.types[number] for number in numbers], 0)[0])
+        return dict(ids=ids, mask=mask) | types
 
 # %% ../../nbs/05_backbone/03_tokens.ipynb #f7457ebf
 def sub_words(
@@ -97,29 +89,22 @@ def touching(offsets, words) -> list:  # for each word the numbers of the tokens
         result.append([k for k, _, _ in numbers[first:last]])
     return result
 
-# %% ../../nbs/05_backbone/03_tokens.ipynb #ac2003c4
+# %% ../../nbs/05_backbone/03_tokens.ipynb #ca6227da
 def word_states(states, position, word, count: int):
     """Float32 states [count, D] of words: row `word[i]` is a mean that includes state `position[i]` of the flattened
     states [B, T, D].
     """
     flat = states.flatten(0, 1)[position].float()
     total = torch.zeros(count, flat.shape[1], device=flat.device).index_add_(0, word, flat)
-    share = torch.bincount(word, minlength=count).clamp(min=1).unsqueeze(1)
-    return total / share
+    return total / torch.bincount(word, minlength=count).clamp(min=1).unsqueeze(1)
 
 def batch_words(rows, length: int) -> tuple:  # (position, word, count)
     """Index tensors for `word_states`: for each text of a batch padded to `length`,
     the positions each of its words is read from.
     """
-    words = [
-        found for text, row in enumerate(rows)
-        for found in ([text * length + p for p in positions] for positions in row)
-    ]
-    word = np.repeat(np.arange(len(words)), [len(found) for found in words])
-    return (
-        torch.tensor([p for found in words for p in found], dtype=torch.long),
-        torch.from_numpy(word.astype(np.int64)), len(words),
-    )
+    words = [[text * length + p for p in positions] for text, row in enumerate(rows) for positions in row]
+    word = torch.arange(len(words)).repeat_interleave(torch.tensor([*map(len, words)], dtype=torch.long))
+    return torch.tensor([p for found in words for p in found], dtype=torch.long), word, len(words)
 
 # %% ../../nbs/05_backbone/03_tokens.ipynb #9459cadd
 def word_positions(

@@ -14,15 +14,14 @@ from ..backbone.tokens import Encoded, bare_ids
 from ..errors import UserError
 from ..parts import Count, Part
 
-# %% ../../nbs/06_builtin/00_formats.ipynb #08010d3c45
+# %% ../../nbs/06_builtin/00_formats.ipynb #f8c519aa
 KEEPS = ("head", "tail", "head+tail")
 
 def cut(ids: list, room: int, keep: str) -> list:
     "At most `room` of `ids`, from the place that `keep` names."
     if len(ids) <= room: return ids
-    if keep == "head": return ids[:room]
-    if keep == "tail": return ids[-room:]
-    return ids[:room - room // 4] + ids[len(ids) - room // 4:]
+    head = {"head": room, "tail": 0, "head+tail": room - room // 4}[keep]
+    return ids[:head] + ids[len(ids) - room + head:]
 
 # %% ../../nbs/06_builtin/00_formats.ipynb #08012902a0
 def _room(limit, max_length, special):

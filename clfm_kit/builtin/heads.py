@@ -21,7 +21,7 @@ from .losses import matrix, tensor, weighted_loss
 from ..errors import UserError, unknown
 from ..parts import Count, Dropout, Part
 
-# %% ../../nbs/06_builtin/06_heads.ipynb #39d10b17
+# %% ../../nbs/06_builtin/06_heads.ipynb #fd38c3ee
 GRID = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 REFITS = ("train", "train+validation")
 COLUMNS = ("all", "validated")
@@ -42,8 +42,8 @@ class Logistic(Part):
         "Raises `UserError` for a `C` that is not positive, an unknown `refit` or unknown `columns`."
         if self.C is not None and not self.C > 0:
             raise UserError(f"C={self.C!r} must be a positive number, or null to choose it on validation")
-        if self.refit not in REFITS: raise unknown("refit of head 'logistic'", self.refit, REFITS)
-        if self.columns not in COLUMNS: raise unknown("columns of head 'logistic'", self.columns, COLUMNS)
+        for what, given, there in (("refit", self.refit, REFITS), ("columns", self.columns, COLUMNS)):
+            if given not in there: raise unknown(f"{what} of head 'logistic'", given, there)
 
     def logits(self, features):
         "Logits [B, C] in float32 of features {column: [B, F]}."
@@ -64,7 +64,13 @@ class Logistic(Part):
             gain = self._losses(validation, schema) - alone._losses(validation, schema)
             if gain.mean() * np.sqrt(len(gain) - 1) > 2 * gain.std(): vars(self).update(alone.learned())
         if self.refit == "train+validation" and validation:
-            self._refit(features, targets, schema, validation, row_weight)
+            more, other = validation
+            self.validation_logits = self.logits(more).numpy()  # as they were before these rows were fitted on
+            if row_weight is not None:
+                ones = np.ones((len(other), *row_weight.shape[1:]), row_weight.dtype)
+                row_weight = np.concatenate([row_weight, ones])
+            x = np.concatenate([matrix(_only(each, self.columns_)) for each in (features, more)])
+            self._solve(x, np.concatenate([targets, other]), schema, self.C_, row_weight)
         return self
 
     def _search(self, features, targets, schema, validation, row_weight, progress):
@@ -97,19 +103,9 @@ class Logistic(Part):
         self.C_ = C
         return self
 
-    def _refit(self, features, targets, schema, validation, row_weight):
-        "Solve once more on all rows; the logits of validation rows are kept from before."
-        more, other = validation
-        self.validation_logits = self.logits(more).numpy()
-        ones = row_weight
-        if ones is not None:
-            ones = np.concatenate([row_weight, np.ones((len(other), *row_weight.shape[1:]), row_weight.dtype)])
-        x = np.concatenate([matrix(_only(each, self.columns_)) for each in (features, more)])
-        self._solve(x, np.concatenate([targets, other]), schema, self.C_, ones)
-
 def _only(features, columns): return {column: features[column] for column in columns}
 
-# %% ../../nbs/06_builtin/06_heads.ipynb #cfb69375
+# %% ../../nbs/06_builtin/06_heads.ipynb #a36d30cb
 def solve_logistic(
     x, targets, classes: int, C: float, max_iter: int, row_weight=None
 ) -> tuple:  # (weights [C, F], bias [C])
@@ -128,14 +124,13 @@ def solve_logistic(
             weights[model.classes_], bias[model.classes_] = pair(model.coef_), pair(model.intercept_)
             return weights, bias
         for c, column in enumerate(targets.T):
-            if len(np.unique(column)) < 2:
-                bias[c] = 20.0 if column.all() else -20.0
-                continue
-            model = one(column, None if row_weight is None else row_weight[:, c])
-            weights[c], bias[c] = model.coef_[0], model.intercept_[0]
+            if len(np.unique(column)) < 2: bias[c] = 20.0 if column.all() else -20.0
+            else:
+                model = one(column, None if row_weight is None else row_weight[:, c])
+                weights[c], bias[c] = model.coef_[0], model.intercept_[0]
     return weights, bias
 
-# %% ../../nbs/06_builtin/06_heads.ipynb #a38c46dc
+# %% ../../nbs/06_builtin/06_heads.ipynb #fdb9a670
 class Linear(Part, nn.Module):
     "One linear map over the features, after dropout."
 
@@ -153,10 +148,10 @@ class Linear(Part, nn.Module):
 
     def loss(self, logits, targets, weights=None):
         "The log-loss of the kind of task; with `ClassWeights`, weighted as they say."
-        if weights is None: return self.schema.loss(logits, targets)
-        return weighted_loss(self.schema.loss, logits, targets, weights)
+        loss = self.schema.loss
+        return loss(logits, targets) if weights is None else weighted_loss(loss, logits, targets, weights)
 
-# %% ../../nbs/06_builtin/06_heads.ipynb #190177e5a3
+# %% ../../nbs/06_builtin/06_heads.ipynb #e2ef26c9
 class MLP(Linear):
     "A hidden layer of `width` units with GELU between normalised features and scores."
 
@@ -165,8 +160,7 @@ class MLP(Linear):
         self.width, self.dropout = width, dropout
 
     def build(self, widths, schema):
-        total = sum(widths.values())
-        self.schema = schema
+        total, self.schema = sum(widths.values()), schema
         self.map = nn.Sequential(
             nn.LayerNorm(total), nn.Linear(total, self.width), nn.GELU(), nn.Dropout(self.dropout),
             nn.Linear(self.width, len(schema)),

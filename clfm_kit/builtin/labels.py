@@ -139,7 +139,7 @@ class SingleLabel(TextLabels):
         if rejected is None: return np.array(names, dtype=np.array(self.labels).dtype)
         return np.array([None if out else name for name, out in zip(names, rejected)], dtype=object)
 
-# %% ../../nbs/06_builtin/02_labels.ipynb #784ad470
+# %% ../../nbs/06_builtin/02_labels.ipynb #9d1df023
 class MultiLabel(TextLabels):
     "Any number of labels for each text: those whose probability reaches their threshold."
     kind, expects, figure_names = "multi", "a list of labels for each text", ("exact_match", "micro_f1")
@@ -223,10 +223,9 @@ class MultiLabel(TextLabels):
     def figures(self, decisions, correct, targets) -> dict:
         "Exact match, and micro-F1 over all decisions together."
         asked = targets > 0
-        micro = ratio(
+        return dict(exact_match=float(correct.mean()), micro_f1=ratio(
             2 * (decisions & asked).sum(), asked.sum() + decisions.sum(), "no row has a label and none is predicted"
-        )
-        return dict(exact_match=float(correct.mean()), micro_f1=micro)
+        ))
 
     def answers(self, probabilities, thresholds=None, rejected=None, texts=None) -> list:
         "The labels of probabilities [N, C], a list for each text; None where `rejected` [N] says so."

@@ -13,7 +13,7 @@ from .labels import SingleLabel
 from ..errors import UserError
 from ..evaluation.metrics import Undefined
 
-# %% ../../nbs/06_builtin/08_ordinal.ipynb #109b0eb8
+# %% ../../nbs/06_builtin/08_ordinal.ipynb #5106cdfd
 class Ordinal(SingleLabel):
     "One of several labels with an order; `order` lists them from low to high (None: as numbers are)."
     kind, expects, main_figure = "ordinal", "one label with an order for each text", "mean_absolute_error"
@@ -26,11 +26,11 @@ class Ordinal(SingleLabel):
 
     def check(self):
         "Raises `UserError` for an order that is no list, or names a label twice."
-        if self.order is None or isinstance(self.order, (list, tuple)) and len(set(self.order)) == len(self.order):
-            return
-        raise UserError(
-            f"order={self.order!r} of task 'ordinal'; a list of labels from low to high expected, each once"
-        )
+        order = [] if self.order is None else self.order
+        if not isinstance(order, (list, tuple)) or len(set(order)) < len(order):
+            raise UserError(
+                f"order={order!r} of task 'ordinal'; a list of labels from low to high expected, each once"
+            )
 
     def learn(self, values):
         "Take the labels that occur, in their order. Raises `UserError` where they have none."
@@ -78,9 +78,8 @@ class Ordinal(SingleLabel):
         "Accuracy, mean absolute error in ranks and the quadratic-weighted kappa."
         kappa = Undefined("all rows have one label, and it is predicted for all")
         if len({*decisions, *targets}) > 1: kappa = float(cohen_kappa_score(targets, decisions, weights="quadratic"))
-        distance = float(np.abs(decisions - targets).mean())
-        return (
-            super().figures(decisions, correct, targets) | dict(mean_absolute_error=distance, quadratic_kappa=kappa)
+        return super().figures(decisions, correct, targets) | dict(
+            mean_absolute_error=float(np.abs(decisions - targets).mean()), quadratic_kappa=kappa
         )
 
     def made_of(self, decisions, targets) -> dict:

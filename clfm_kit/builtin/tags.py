@@ -42,7 +42,7 @@ def _viterbi(scores, allowed):
     for step in reversed(back): path.append(int(step[path[-1]]))
     return path[::-1]
 
-# %% ../../nbs/06_builtin/03_tags.ipynb #fdf22e0f
+# %% ../../nbs/06_builtin/03_tags.ipynb #76a39763
 class Tags(SingleLabel):
     "A BIO tag for each word; an answer is a list of spans of the text."
     kind, expects, unit, main_figure = "tags", "one tag for each word", "word", "entity_f1"
@@ -58,8 +58,7 @@ class Tags(SingleLabel):
         types = {tag[2:] for row in values for tag in row if tag != "O"}
         if not types:
             raise UserError("no text has an entity: all tags are 'O'; a tagging task needs spans to learn from")
-        seen = {tag for row in values for tag in row if tag[:2] == "I-"}
-        self.labels = ("O", *sorted({f"B-{t}" for t in types} | seen))
+        self.labels = ("O", *sorted({f"B-{t}" for t in types} | {t for row in values for t in row if t[:2] == "I-"}))
         return self
 
     @property
@@ -99,10 +98,9 @@ class Tags(SingleLabel):
         """The spans of each text (slot, start, end, text, probability), from a list of probabilities [words, C];
         `texts` are the `EncodedTexts`.
         """
-        rows = zip(probabilities, texts.positions, texts.places, texts.texts)
         return [
             spans(self.decoded(chances, positions)[0], places, text, chances.max(axis=1, initial=0))
-            for chances, positions, places, text in rows
+            for chances, positions, places, text in zip(probabilities, texts.positions, texts.places, texts.texts)
         ]
 
     def judge(self, probabilities, values, thresholds=None, texts=None) -> tuple:  # (Report, bool [N])

@@ -36,7 +36,7 @@ from ..training.batches import Examples
 from ..training.distillation import teacher_targets
 from ..training.finetuning import Finetuning, run_identity
 
-# %% ../../nbs/08_classifier/06_classifier.ipynb #be0291fd
+# %% ../../nbs/08_classifier/06_classifier.ipynb #95dbf81e
 UNFITTED = "this classifier is not fitted; call fit, or load one with from_pretrained"
 
 class Classifier(ClassifierMixin, BaseEstimator):
@@ -218,7 +218,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
         training = Finetuning(encoder, self.recipe_, self.parts_, tasks, examples, taught, self)
         marks = [
             self.trained_on_,
-            *(np.concatenate(found) if isinstance(found, list) else found for found in examples[0].targets.values()),
+            *(np.concatenate(found) if isinstance(found, list) else found for found in examples[0].learned.values()),
         ]
         identity = run_identity(self.recipe_, encoder.backbone.hash, marks) if checkpoints else ""
         delta, facts, features = training.train(checkpoints, identity, encoder.cache)

@@ -21,7 +21,7 @@ from ..data.fields import plain_labels
 from ..data.rows import Rows
 from ..plugins import emit
 
-# %% ../../nbs/07_training/01_batches.ipynb #3e520834
+# %% ../../nbs/07_training/01_batches.ipynb #37494610
 def known(targets):
     "Which targets [N], or [N, C], have a label."
     return (targets if targets.ndim == 1 else targets[:, 0]) >= 0
@@ -32,6 +32,12 @@ class Examples:
     def __init__(self, encoder: TextEncoder, rows: Rows, schemas: dict):
         self.encoder, self.rows, self.schemas = encoder, rows, schemas
         self.targets = {name: self._targets(name, schema) for name, schema in schemas.items()}
+        self.taught: dict = {}  # {task: a teacher's probabilities of the rows}
+
+    @property
+    def learned(self) -> dict:
+        "{task: what is trained on}: a teacher's probabilities where there are some, else the targets."
+        return self.targets | self.taught
 
     @cached_property
     def encoded(self):
@@ -42,16 +48,13 @@ class Examples:
     def _targets(self, name, schema):
         "Targets of all rows: [N], [N, C], or for tags a list with [words] for each row."
         values = self.rows.by_task[name]
-        rows = [row for row, value in enumerate(values) if value is not None]
-        given = [values[row] for row in rows]
-        found = schema.targets(given if schema.unit == "word" else plain_labels(given))
         if schema.unit == "word":
-            result = [np.full(len(positions), -1) for positions in self.encoded.positions]
-            pieces = np.split(found, np.cumsum([len(tags) for tags in given])[:-1]) if given else []
-            for row, tags in zip(rows, pieces):
-                seen = [bool(positions) for positions in self.encoded.positions[row]]
-                result[row] = np.where(seen, tags, -1) if len(tags) else tags
-            return result
+            return [
+                np.where([bool(found) for found in words], -1 if tags is None else schema.targets([tags]), -1)
+                for tags, words in zip(values, self.encoded.positions)
+            ]
+        rows = [row for row, value in enumerate(values) if value is not None]
+        found = schema.targets(plain_labels([values[row] for row in rows]))
         result = np.full((len(values), *found.shape[1:]), -1, dtype=found.dtype)
         result[rows] = found
         return result
@@ -85,7 +88,7 @@ class Examples:
 
     def answers_a_text(self, name: str) -> float:
         "One, or for tags the mean number of known words of the texts that have them."
-        found = self.targets[name]
+        found = self.learned[name]
         words = [int(known(row).sum()) for row in found] if isinstance(found, list) else []
         return float(np.mean([count for count in words if count] or [1]))
 
@@ -95,10 +98,9 @@ class Examples:
         """
         if len(self.schemas) == 1:
             (name, schema), = self.schemas.items()
-            if schema.unit == "text": return schema.labels, self.targets[name]
-        names = [self._name(row) for row in range(len(self))]
-        labels = tuple(sorted(set(names)))
-        return labels, np.array([labels.index(name) for name in names], dtype=np.int64)
+            if schema.unit == "text": return schema.labels, self.learned[name]
+        labels, numbers = np.unique([self._name(row) for row in range(len(self))], return_inverse=True)
+        return tuple(labels.tolist()), numbers
 
     def _name(self, row) -> str:
         for task, schema in self.schemas.items():
@@ -109,10 +111,9 @@ class Examples:
         return "none"
 
     def targets_of(self, rows) -> dict:
-        "{task: targets} of these rows, as tensors."
-        def pick(found):
-            return np.concatenate([found[row] for row in rows]) if isinstance(found, list) else found[rows]
-        return {name: torch.from_numpy(pick(found)) for name, found in self.targets.items()}
+        "{task: what is trained on} of these rows, as tensors."
+        pick = lambda found: np.concatenate([found[row] for row in rows]) if isinstance(found, list) else found[rows]
+        return {name: torch.from_numpy(pick(found)) for name, found in self.learned.items()}
 
     def batch(self, rows) -> dict:
         "What `EncodedTexts.batch` gives, and the `targets` {task: tensor} of the rows."
@@ -120,11 +121,8 @@ class Examples:
 
     def pieces(self, rows, budget: int) -> list:
         "Batches of these rows, similar lengths together, within a budget of padded tokens."
-        rows = np.asarray(rows)
-        return [
-            self.batch(rows[piece])
-            for piece in batches(self.encoded.lengths[rows], self.encoded.counts[rows], budget)
-        ]
+        rows, encoded = np.asarray(rows), self.encoded
+        return [self.batch(rows[piece]) for piece in batches(encoded.lengths[rows], encoded.counts[rows], budget)]
 
     def all_pieces(self, budget: int, device) -> list:
         "Every row, for reading without gradients: no more at once than either budget allows."

@@ -27,7 +27,7 @@ from .batches import class_draw, group_draw, known, replayed_features
 from .head import start_head
 from .network import Batches, Heads, Network, Objective, TeacherObjective
 
-# %% ../../nbs/07_training/04_finetuning.ipynb #0a6b532c
+# %% ../../nbs/07_training/04_finetuning.ipynb #28580a83
 class Finetuning:
     """One training of a base with the heads of `tasks`, each with a `spec`, `schema`, `head` and `widths`;
     run by `train`.
@@ -41,14 +41,12 @@ class Finetuning:
         self.encoder, self.recipe, self.parts, self.tasks, self.examples, self.run = (
             encoder, recipe, parts, tasks, examples, run
         )
-        self.settings, self.taught = Training.of(recipe.training), taught or {}
+        self.settings = Training.of(recipe.training)
         torch.manual_seed(recipe.seed)
         self.plan = merger_plan(recipe.merger, examples[0].rows.group)
-        # labels, whatever a teacher says
-        self.own = {name: tuple(part.targets[name] for part in examples) for name in tasks}
         self.class_weights = self._class_weights()
-        for name, targets in self.taught.items():
-            for part, found in zip(examples, targets): part.targets[name] = found
+        for number, part in enumerate(examples):
+            part.taught = {name: said[number] for name, said in (taught or {}).items()}
         self.network = self._network()
 
     def _class_weights(self) -> dict:
@@ -66,18 +64,19 @@ class Finetuning:
 
     def _network(self) -> Network:
         "Base, pooler and the heads that train."
-        learners = {name: learner(task.head, task.widths) for name, task in self.tasks.items()}
-        for name, (head, widths) in learners.items(): head.build(widths, self.tasks[name].schema)
-        objectives = {name: self._objective(name, head) for name, (head, _) in learners.items()}
-        heads = Heads({name: head for name, (head, _) in learners.items()}, self.plan.get("weighting", "equal"))
+        heads, columns, objectives = {}, {}, {}
+        for name, task in self.tasks.items():
+            heads[name], widths = learner(task.head, task.widths)
+            heads[name].build(widths, task.schema)
+            columns[name] = list(widths)
+            objectives[name] = (
+                TeacherObjective(heads[name], task.schema, ClassWeights.even(len(task.schema)))
+                if name in self.examples[0].taught
+                else Objective(heads[name], task.schema, self.class_weights[name])
+            )
         make_network = getattr(self.parts["pooler"], "network", Network)
-        columns = {name: list(widths) for name, (_, widths) in learners.items()}
-        return make_network(self.encoder, heads, columns, objectives, self._loss_weights())
-
-    def _objective(self, name, head) -> Objective:
-        schema = self.tasks[name].schema
-        if name in self.taught: return TeacherObjective(head, schema, ClassWeights.even(len(schema)))
-        return Objective(head, schema, self.class_weights[name])
+        weighting = self.plan.get("weighting", "equal")
+        return make_network(self.encoder, Heads(heads, weighting), columns, objectives, self._loss_weights())
 
     def _loss_weights(self) -> dict:
         "How much each task's loss counts, 1 on average: as it was told, or as many as a text has answers."
@@ -90,7 +89,7 @@ class Finetuning:
         name = next(iter(self.tasks))
         if self.class_weights[name].sampler == "as-given":
             return class_draw(ClassWeights.even(1), np.zeros(len(self.examples[0])))
-        return class_draw(self.class_weights[name], self.own[name][0])
+        return class_draw(self.class_weights[name], self.examples[0].targets[name])
 
     def train(
         self, checkpoints=None, identity: str = "", cache=None
@@ -113,14 +112,12 @@ class Finetuning:
                 run=self.run, checkpoints=checkpoints, identity=identity, cache=cache,
             )
             network.heads.cpu().eval()
-            # heads are fitted on labels
-            for part, own in zip(self.examples, zip(*self.own.values())): part.targets.update(zip(self.own, own))
             facts |= getattr(delta, "facts", {}) | ({"draws": self.plan["draws"]} if self.plan.get("draws") else {})
             return delta, facts, self._features()
 
     def _columns(self, examples, columns) -> dict:
         "Columns of examples: from a prefix that lies below them all, else through the cache."
-        prefix, columns = self.encoder.prefix, list(columns)
+        prefix = self.encoder.prefix
         if prefix and prefix.level <= min(map(layer, columns)):
             return replayed_features(self.encoder, examples, columns, self.settings.token_budget)
         return self.encoder.features(examples.texts, columns, examples.rows.places)
@@ -130,33 +127,25 @@ class Finetuning:
         learning = {
             name: head for name, head in self.network.heads.tasks.items() if any(True for _ in head.parameters())
         }
-        columns = dict.fromkeys(column for name in learning for column in self.network.columns[name])
+        columns = list(dict.fromkeys(column for name in learning for column in self.network.columns[name]))
         if not learning: return {}
         features, found = [self._columns(part, columns) for part in self.examples], {}
         for name, head in learning.items():
-            parts = [self._labelled(number, name, features[number]) for number in (0, 1)]
-            start_head(head, *parts[0], self.tasks[name].schema, parts[1], self.class_weights[name], self.recipe.seed)
-            found[name] = parts[0]
+            found[name], other = (
+                part.part(name, values, self.network.columns[name]) for part, values in zip(self.examples, features)
+            )
+            start_head(head, *found[name], self.tasks[name].schema, other, self.class_weights[name], self.recipe.seed)
         return found
-
-    def _labelled(self, number, name, features) -> tuple:
-        "Features and own targets of the rows, or words, of a part that have a label of a task."
-        examples, given = self.examples[number], self.examples[number].targets[name]
-        examples.targets[name] = self.own[name][number]
-        try: return examples.part(name, features, self.network.columns[name])
-        finally: examples.targets[name] = given
 
     def _features(self) -> tuple:
         """What heads are fitted on, and calibrated on: where all were trained,
         their training rows are read only if somebody asks.
         """
-        columns = dict.fromkeys(column for task in self.tasks.values() for column in task.widths)
-        read = lambda part: self._columns(part, columns)
+        columns = list(dict.fromkeys(column for task in self.tasks.values() for column in task.widths))
         train, validation = self.examples
-        if all(hasattr(task.head, "loss") for task in self.tasks.values()):
-            later = LaterFeatures(lambda: self.encoder.features(train.texts, list(columns), train.rows.places))
-            return later, read(validation)
-        return read(train), read(validation)
+        later = LaterFeatures(lambda: self.encoder.features(train.texts, columns, train.rows.places))
+        trained = all(hasattr(task.head, "loss") for task in self.tasks.values())
+        return later if trained else self._columns(train, columns), self._columns(validation, columns)
 
 def learner(head, widths: dict) -> tuple:  # (a head that trains, {column: width} that it reads)
     "The head itself, or a linear one in its place on the deepest site of the columns."

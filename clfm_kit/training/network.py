@@ -70,7 +70,7 @@ class TeacherObjective(Objective):
     def hits(self, logits, targets) -> np.ndarray:
         return super().hits(logits, torch.from_numpy(np.asarray(self.schema.decide(targets.cpu().numpy()))))
 
-# %% ../../nbs/07_training/02_network.ipynb #b604eefa
+# %% ../../nbs/07_training/02_network.ipynb #f6d62ac0
 class Heads(nn.Module):
     """Heads by task.
 
@@ -141,8 +141,7 @@ class Network(nn.Module):
         for name, values in logits.items():
             targets = batch["targets"][name].to(values.device)
             keep = known(targets)
-            if keep.all() and len(keep): found[name] = values, targets
-            elif keep.any(): found[name] = values[keep], targets[keep]
+            if keep.any(): found[name] = values[keep], targets[keep]
         return found
 
     def losses(self, batch: dict, smoothing: float = 0.0, model=None) -> dict:
@@ -177,9 +176,11 @@ class Network(nn.Module):
 
     def state_dict(self, *args, **kwargs) -> dict:
         "What is trained, by name."
-        pooler = {f"pooler.{number}": tensor.detach() for number, tensor in enumerate(self.pooler_weights)}
-        heads = {f"head.{name}": tensor for name, tensor in self.heads.state_dict().items()}
-        return {f"delta.{name}": tensor.detach() for name, tensor, _ in self.delta.parameters()} | pooler | heads
+        return (
+            {f"delta.{name}": tensor.detach() for name, tensor, _ in self.delta.parameters()}
+            | {f"pooler.{number}": tensor.detach() for number, tensor in enumerate(self.pooler_weights)}
+            | {f"head.{name}": tensor for name, tensor in self.heads.state_dict().items()}
+        )
 
     def load_state_dict(self, state, strict: bool = True, assign: bool = False):
         "Set what is trained to the values of `state_dict`, and the base with it."

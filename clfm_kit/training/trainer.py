@@ -25,7 +25,7 @@ from ..errors import UserError
 from ..plugins import emit
 from .batches import LengthBatches, Loader
 
-# %% ../../nbs/07_training/03_trainer.ipynb #9090df05
+# %% ../../nbs/07_training/03_trainer.ipynb #24cc2378
 class TextTrainer(Trainer):
     """`transformers.Trainer` over a `Network`: on `train` and `validation` examples, rows drawn by `draw`,
     watched by `run`.
@@ -49,13 +49,15 @@ class TextTrainer(Trainer):
 
     def _collate(self, rows) -> dict:
         "This process's share of a batch, in pieces; each knows its part of each task's loss."
-        world, rank = self.args.world_size, self.args.process_index
-        mine = rows[rank::world]
+        world = self.args.world_size
+        mine = rows[self.args.process_index::world]
         total = self._weights(self.train_examples.targets_of(np.asarray(rows)))
         pieces = self.train_examples.pieces(mine or rows[:1], self.settings.token_budget)
         for piece in pieces:
-            share = lambda name, value: value / max(total[name], 1e-9) * world * bool(mine)
-            piece["share"] = {name: share(name, value) for name, value in self._weights(piece["targets"]).items()}
+            piece["share"] = {
+                name: value / max(total[name], 1e-9) * world * bool(mine)
+                for name, value in self._weights(piece["targets"]).items()
+            }
         return {"pieces": pieces}
 
     def training_step(self, model, inputs, num_items_in_batch=None):
@@ -74,14 +76,13 @@ class TextTrainer(Trainer):
         network = self.network
         losses = network.losses(inputs, self.settings.label_smoothing, model)
         if not losses: return sum(tensor.float().sum() * 0 for tensor in network.trained)  # a piece without any label
-        found = sum(
-            network.weights[name] * network.heads.weighted(name, value, inputs["share"][name])
-            for name, value in losses.items()
-        )
         for name, value in losses.items():
             if not torch.isfinite(value):
                 raise UserError(not_finite(network, name, value.item(), self.state.global_step))
-        return found
+        return sum(
+            network.weights[name] * network.heads.weighted(name, value, inputs["share"][name])
+            for name, value in losses.items()
+        )
 
     def create_optimizer(self, model=None):
         "AdamW with a rate for each level; biases and norms are not decayed."
@@ -138,7 +139,7 @@ def not_finite(network, task, value, step) -> str:
     named = f" of task {task!r}" if len(network.objectives) > 1 else ""
     return f"the loss{named} is {value} at step {step + 1}; {cause}"
 
-# %% ../../nbs/07_training/03_trainer.ipynb #d089d5b9
+# %% ../../nbs/07_training/03_trainer.ipynb #1a802fd9
 class StepLock:
     "Accelerate has one state a process: no training is set up while another is in a step."
     lock = threading.Lock()
@@ -220,13 +221,10 @@ class GuardCallback(TrainerCallback):
             self.trainer.run, "validate", loss=losses[-1], best=min(losses),
             correct=metrics.get("eval_correct"), epoch=state.epoch,
         )
-        if last - max(best, *_best_of_tasks(entries)) >= self.trainer.settings.patience:
-            control.should_training_stop = True
-
-def _best_of_tasks(entries) -> list:
-    "For each task the validation at which it was first at its best; one at -1 where there is a single task."
-    seen = [entry.get("eval_tasks", {}) for entry in entries]
-    return [max(range(len(seen)), key=lambda n: (seen[n][name], -n)) for name in seen[-1]] or [-1]
+        # for each of several tasks the validation at which it was first at its best
+        tasks = [entry.get("eval_tasks", {}) for entry in entries]
+        firsts = [max(range(len(tasks)), key=lambda n: (tasks[n][name], -n)) for name in tasks[-1]]
+        if last - max([best, *firsts]) >= self.trainer.settings.patience: control.should_training_stop = True
 
 # %% ../../nbs/07_training/03_trainer.ipynb #dd6eb623
 def last_checkpoint(folder, identity: str) -> Path | None:
@@ -243,7 +241,7 @@ def last_checkpoint(folder, identity: str) -> Path | None:
     found = [path.parent for path in folder.glob("checkpoint-*/complete")]
     return max(found, key=lambda path: int(path.name.partition("-")[2]), default=None)
 
-# %% ../../nbs/07_training/03_trainer.ipynb #969896b0
+# %% ../../nbs/07_training/03_trainer.ipynb #dd33df86
 def train_delta(
     network, delta, train, validation, *, draw, settings, seed=0, run=None, checkpoints=None, identity="", cache=None
 ) -> dict:
@@ -273,12 +271,11 @@ def train_delta(
     if network.widened: network.base.to(network.dtype)
     history = trainer.state.log_history
     quality = [entry["eval_tasks"] for entry in history if "eval_tasks" in entry]
-    facts = dict(
+    return (dict(validation_quality=quality) if quality else {}) | dict(
         validation_loss=[entry["eval_loss"] for entry in history if "eval_loss" in entry],
         steps=trainer.state.global_step, trainable=delta.size, lowest=delta.lowest,
         prefix="replayed" if prefix else "computed",
     )
-    return (dict(validation_quality=quality) if quality else {}) | facts
 
 def _trained(network, make_arguments, train, validation, draw, settings, run, resume) -> TextTrainer:
     "The trainer once it has trained; the network has the best weights."

@@ -17,14 +17,14 @@ from clfm_kit.training.batches import Examples, class_draw
 from clfm_kit.training.head import start_head
 from clfm_kit.training.network import Batches, Heads
 
-# %% ../nbs/01c_trials.ipynb #4811570a
+# %% ../nbs/01c_trials.ipynb #d61feaa3
 def part_of(examples: Examples, rows, encoder) -> Examples:
-    "Some rows of examples, as examples for `encoder`; their targets are those of the whole, a teacher's too."
+    "Some rows of examples, as examples for `encoder`, with what a teacher says of them."
     found = Examples(encoder, examples.rows.take(rows), examples.schemas)
-    found.targets = {name: targets[rows] for name, targets in examples.targets.items()}
+    found.taught = {name: said[rows] for name, said in examples.taught.items()}
     return found
 
-# %% ../nbs/01c_trials.ipynb #ee1d31e7
+# %% ../nbs/01c_trials.ipynb #037df700
 class Trials:
     """Trains deltas on `size` of the training texts, in as many epochs as the whole will get, each from the same
     start; `seen` holds what came out.
@@ -46,7 +46,7 @@ class Trials:
         parts = np.split(places, [len(places) * 2 // 3])
         self.train, self.validation = (part_of(examples, labelled[part], self.encoder) for part in parts)
         exclusive = examples.schemas[self.task].exclusive
-        if not len(self.validation) or exclusive and len(np.unique(self.train.targets[self.task], axis=0)) < 2:
+        if not len(self.validation) or exclusive and len(np.unique(self.train.learned[self.task], axis=0)) < 2:
             raise UserError(
                 f"'auto' needs texts of two classes to try its choices on, and {len(places)} "
                 f"training texts leave too few; "
