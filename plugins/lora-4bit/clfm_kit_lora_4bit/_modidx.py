@@ -77,7 +77,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                             'clfm_kit_lora_4bit.merging.Drift.to_dict': ( 'merging.html#drift.to_dict',
                                                                                           'clfm_kit_lora_4bit/merging.py'),
                                             'clfm_kit_lora_4bit.merging._beside': ('merging.html#_beside', 'clfm_kit_lora_4bit/merging.py'),
-                                            'clfm_kit_lora_4bit.merging._write': ('merging.html#_write', 'clfm_kit_lora_4bit/merging.py'),
                                             'clfm_kit_lora_4bit.merging.drift': ('merging.html#drift', 'clfm_kit_lora_4bit/merging.py'),
                                             'clfm_kit_lora_4bit.merging.merge': ('merging.html#merge', 'clfm_kit_lora_4bit/merging.py'),
                                             'clfm_kit_lora_4bit.merging.merged_model': ( 'merging.html#merged_model',

@@ -52,7 +52,7 @@ def drift(before, after, texts, labels) -> Drift:
         float(after.score(texts, labels)),
     )
 
-# %% ../nbs/03_merging.ipynb #75af9dc4
+# %% ../nbs/03_merging.ipynb #b8d9a735
 WAYS = ("dequantised", "full-precision", "quantised")
 
 def merged_model(classifier, into: str):
@@ -89,15 +89,11 @@ def merged_model(classifier, into: str):
     }
     with torch.no_grad():
         for name, source in held.items():
-            weight = weight_of(model.get_submodule(name) if into == "full-precision" else source).cpu()
-            _write(model, name, factors[name].of(weight) if name in factors else weight)
+            target = model.get_submodule(name)
+            weight = weight_of(target if into == "full-precision" else source).cpu()
+            if name in factors: weight = factors[name].of(weight)
+            target.weight.copy_(weight.T if type(target).__name__ == "Conv1D" else weight)
     return model
-
-# %% ../nbs/03_merging.ipynb #03008420bb
-def _write(model, name, weight):
-    "Give a map of the full-precision model its weight [out, in]."
-    target = model.get_submodule(name).weight
-    target.copy_(weight.T if type(model.get_submodule(name)).__name__ == "Conv1D" else weight)
 
 # %% ../nbs/03_merging.ipynb #e6942527
 def merge(classifier, folder, texts, labels, into: str = "dequantised", tolerance: float = 0.01):
