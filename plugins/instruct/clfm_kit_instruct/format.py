@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['ANSWERS', 'MOST_NAMES', 'MARK', 'codes', 'same_tokens', 'some_rows', 'level', 'special_ids', 'Asking', 'Instruction']
 
-# %% ../nbs/03_format.ipynb #5ff750a3
+# %% ../nbs/03_format.ipynb #b418b5c5
 from contextlib import contextmanager
 from itertools import product
 
 import numpy as np
 
-from clfm_kit.backbone.tokens import Encoded
+from clfm_kit.backbone.tokens import Encoded, bare_ids
 from clfm_kit.builtin.formats import KEEPS, cut
 from clfm_kit.data.rows import UNNAMED
 from clfm_kit.errors import UserError, unknown
@@ -67,13 +67,12 @@ def level(sizes, room: int) -> int:
         room -= size
     return max(sizes)
 
-# %% ../nbs/03_format.ipynb #3102c4dc
+# %% ../nbs/03_format.ipynb #722dfe1d
 MARK = "\u2063text\u2063"  # invisible separators that no one types
 
 def special_ids(tokenizer) -> list:
     "What a tokenizer puts before every text."
-    whole, bare = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
-    return whole[:next(i for i in range(len(whole) + 1) if whole[i:i + len(bare)] == bare)]
+    return bare_ids(["a"], tokenizer)[1]
 
 class Asking(Part):
     "A format that asks a decoder: the words of its template `template_` around the columns of a row."
@@ -93,10 +92,14 @@ class Asking(Part):
 
     def ids(self, words: str) -> list:
         "Ids of words, whatever they hold, without special tokens."
-        if not words: return []
         return self.tokenizer(
             [words], add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
-        )["input_ids"][0]
+        )["input_ids"][0] if words else []
+
+    def behind(self, before: str, words: str) -> list:
+        "Ids of words as they follow others."
+        mark, whole = self.ids(before), self.ids(before + words)
+        return whole[len(mark):] if whole[:len(mark)] == mark else self.ids(words)
 
     def fields(self) -> dict:
         "What the template's own fields stand for."
@@ -111,8 +114,10 @@ class Asking(Part):
                 special_ids(self.tokenizer) + self.ids(prompt.before), [([], space, first), *others],
                 self.ids(prompt.after),
             )
-        asked = [{"role": "user", "content": prompt.before + space + MARK + prompt.after}]
-        chat = self.tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+        chat = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt.before + space + MARK + prompt.after}],
+            tokenize=False, add_generation_prompt=True,
+        )
         before, _, after = chat.partition(MARK)
         # here special tokens are meant
         ids = lambda words: self.tokenizer([words], add_special_tokens=False)["input_ids"][0]
@@ -125,7 +130,7 @@ class Asking(Part):
             self.max_length or 1 << 30,
         )
 
-# %% ../nbs/03_format.ipynb #10357fa7
+# %% ../nbs/03_format.ipynb #eed20de4
 class Instruction(Asking):
     """A template around the text, with the model's chat format where it has one.
 
@@ -182,8 +187,7 @@ class Instruction(Asking):
                 [list(pair) for pair in self.examples or []] + some_rows(context.rows, schema, self.shots)
             )
         before, self.columns, self.after = self.prompt()
-        self.reader = Reader(context.backbone, before, self.prefix)
-        context.backbone.inputs = self.reader
+        context.backbone.inputs = self.reader = Reader(context.backbone, before, self.prefix)
         self.limit = self.room_of(context.backbone)
         return [before, [list(column) for column in self.columns], self.after, self.limit]
 
@@ -199,21 +203,13 @@ class Instruction(Asking):
         for label in self.words or {}:
             if label not in named: raise unknown("label in words of format 'instruction'", label, self.schema.labels)
         twins = same_tokens(named, self.answer_ids)
-        if self.answers == "names" and twins:
-            raise UserError(
-                f"labels {twins[0]!r} and {twins[1]!r} are the same tokens to this model; "
-                f"give one other words, or use answers=codes"
-            )
-        if not self.schema.exclusive or self.answers == "names" or (
+        by_name = not self.schema.exclusive or self.answers == "names" or (
             self.answers == "auto" and not twins and len(named) <= MOST_NAMES
-        ):
-            if twins:
-                raise UserError(
-                    f"labels {twins[0]!r} and {twins[1]!r} are the same tokens to this model; "
-                    f"give one of them other words"
-                )
-            return list(named.values())
-        return codes(len(named), self.answer_ids)
+        )
+        if by_name and twins:
+            cure = "one other words, or use answers=codes" if self.answers == "names" else "one of them other words"
+            raise UserError(f"labels {twins[0]!r} and {twins[1]!r} are the same tokens to this model; give {cure}")
+        return list(named.values()) if by_name else codes(len(named), self.answer_ids)
 
     @property
     def coded(self) -> bool:
@@ -222,21 +218,13 @@ class Instruction(Asking):
 
     def answer_ids(self, words: str) -> list:
         "Ids of words as they follow the prompt."
-        if self.chats: return self.ids(words)
-        mark = self.ids(":")
-        whole = self.ids(": " + words)
-        return whole[len(mark):] if whole[:len(mark)] == mark else self.ids(" " + words)
-
-    def _ids_in_line(self, word: str) -> list:
-        "Ids of a word after a colon in the middle of an answer."
-        mark, whole = self.ids("\na:"), self.ids(f"\na: {word}")
-        return whole[len(mark):] if whole[:len(mark)] == mark else self.ids(" " + word)
+        return self.ids(words) if self.chats else self.behind(":", f" {words}")
 
     def tokens_of_answers(self) -> list:
         "An `Answer` for each label; where labels are many, first all that say yes, then all that say no."
         if not self.schema.exclusive:
             asked = [self.ids(f"\n{words}:") for words in self.answers_]
-            return [Answer(self._ids_in_line(word), given) for word in ("yes", "no") for given in asked]
+            return [Answer(self.behind("\na:", word), given) for word in (" yes", " no") for given in asked]
         bare = [self.answer_ids(words) for words in self.answers_]
         end = self._end(bare)
         return [Answer([*tokens, *end]) for tokens in bare]
@@ -264,9 +252,11 @@ class Instruction(Asking):
         lines = [
             f"- {name}" + (f" ({describe(label)})" if describe(label) else "") for label, name in zip(by_label, named)
         ]
-        described = [f"{answer}: {describe(label)}" for label, answer in by_label.items() if describe(label)]
-        examples = [shot(self.template_, text, self._shown(label, by_label)) for text, label in self.examples_]
-        return dict(labels="\n".join(lines), descriptions="\n".join(described), examples="".join(examples))
+        return dict(
+            labels="\n".join(lines),
+            descriptions="\n".join(f"{by_label[label]}: {describe(label)}" for label in by_label if describe(label)),
+            examples="".join(shot(self.template_, text, self._shown(label, by_label)) for text, label in self.examples_),
+        )
 
     def _shown(self, label, by_label) -> str:
         "The answer of an example as it is written."
@@ -309,8 +299,10 @@ class Instruction(Asking):
         found = [self.reader.sequences(self._row(values, room) + self.after) for values in bare]
         # A template may end with the text; an empty one then reads as one padding token.
         ids = [sequence or [tokenizer.pad_token_id] for sequences in found for sequence in sequences]
-        rows = np.repeat(np.arange(len(texts)), [len(sequences) for sequences in found])
-        return Encoded(ids, rows, np.array([sum(map(len, values)) > room for values in bare], dtype=bool))
+        return Encoded(
+            ids, np.repeat(np.arange(len(texts)), [len(sequences) for sequences in found]),
+            np.array([sum(map(len, values)) > room for values in bare], dtype=bool),
+        )
 
     def _row(self, values, room) -> list:
         """Ids of a row's columns with the words between them; of values that are too long together,
@@ -329,9 +321,9 @@ class Instruction(Asking):
         "Why a text has no place, in one sentence."
         longest = max(range(len(tree.answers)), key=lambda a: len(tree.answers[a].tokens)) if tree else 0
         if tree and len(tree.answers[longest].tokens) >= limit:
-            label = self.schema.labels[longest % len(self.schema)]
+            label = str(self.schema.labels[longest % len(self.schema)])
             return (
-                f"label {str(label)[:40]!r}… is {len(tree.answers[longest].tokens)} tokens long and the model reads "
+                f"label {label[:40]!r}… is {len(tree.answers[longest].tokens)} tokens long and the model reads "
                 f"{limit}; give it shorter words, or use answers=codes"
             )
         return (

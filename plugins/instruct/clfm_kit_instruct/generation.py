@@ -95,7 +95,7 @@ def generate(backbone, prompts, constraints=None, longest: int = 32) -> list:  #
 
 def _until(written, end) -> list: return written[:written.index(end)] if end in written else written
 
-# %% ../nbs/06_generation.ipynb #6d800715
+# %% ../nbs/06_generation.ipynb #df438783
 def prompts_of(classifier, texts) -> list:
     """The whole prompts of a fitted classifier for texts, as token lists.
 
@@ -108,15 +108,14 @@ def prompts_of(classifier, texts) -> list:
             "this classifier asks its model nothing; use a recipe with format 'instruction', such as 'instruct'"
         )
     reader = asks.reader
-    after = len(reader.tree) if reader.scoring == "tree" else 0
-    head = reader.prefix if reader.shared else []
     if reader.scoring != "tree":
         raise UserError(
             "this model scores labels one by one, and its prompts are not kept apart from its answers; "
             "generating needs a model that takes a tree mask"
         )
+    head = reader.prefix if reader.shared else []
     found = asks.encode(list(texts), backbone.tokenizer, backbone.shape.limit).ids
-    return [head + ids[:len(ids) - after] for ids in found]
+    return [head + ids[:len(ids) - len(reader.tree)] for ids in found]
 
 # %% ../nbs/06_generation.ipynb #19ff09d3
 def write_labels(classifier, texts) -> list:

@@ -14,7 +14,7 @@ from clfm_kit.builtin.losses import tensor, weighted_loss, weighted_mean
 from clfm_kit.errors import UserError, unknown
 from clfm_kit.parts import Part
 
-# %% ../nbs/05_head.ipynb #d6aee10d
+# %% ../nbs/05_head.ipynb #c1e98355
 LENGTHS, CALIBRATIONS, OBJECTIVES = ("sum", "mean"), ("none", "content-free", "pmi"), ("answer", "labels")
 CONTENT_FREE = ("N/A", "", "[MASK]")
 
@@ -64,13 +64,10 @@ class Verbalizer(Part, nn.Module):
             )
         self.schema = schema
         self.register_buffer("without_text", torch.zeros(len(schema)))
-        self.register_buffer("tokens", self._lengths())
-
-    def _lengths(self):
-        "Scored tokens of each label's answer, as numbers to divide by."
-        if self.length == "sum" or not self.schema.exclusive or not hasattr(self, "context"):
-            return torch.ones(len(self.schema))
-        return torch.tensor([float(len(answer.scored)) for answer in self.context.parts["pooler"].tree.answers])
+        lengths = [1.0] * len(schema)
+        if self.length == "mean" and schema.exclusive and hasattr(self, "context"):
+            lengths = [float(len(answer.scored)) for answer in self.context.parts["pooler"].tree.answers]
+        self.register_buffer("tokens", torch.tensor(lengths))
 
     def fit(
         self, features, targets, schema, *, validation=None, row_weight=None, seed=0, progress=None

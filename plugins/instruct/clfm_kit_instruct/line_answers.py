@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LineTexts', 'column_of', 'LineEncoder', 'LineExamples', 'LineNetwork', 'LineAnswers']
 
-# %% ../nbs/06c_line_answers.ipynb #e9f27dd3
+# %% ../nbs/06c_line_answers.ipynb #98734c7b
 from contextlib import nullcontext
 from functools import cached_property
 
@@ -20,14 +20,13 @@ from clfm_kit.builtin.losses import weighted_mean
 from clfm_kit.data.fields import check_texts
 from clfm_kit.data.words import split_words
 from clfm_kit.errors import UserError
-from clfm_kit.parts import Part
 from clfm_kit.plugins import emit
 from clfm_kit.training.batches import Examples
 from clfm_kit.training.network import Network, TeacherObjective
-from .pooler import check_head, log_normalisers
+from .pooler import HeadReader, check_head, log_normalisers
 from .writing import Writing, tag_scores, write_label, write_list, write_slots
 
-# %% ../nbs/06c_line_answers.ipynb #05d3be8e
+# %% ../nbs/06c_line_answers.ipynb #3e797897
 class LineTexts(EncodedTexts):
     """Prompts of texts; `asked` tells where the words of each text stand in its prompt.
 
@@ -36,11 +35,10 @@ class LineTexts(EncodedTexts):
 
     def __init__(self, texts, text_format, pad_id: int, places: list):
         self.asked, self.gold = text_format.ask(texts, places), None
-        positions = [[list(range(run[0], run[1] + 1)) if run else [] for run in asked.words] for asked in self.asked]
         cut = np.array([asked.cut for asked in self.asked], dtype=bool)
         super().__init__(
-            texts, Encoded([asked.prompt for asked in self.asked], np.arange(len(cut)), cut),
-            pad_id, places, positions,
+            texts, Encoded([asked.prompt for asked in self.asked], np.arange(len(cut)), cut), pad_id, places,
+            [[list(range(run[0], run[1] + 1)) if run else [] for run in asked.words] for asked in self.asked],
         )
 
     def followed_by(self, gold: list, room: int) -> "LineTexts":
@@ -74,7 +72,7 @@ class LineTexts(EncodedTexts):
                 if place < len(self.sequences[row]): yield place - 1, token, task
                 place += 1
 
-# %% ../nbs/06c_line_answers.ipynb #2ba4ce5f
+# %% ../nbs/06c_line_answers.ipynb #d5cb34e5
 def column_of(shape, task: str, schema) -> str:
     "The column of a task's scores; that of words ends in /words."
     return f"{hidden_site(shape)}/{task}" + WORDS * (schema.unit == "word")
@@ -116,10 +114,9 @@ class LineEncoder(TextEncoder):
                 writing.write([line.asked] * len(asked))
                 if line.form == "slots":
                     written = write_slots(writing, line, asked, schema, asks.stop, asks.limit - left)
-                    scores = [
+                    values = torch.from_numpy(np.concatenate([
                         tag_scores(spans, end, len(one.words), schema) for spans, end, one in zip(*written, asked)
-                    ]
-                    values = torch.from_numpy(np.concatenate(scores))
+                    ]))
                 else: values = (write_list if line.form == "list" else write_label)(writing, line)
                 found[column_of(self.backbone.shape, task, schema)] = values
         return {column: found[column] for column in columns}
@@ -143,7 +140,7 @@ class LineEncoder(TextEncoder):
             emit(self.run, "states", done=done, total=len(encoded), truncated=int(encoded.cut.sum()))
         return found
 
-# %% ../nbs/06c_line_answers.ipynb #1b5d416b
+# %% ../nbs/06c_line_answers.ipynb #38e97f72
 class LineExamples(Examples):
     "Prompts of `Rows`, each followed by its answers."
 
@@ -151,9 +148,7 @@ class LineExamples(Examples):
     def encoded(self) -> LineTexts:
         "The prompts and answers; one that is longer than any of the training rows is cut."
         asks, found = self.encoder.text_format, self.encoder.encoded(self.rows.texts, self.rows.places)
-        labels = lambda row: {task: values[row] for task, values in self.rows.by_task.items()}
-        gold = [asks.answer(labels(row), asked) for row, asked in enumerate(found.asked)]
-        return found.followed_by(gold, asks.limit - asks.reader.shared)
+        return found.followed_by(asks.answers(self.rows, found.asked), asks.limit - asks.reader.shared)
 
     def answers_a_text(self, name: str) -> float:
         "One: a line."
@@ -169,7 +164,7 @@ class LineExamples(Examples):
             for name, found in self.targets.items()
         }
 
-# %% ../nbs/06c_line_answers.ipynb #112e1136
+# %% ../nbs/06c_line_answers.ipynb #da303cef
 class LineNetwork(Network):
     """Minus the log-probability of every row's lines.
 
@@ -201,8 +196,9 @@ class LineNetwork(Network):
         weight, bias = head.weight, getattr(head, "bias", None)
         states = seen[0][row, place].to(weight.dtype)
         own = (states * weight[token]).sum(1).float() + (0 if bias is None else bias[token].float())
-        lost = torch.zeros(len(batch["ids"]), len(self.columns), device=own.device)
-        lost = lost.index_put((row, task), log_normalisers(states, head) - own, accumulate=True)
+        lost = torch.zeros(len(batch["ids"]), len(self.columns), device=own.device).index_put(
+            (row, task), log_normalisers(states, head) - own, accumulate=True
+        )
         return dict(zip(self.columns, lost.T))
 
     def losses(self, batch: dict, smoothing: float = 0.0, model=None) -> dict:
@@ -229,11 +225,9 @@ class LineNetwork(Network):
             for name, (lost, _) in self.answered(piece).items(): seen.setdefault(name, []).append(lost)
         return {name: (torch.cat(found).mean().item(), None) for name, found in seen.items()}
 
-# %% ../nbs/06c_line_answers.ipynb #cd8a2b1d
-class LineAnswers(Part):
+# %% ../nbs/06c_line_answers.ipynb #fdd6a34a
+class LineAnswers(HeadReader):
     "Scores of the answers that a decoder writes in a line for each task."
-    needs_language_head = per_label = True
-    state_dtype = "float32"
     encoder, examples, network = LineEncoder, LineExamples, LineNetwork
 
     def check_with(self, parts):
@@ -249,10 +243,6 @@ class LineAnswers(Part):
             or getattr(head, "length", "sum") != "sum"
         ):
             raise UserError("pooler 'lines' gives scores of answers; use head 'verbalizer' with it, as it is")
-
-    def sites(self, shape) -> list:
-        "The last hidden state, which the language-model head reads."
-        return [hidden_site(shape)]
 
     def bind(self, context):
         "Find the language-model head. Raises `UserError` where a model does more to its logits."

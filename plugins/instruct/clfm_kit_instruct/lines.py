@@ -68,7 +68,7 @@ def _word_spans(tags) -> list:
         for span in spans(fixed, [(n, n + 1) for n in range(len(fixed))], "")
     ]
 
-# %% ../nbs/06a_lines.ipynb #9c38b37e
+# %% ../nbs/06a_lines.ipynb #4e663f9a
 @dataclass
 class Asked:
     "The prompt of one text, the text's tokens in it, and the first and last of them for each word (None: not read)."
@@ -154,25 +154,19 @@ class Lines(Asking):
 
     # ---- the prompt
 
-    def _behind(self, before: str, words: str) -> list:
-        "Ids of words as they follow others."
-        mark, whole = self.ids(before), self.ids(before + words)
-        return whole[len(mark):] if whole[:len(mark)] == mark else self.ids(words)
-
     def _line(self, task, schema, number) -> Line:
         "How a task is asked. Raises `UserError` for names that are the same tokens."
         form, (names, words) = form_of(schema), _names(task, schema)
-        self.newline, self.stop = self._behind("a", END), self._behind("a", SEPARATOR)
-        twins = same_tokens(dict(zip(map(str, names), words)), lambda found: self._behind("a:", found))
+        self.newline, self.stop = self.behind("a", END), self.behind("a", SEPARATOR)
+        twins = same_tokens(dict(zip(map(str, names), words)), lambda found: self.behind("a:", found))
         if twins:
             raise UserError(
                 f"task {task!r}: {twins[0]!r} and {twins[1]!r} are the same tokens to this model; "
                 f"rename one in the data"
             )
-        options = [self._behind("a:", found) for found in words] + [self.newline] * (form != "label")
         return Line(
-            form,
-            self._behind("a", f"{END}{task}:") if number == 0 else self._behind(END, f"{task}:"), options, names,
+            form, self.behind("a", f"{END}{task}:") if number == 0 else self.behind(END, f"{task}:"),
+            [self.behind("a:", found) for found in words] + [self.newline] * (form != "label"), names,
         )
 
     def fields(self) -> dict:
@@ -182,11 +176,11 @@ class Lines(Asking):
             "slots": "name= words of the text, each followed by ; for {}",
         }
         about = lambda task: f" ({words})" if (words := (self.descriptions or {}).get(task)) else ""
-        found = [
+        labels = "\n".join(
             f"- {task}{about(task)}: " + ways[line.form].format(f"{SEPARATOR} ".join(map(str, line.names)))
             for task, line in self.lines.items()
-        ]
-        return dict(labels="\n".join(found), descriptions="", examples="")
+        )
+        return dict(labels=labels, descriptions="", examples="")
 
     # ---- the text
 
@@ -208,20 +202,10 @@ class Lines(Asking):
                 f"the prompt takes {taken} tokens and the longest answer {longest}, of {self.limit} that the model "
                 f"reads; use fewer tasks in one prompt, shorter descriptions, or a model that reads more"
             )
-        return [
-            self._asked(self._tokens(text), words, self.limit - taken - longest) for text, words in zip(texts, places)
-        ]
+        return [self._asked(text, words, self.limit - taken - longest) for text, words in zip(texts, places)]
 
-    def _asked(self, tokens, places, room) -> Asked:
-        ids, offsets = tokens
-        shift = len(self.space)
-        runs = touching(offsets, [(a + shift, b + shift) for a, b in places]) if places else []
-        words = [(run[0], run[-1]) if run and run[-1] < room else None for run in runs]
-        prompt, = self.reader.sequences(ids[:room] + self.after)
-        return Asked(prompt or [self.newline[0]], ids[:room], words, len(ids) > room)
-
-    def _tokens(self, text) -> tuple:  # (ids, [(start, end)])
-        "A text's ids and their characters."
+    def _asked(self, text, places, room) -> Asked:
+        "The prompt of a text that is cut to `room` tokens."
         if not getattr(self.tokenizer, "is_fast", False):
             raise UserError(
                 "format 'lines' needs a fast tokenizer, which tells the characters of its tokens; save the model "
@@ -231,7 +215,11 @@ class Lines(Asking):
             [self.space + text], add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True,
             return_attention_mask=False, verbose=False,
         )
-        return found["input_ids"][0], found["offset_mapping"][0]
+        ids, shift = found["input_ids"][0], len(self.space)
+        runs = touching(found["offset_mapping"][0], [(a + shift, b + shift) for a, b in places]) if places else []
+        words = [(run[0], run[-1]) if run and run[-1] < room else None for run in runs]
+        prompt, = self.reader.sequences(ids[:room] + self.after)
+        return Asked(prompt or [self.newline[0]], ids[:room], words, len(ids) > room)
 
     def encode(self, texts, tokenizer, limit) -> Encoded:
         "Ids of prompts. Raises `UserError` as `ask` does."
@@ -261,6 +249,13 @@ class Lines(Asking):
             found.append((number, line.asked, [token for part in parts for token in part]))
         return found
 
+    def answers(self, rows, asked: list) -> list:
+        "The lines of each of some rows; `asked` holds their prompts."
+        return [
+            self.answer({task: rows.by_task[task][row] for task in self.lines}, found)
+            for row, found in enumerate(asked)
+        ]
+
     def _written(self, line, span, asked) -> list:
         "Name, value and separator of one slot."
         slot, first, last = span
@@ -272,10 +267,7 @@ class Lines(Asking):
 
     def _longest(self, rows) -> int:
         "Tokens of the longest answer of the rows."
-        self.longest_, whole = 0, 1 << 30
-        asked = [self._asked(self._tokens(text), places, whole) for text, places in zip(rows.texts, rows.places)]
-        answers = [
-            self.answer({task: rows.by_task[task][row] for task in self.lines}, found)
-            for row, found in enumerate(asked)
-        ]
-        return max(sum(len(given) + len(written) for _, given, written in lines) for lines in answers)
+        asked = [self._asked(text, places, 1 << 30) for text, places in zip(rows.texts, rows.places)]
+        return max(
+            sum(len(given) + len(written) for _, given, written in lines) for lines in self.answers(rows, asked)
+        )

@@ -13,7 +13,7 @@ from clfm_kit.errors import UserError
 from clfm_kit.backbone.tokens import pad
 from .attention import NAME
 
-# %% ../nbs/02_reading.ipynb #02005dc11c
+# %% ../nbs/02_reading.ipynb #694046ac
 def tree_mask(tree, lengths, width: int):
     """What each token sees, bool [B, T, T], and positions [B, T],
     for sequences of `lengths` [B] padded on the right to T = `width`.
@@ -26,12 +26,14 @@ def tree_mask(tree, lengths, width: int):
     ancestors, depth = (
         torch.from_numpy(tree.ancestors).to(lengths.device), torch.from_numpy(tree.depth).to(lengths.device)
     )
-    related = ancestors[node.unsqueeze(2), node.unsqueeze(1)]
-    sees = torch.where(inside.unsqueeze(2) & inside.unsqueeze(1), related, place.unsqueeze(0) <= place.unsqueeze(1))
+    sees = torch.where(
+        inside.unsqueeze(2) & inside.unsqueeze(1), ancestors[node.unsqueeze(2), node.unsqueeze(1)],
+        place.unsqueeze(0) <= place.unsqueeze(1),
+    )
     positions = torch.where(inside, lengths.unsqueeze(1) - len(tree) - 1 + depth[node], place)
     return sees, positions.masked_fill(place >= lengths.unsqueeze(1), 0)
 
-# %% ../nbs/02_reading.ipynb #390db4c2
+# %% ../nbs/02_reading.ipynb #a8776ae6
 class Reader:
     "Makes what a model is called with. `prefix`: ids that all prompts begin with; `sharing`: 'shared' or 'repeated'."
 
@@ -63,8 +65,10 @@ class Reader:
         found = dict(input_ids=ids, past_key_values=self.past(len(ids)), use_cache=bool(self.shared))
         ahead = torch.ones(len(ids), self.shared, dtype=mask.dtype, device=mask.device)
         if not (branches and len(self.tree)):
-            places = self.shared + torch.arange(ids.shape[1], device=ids.device).expand(len(ids), -1)
-            return found | dict(attention_mask=torch.cat([ahead, mask], 1), position_ids=places)
+            return found | dict(
+                attention_mask=torch.cat([ahead, mask], 1),
+                position_ids=self.shared + torch.arange(ids.shape[1], device=ids.device).expand(len(ids), -1),
+            )
         sees, positions = tree_mask(self.tree, mask.sum(1), ids.shape[1])
         sees = torch.cat([ahead.bool().unsqueeze(1).expand(-1, ids.shape[1], -1), sees], 2).unsqueeze(1)
         return found | dict(attention_mask=self.form(sees), position_ids=positions + self.shared)
@@ -95,16 +99,14 @@ class Reader:
         Raises `UserError` where checkpointing drops it.
         """
         if not self.shared: return None
-        model, cache = self.backbone.model, DynamicCache()
+        model = self.backbone.model
         if model.training and getattr(model, "is_gradient_checkpointing", False):
             raise UserError(
                 "gradient checkpointing drops the shared prompt; set format.prefix=repeated, "
                 "or training.gradient_checkpointing=none"
             )
         pairs = self._read_prefix() if torch.is_grad_enabled() else self._pairs()
-        for number, (keys, values) in enumerate(pairs):
-            cache.update(keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1), number)
-        return cache
+        return DynamicCache([[part.expand(batch, -1, -1, -1) for part in pair] for pair in pairs])
 
     def _pairs(self) -> list:  # of (keys, values) [1, heads, prefix, D]
         "Keys and values of the prefix at each block, read again when a weight has changed."
@@ -135,14 +137,12 @@ class Reader:
                 torch.arange(len(states), device=states.device).unsqueeze(1),
                 ((last - len(tree)).unsqueeze(1) + nodes).clamp(min=0),
             ]
-        total, paths = len(tree.answers), list(tree.nodes)
+        paths = list(tree.nodes)
         begins = lambda answer, path: tuple(answer.tokens[:len(path)]) == path and len(answer.tokens) > len(path)
         owner = [next(a for a, answer in enumerate(tree.answers) if begins(answer, paths[n])) for n in nodes.tolist()]
         back = [len(tree.answers[a].tokens) - 1 - len(paths[n]) for a, n in zip(owner, nodes.tolist())]
-        rows = torch.arange(0, len(states), total, device=states.device).unsqueeze(1) + torch.tensor(
-            owner, device=states.device
-        )
-        rows = rows.clamp(max=len(states) - 1)
+        first = torch.arange(0, len(states), len(tree.answers), device=states.device).unsqueeze(1)
+        rows = (first + torch.tensor(owner, device=states.device)).clamp(max=len(states) - 1)
         return states[rows, (last[rows] - torch.tensor(back, device=states.device)).clamp(min=0)]
 
     def attach(self, tree, prompt: list) -> "Reader":
@@ -198,8 +198,7 @@ class Reader:
                 )
         if not alone: return self.node_states(seen[0], mask.to(seen[0].device), wanted)[-1]
         longest = max(seen, key=lambda states: states.shape[1])
-        root = len(self.prefix) + len(prompt) - 1
-        if not _alike(longest[0, root], seen[0][0, -1]):
+        if not _alike(longest[0, len(self.prefix) + len(prompt) - 1], seen[0][0, -1]):
             raise UserError(
                 f"{type(self.backbone.model).__name__} reads texts in both directions "
                 f"and cannot be asked for an answer; use a "

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['NORMALISATIONS', 'Answer', 'AnswerTree', 'draw']
 
-# %% ../nbs/01_tree.ipynb #01002c38a1
+# %% ../nbs/01_tree.ipynb #719b328b
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,7 +25,7 @@ class Answer:
         "All its tokens, in order."
         return [*self.given, *self.scored]
 
-# %% ../nbs/01_tree.ipynb #1c78680e
+# %% ../nbs/01_tree.ipynb #1752f712
 NORMALISATIONS = ("vocabulary", "tree")
 
 class AnswerTree:
@@ -38,23 +39,19 @@ class AnswerTree:
         self.answers, self.normalisation = list(answers), normalisation
         # path -> node, (node, token) -> edge, the edges of each answer
         self.nodes, self.edges, self.paths = {(): 0}, {}, []
-        for answer in self.answers: self._add(answer)
+        for answer in self.answers:
+            tokens, path = answer.tokens, []
+            for place, token in enumerate(tokens):
+                source = self.nodes.setdefault(tuple(tokens[:place]), len(self.nodes))
+                if place >= len(answer.given): path.append(self.edges.setdefault((source, token), len(self.edges)))
+            self.paths.append(path)
         if normalisation == "tree": self._prune()
         self._tables()
 
-    def _add(self, answer):
-        "Note the nodes and edges of one answer."
-        tokens, path = answer.tokens, []
-        for place, token in enumerate(tokens):
-            source = self.nodes.setdefault(tuple(tokens[:place]), len(self.nodes))
-            if place >= len(answer.given): path.append(self.edges.setdefault((source, token), len(self.edges)))
-        self.paths.append(path)
-
     def _prune(self):
         "Keep edges with an alternative, and nodes on the way to one."
-        options = {}
-        for source, token in self.edges: options.setdefault(source, []).append(token)
-        kept = [edge for edge in self.edges if len(options[edge[0]]) > 1]
+        options = Counter(source for source, _ in self.edges)
+        kept = [edge for edge in self.edges if options[edge[0]] > 1]
         number, path_of = (
             {self.edges[edge]: new for new, edge in enumerate(kept)},
             {node: path for path, node in self.nodes.items()},
@@ -89,7 +86,7 @@ class AnswerTree:
         "The depth of the deepest node that is read; 0 where there is none."
         return int(self.depth.max(initial=0))
 
-# %% ../nbs/01_tree.ipynb #01015759a4
+# %% ../nbs/01_tree.ipynb #0198d5ef
 def draw(tree, words=str, axes=None):
     "Draw a tree and its mask with matplotlib; `words` turns a token id into what is written. Returns the axes."
     import matplotlib.pyplot as plt
@@ -101,11 +98,8 @@ def draw(tree, words=str, axes=None):
         return height[node]
     place(0)
     depth = [0, *tree.depth]
-    for node in range(1, len(tree) + 1):
-        axes[0].plot(
-            [depth[tree.parent[node - 1]], depth[node]], [height[tree.parent[node - 1]], height[node]],
-            color="0.6", zorder=1,
-        )
+    for node, parent in enumerate(tree.parent, 1):
+        axes[0].plot([depth[parent], depth[node]], [height[parent], height[node]], color="0.6", zorder=1)
     for node in range(len(tree) + 1):
         axes[0].text(
             depth[node], height[node], "prompt" if node == 0 else words(int(tree.tokens[node - 1])), ha="center",

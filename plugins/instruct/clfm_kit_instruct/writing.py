@@ -14,7 +14,7 @@ from clfm_kit.backbone.tokens import pad
 from .pooler import answer_scores
 from .tree import Answer, AnswerTree
 
-# %% ../nbs/06b_writing.ipynb #70f37efc
+# %% ../nbs/06b_writing.ipynb #187efacb
 class Writing:
     "The texts of a batch, from `prompts` on; `reader` is that of their format."
 
@@ -30,8 +30,7 @@ class Writing:
 
     def _read(self, ids, sees, places) -> tuple:  # (states [B, W, D], cache)
         "Read tokens [B, W] that see each other as `sees` [B, W, W] says, at `places` behind what is written."
-        cache = DynamicCache()
-        for number, (keys, values) in enumerate(self.pairs): cache.update(keys, values, number)
+        cache = DynamicCache(self.pairs)
         whole = torch.cat([self.mask.unsqueeze(1).expand(-1, ids.shape[1], -1), sees], 2).unsqueeze(1)
         self.backbone.passes += 1
         found = self.backbone.model(
@@ -63,12 +62,10 @@ class Writing:
         "Log-probabilities [B, options] of a tree's options, float32."
         states, count = self.last.unsqueeze(1), len(self.last)
         if len(tree):
-            device = states.device
-            sees, places = torch.from_numpy(tree.ancestors).to(device), torch.from_numpy(tree.depth - 1).to(device)
-            found, _ = self._read(
-                torch.from_numpy(tree.tokens).to(device).expand(count, -1), sees.expand(count, -1, -1),
-                places.expand(count, -1),
-            )
+            found, _ = self._read(*(
+                torch.from_numpy(values).to(states.device).expand(count, *values.shape)
+                for values in (tree.tokens, tree.ancestors, tree.depth - 1)
+            ))
             states = torch.cat([states, found], 1)
         return answer_scores(states[:, torch.from_numpy(tree.sources).to(states.device)], tree, self.head)
 
@@ -99,7 +96,7 @@ def write_list(writing, line):
         last, written = torch.where(written, chosen, last), written & (chosen < labels)
     return found
 
-# %% ../nbs/06b_writing.ipynb #d37c9474
+# %% ../nbs/06b_writing.ipynb #7ca09d5e
 class Value:
     """Tokens that may follow in a value: `ids` of the text, (first, last) token of each of its `words` or None, the
     word to start from, the separator's first token `stop`; at most `words` long, and about `most` tokens.
@@ -107,9 +104,8 @@ class Value:
 
     def __init__(self, ids, words, start: int, stop: int, longer: bool = True, most: int = 32):
         self.ids, self.words, self.stop, self.span = ids, words, stop, None
-        self.ends = {}  # the first word that a token ends
-        for word, run in enumerate(words):
-            if run: self.ends.setdefault(run[1], word)
+        # the word that a token ends, the first of several
+        self.ends = {run[1]: word for word, run in reversed([*enumerate(words)]) if run}
         self.until = {word: self._until(word, longer, most) for word in range(start, len(words)) if words[word]}
         # word that the value starts with, last token written
         self.at = [(word, words[word][0] - 1) for word in self.until]

@@ -6,8 +6,9 @@
 __all__ = ['KINDS', 'linear_maps', 'sizes', 'weight_of', 'needed', 'attach', 'detach', 'Factors', 'learned', 'put', 'LowRank',
            'trainable', 'side_by_side']
 
-# %% ../nbs/01_adapters.ipynb #b41143eb
+# %% ../nbs/01_adapters.ipynb #76e50605
 import re
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import torch
@@ -17,7 +18,7 @@ from clfm_kit.backbone.deltas import Change, Delta
 from clfm_kit.errors import UserError
 from .quantizers import unpacked
 
-# %% ../nbs/01_adapters.ipynb #01005b857d
+# %% ../nbs/01_adapters.ipynb #553d7f0d
 KINDS = ("Linear", "Conv1D", "Linear4bit", "Linear8bitLt")
 
 def linear_maps(model, blocks) -> dict:  # {module name: number of its block}
@@ -42,24 +43,22 @@ def weight_of(module):
     "The full-precision weight [out, in] of a linear map, however it is held."
     kind = type(module).__name__
     if kind == "Linear4bit": return unpacked(module.weight)
-    if kind == "Conv1D": return module.weight.detach().float().T
+    weight = module.weight.detach().float()
     if kind == "Linear8bitLt":
         scale = module.weight.SCB if module.weight.SCB is not None else module.state.SCB
-        return module.weight.detach().float() * (scale.float() / 127).unsqueeze(1).to(module.weight.device)
-    return module.weight.detach().float()
+        return weight * (scale.float() / 127).unsqueeze(1).to(weight.device)
+    return weight.T if kind == "Conv1D" else weight
 
-# %% ../nbs/01_adapters.ipynb #01007bce4f
+# %% ../nbs/01_adapters.ipynb #bcbaa41a
 def needed(backbone, names, sites) -> list:
     "Those of the linear maps `names` that the states at `sites` depend on."
     model, seen = backbone.model, []
     zeros = {name: torch.zeros(1, device=backbone.device, requires_grad=True) for name in names}
     add = lambda name: lambda module, args, out: out + zeros[name].to(out.dtype)
-    handles = [model.get_submodule(name).register_forward_hook(add(name)) for name in names]
     ids = torch.tensor([[0, 1]])
-    try:
-        with torch.enable_grad(): backbone.read(ids, torch.ones_like(ids), {site: seen.append for site in sites})
-    finally:
-        for handle in handles: handle.remove()
+    with ExitStack() as hooks, torch.enable_grad():
+        for name in names: hooks.enter_context(model.get_submodule(name).register_forward_hook(add(name)))
+        backbone.read(ids, torch.ones_like(ids), {site: seen.append for site in sites})
     gradients = torch.autograd.grad(
         sum(states.float().sum() for states in seen), list(zeros.values()), allow_unused=True
     )
@@ -115,7 +114,7 @@ def learned(layer) -> Factors:
     )
     return Factors(down.cpu(), up.cpu(), length if length is None else length.cpu())
 
-# %% ../nbs/01_adapters.ipynb #010134240f
+# %% ../nbs/01_adapters.ipynb #5e218545
 def put(model, factors: dict):
     "Attach layers that hold these factors {name: Factors}. Raises `UserError` when they were made for another model."
     for name, found in factors.items():
@@ -136,15 +135,11 @@ def put(model, factors: dict):
     )
     with torch.no_grad():
         for name, layer in layers.items():
-            (
-                layer.lora_A["default"].weight.copy_(factors[name].down),
-                layer.lora_B["default"].weight.copy_(factors[name].up),
-            )
-            if factors[name].length is not None:
-                layer.lora_magnitude_vector["default"].weight.copy_(factors[name].length)
+            held = dict(trainable(layer))
+            for kind, tensor in factors[name]: held[kind].copy_(tensor)
     model.requires_grad_(False)
 
-# %% ../nbs/01_adapters.ipynb #4d5f9fdd
+# %% ../nbs/01_adapters.ipynb #714e9dc3
 @dataclass(eq=False)
 class LowRank:
     "Adapters of a base: `factors` {name: Factors} at rest, `settings` of `peft.LoraConfig` while they train."
@@ -178,9 +173,10 @@ class LowRank:
         backbone.base_hash  # taken before names change
         self.layers = attach(backbone.model, self.levels, **self.settings)
         if self.prepare: self.prepare(self.layers)
-        for _, tensor, _ in self.parameters(): tensor.data = tensor.data.float()
         backbone.model.requires_grad_(False)
-        for _, tensor, _ in self.parameters(): tensor.requires_grad_(True)
+        for _, tensor, _ in self.parameters():
+            tensor.data = tensor.data.float()
+            tensor.requires_grad_(True)
         backbone.model.eval()
 
     def write(self, backbone):
@@ -223,10 +219,8 @@ class LowRank:
                 )
             weight = weight_of(module).cpu()
             difference = found.of(weight) - weight
-            turned = type(module).__name__ == "Conv1D"
-            changes.append(
-                Change(f"{name}.weight", None, 0, difference.T if turned else difference, level=self.levels[name])
-            )
+            if type(module).__name__ == "Conv1D": difference = difference.T
+            changes.append(Change(f"{name}.weight", None, 0, difference, level=self.levels[name]))
         return Delta(changes)
 
     def state(self) -> tuple:  # ({name: tensor}, JSON-able facts)
@@ -256,11 +250,10 @@ class LowRank:
     def __add__(self, other):
         if any(found.length is not None for delta in (self, other) for found in delta.factors.values()):
             raise UserError("adapters with DoRA cannot be added: they scale the sum; train with variant='lora'")
-        both = {
+        return LowRank({**self.levels, **other.levels}, {
             name: side_by_side(self.factors.get(name), other.factors.get(name))
             for name in {**self.factors, **other.factors}
-        }
-        return LowRank({**self.levels, **other.levels}, both)
+        })
 
     def scale(self, factor: float) -> "LowRank":
         "The change times a number. Raises `UserError` for DoRA."

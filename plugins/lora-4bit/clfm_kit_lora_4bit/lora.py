@@ -15,7 +15,7 @@ from clfm_kit.errors import UserError, unknown
 from clfm_kit.parts import Count, Dropout, Part
 from .adapters import LowRank, linear_maps, needed, sizes, weight_of
 
-# %% ../nbs/02_lora.ipynb #e2c7611e
+# %% ../nbs/02_lora.ipynb #2daf5be5
 CHOICES = dict(
     variant=("lora", "dora"), scaling=("standard", "rank-stabilised"), initialization=("default", "pissa", "loftq")
 )
@@ -70,8 +70,10 @@ class Lora(Part):
         for `clfm plan`.
         """
         block = lambda name: next((int(part) for part in name.split(".") if part.isdigit()), 0)
-        chosen = self.among({name: block(name) for name in maps})
-        return sum(self.rank * sum(maps[name]) + maps[name][1] * (self.variant == "dora") for name in chosen)
+        return sum(
+            self.rank * sum(maps[name]) + maps[name][1] * (self.variant == "dora")
+            for name in self.among({name: block(name) for name in maps})
+        )
 
     def choose(self, backbone, batches) -> dict:  # {name: block}
         """The maps that get an adapter, out of those that the logits depend on.

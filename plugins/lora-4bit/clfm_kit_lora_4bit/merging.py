@@ -52,7 +52,7 @@ def drift(before, after, texts, labels) -> Drift:
         float(after.score(texts, labels)),
     )
 
-# %% ../nbs/03_merging.ipynb #b8d9a735
+# %% ../nbs/03_merging.ipynb #13c24cc8
 WAYS = ("dequantised", "full-precision", "quantised")
 
 def merged_model(classifier, into: str):
@@ -83,9 +83,9 @@ def merged_model(classifier, into: str):
             "the model's files are quantised, so there are no full-precision weights to merge into; "
             "use into='dequantised'"
         )
-    names = linear_maps(backbone.model, backbone.blocks)
     held = {
-        name.removesuffix(".base_layer"): backbone.model.get_submodule(name) for name in names if "lora_" not in name
+        name.removesuffix(".base_layer"): backbone.model.get_submodule(name)
+        for name in linear_maps(backbone.model, backbone.blocks) if "lora_" not in name
     }
     with torch.no_grad():
         for name, source in held.items():

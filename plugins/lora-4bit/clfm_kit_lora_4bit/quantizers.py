@@ -78,7 +78,7 @@ class Unpacking:
         found, bias = Product.apply(x.to(self.dtype), self.linear.weight), self.linear.bias
         return (found if bias is None else found + bias.to(found.dtype)).to(x.dtype)
 
-# %% ../nbs/00_quantizers.ipynb #af0d9b33
+# %% ../nbs/00_quantizers.ipynb #e23b067a
 class FourBit(Part):
     "Linear maps in 4 bits, in blocks of 64 numbers."
     kind = "nf4"
@@ -110,9 +110,10 @@ class FourBit(Part):
         from transformers import BitsAndBytesConfig
         bitsandbytes()
         compute, rest = self.types()
-        config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=self.kind, bnb_4bit_compute_dtype=compute,
-                                    bnb_4bit_use_double_quant=self.scales == "8-bit")
-        return dict(quantization_config=config, dtype=rest)
+        return dict(dtype=rest, quantization_config=BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type=self.kind, bnb_4bit_compute_dtype=compute,
+            bnb_4bit_use_double_quant=self.scales == "8-bit",
+        ))
 
     def after_load(self, model):
         "The model with its kernels set. Raises `UserError` when nothing in it is held as this part says."
@@ -125,7 +126,7 @@ class FourBit(Part):
             if linear.weight.device.type == "cpu": linear.forward = Unpacking(linear, compute)
         return model
 
-# %% ../nbs/00_quantizers.ipynb #ed256bd9
+# %% ../nbs/00_quantizers.ipynb #54295e4d
 def quantised(model, kind, name) -> list:
     "The quantised linear maps of a model. Raises `UserError` when there are none."
     found = [module for module in model.modules() if type(module).__name__ == kind]
@@ -141,7 +142,6 @@ def quantised(model, kind, name) -> list:
 
 class NF4(FourBit):
     "4-bit normal floats: sixteen levels that suit normally distributed weights."
-    kind = "nf4"
 
 class FP4(FourBit):
     "4-bit floats: a sign, two bits of exponent and one of fraction."

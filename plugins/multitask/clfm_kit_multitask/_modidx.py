@@ -27,8 +27,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'clfm_kit_multitask/serving.py'),
                                             'clfm_kit_multitask.serving.Serving._read': ( 'serving.html#serving._read',
                                                                                           'clfm_kit_multitask/serving.py'),
-                                            'clfm_kit_multitask.serving.Serving._switch': ( 'serving.html#serving._switch',
-                                                                                            'clfm_kit_multitask/serving.py'),
                                             'clfm_kit_multitask.serving.Serving._together': ( 'serving.html#serving._together',
                                                                                               'clfm_kit_multitask/serving.py'),
                                             'clfm_kit_multitask.serving.Serving.add': ( 'serving.html#serving.add',

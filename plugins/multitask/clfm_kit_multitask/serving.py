@@ -84,7 +84,7 @@ def _whole(change, weight):
     change.put(found, change.take(found).float() + change.difference.to(found.device))
     return found
 
-# %% ../nbs/02_serving.ipynb #e6bc9662
+# %% ../nbs/02_serving.ipynb #833fa3ec
 class Serving:
     "Saved models of one base, by name; raises `UserError` for a model that stands on another base."
 
@@ -131,7 +131,10 @@ class Serving:
         if self.backbone is None: self.backbone, self.hash = encoder.backbone, base["hash"]
         self.ways[name] = repr((encoder.text_format, encoder.pooler, encoder.dtype, encoder.backbone.binding))
         encoder.backbone = self.backbone
-        for change in self._changes(clf.delta_) if clf.delta_ is not None else (): self._switch(name, change)
+        for change in self._changes(clf.delta_) if clf.delta_ is not None else ():
+            owner, _ = locate(self.backbone.model, change.name)
+            if owner not in self.switched: self.switched[owner] = owner.forward = Switched(owner, self)
+            self.switched[owner].changes.setdefault(name, {})[change.name.rpartition(".")[2]] = change
         self.models[name] = clf
 
     def answer(self, texts, models) -> list:  # one answer a text: a label, or {task: answer}
@@ -165,11 +168,6 @@ class Serving:
                 for module in delta.attached
             ]
         return [replace(change, before=None) for change in changes_of(self.backbone, delta)]
-
-    def _switch(self, name, change):
-        owner, _ = locate(self.backbone.model, change.name)
-        if owner not in self.switched: self.switched[owner] = owner.forward = Switched(owner, self)
-        self.switched[owner].changes.setdefault(name, {})[change.name.rpartition(".")[2]] = change
 
     def _together(self, texts, models) -> list:
         "Answers of texts whose models share a way of reading."

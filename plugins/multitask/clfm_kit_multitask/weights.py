@@ -5,7 +5,9 @@
 # %% auto #0
 __all__ = ['TaskArithmetic', 'low_rank', 'Ties', 'Dare', 'Breadcrumbs', 'RegMean']
 
-# %% ../nbs/01_weights.ipynb #2de79d96
+# %% ../nbs/01_weights.ipynb #d0abd949
+from contextlib import ExitStack
+
 import torch
 from torch import nn
 
@@ -52,7 +54,7 @@ def low_rank(delta) -> bool:
     "Whether a change is kept as factors whose sum is exact; with DoRA it is not."
     return hasattr(delta, "factors") and all(found.length is None for found in delta.factors.values())
 
-# %% ../nbs/01_weights.ipynb #01007f07ca
+# %% ../nbs/01_weights.ipynb #c7ab63cd
 class Ties(TaskArithmetic):
     "Trim, elect signs, average what agrees."
 
@@ -65,9 +67,8 @@ class Ties(TaskArithmetic):
 
     def prepare(self, found):
         "The smallest change each model keeps."
-        count = len(next(iter(found.values()))[3])
         self.least = [
-            _quantile([vectors[k] for *_, vectors in found.values()], 1 - self.density) for k in range(count)
+            _quantile(tensors, 1 - self.density) for tensors in zip(*(vectors for *_, vectors in found.values()))
         ]
 
     def combine(self, name, vectors):
@@ -173,30 +174,28 @@ class RegMean(TaskArithmetic):
         ).T.float()
         return solved if turned else solved.T
 
-# %% ../nbs/01_weights.ipynb #b22b11ff
+# %% ../nbs/01_weights.ipynb #a315b74d
 def _grams(base, delta, texts, found) -> dict:  # {parameter: inner products [in, in]}
     "Inner products of the inputs of the linear maps that `found` changes, in the model with this delta."
-    grams, handles = {}, []
-    for name in found:
-        owner = locate(base.model, name)[0]
-        if (
-            name.endswith(".weight") and getattr(owner, "weight", None) is not None and owner.weight.ndim == 2
-            and not isinstance(owner, nn.Embedding)
-        ):
-            handles.append(
-                owner.register_forward_pre_hook(lambda m, args, name=name: _count(grams, name, args[0], mask))
-            )
-    delta.apply(base)
-    try:
+    grams = {}
+    with ExitStack() as undone:
+        for name in found:
+            owner = locate(base.model, name)[0]
+            if (
+                name.endswith(".weight") and getattr(owner, "weight", None) is not None and owner.weight.ndim == 2
+                and not isinstance(owner, nn.Embedding)
+            ):
+                undone.enter_context(
+                    owner.register_forward_pre_hook(lambda m, args, name=name: _count(grams, name, args[0], mask))
+                )
+        delta.apply(base)
+        undone.callback(delta.unapply, base)
         for start in range(0, len(texts), 16):
             ids = base.tokenizer(
                 list(texts[start:start + 16]), truncation=True, max_length=min(128, base.shape.limit)
             )["input_ids"]
             padded, mask = pad(ids, base.tokenizer.pad_token_id)
             with torch.inference_mode(): base.read(padded, mask, {f"hidden.{base.loaded_depth}": lambda states: None})
-    finally:
-        delta.unapply(base)
-        for handle in handles: handle.remove()
     return grams
 
 def _count(grams, name, x, mask):

@@ -20,7 +20,7 @@ from clfm_kit.backbone.sites import depth
 from clfm_kit.evaluation.calibration import fit_temperature
 from .solver import Problem, path, ridge_prefixes, ridge_prefixes_by_rows
 
-# %% ../nbs/01a_aggregate.ipynb #f752b913
+# %% ../nbs/01a_aggregate.ipynb #1d3e593b
 @dataclass
 class Selected:
     """Features of several columns: values [N, F] for training and [M, F] for validation,
@@ -46,8 +46,7 @@ class Selected:
 
         Deep features then pay less.
         """
-        deepest = max(map(depth, self.columns))
-        return torch.from_numpy(((self.depth + 1) / (deepest + 1)) ** power).float()
+        return torch.from_numpy(((self.depth + 1) / (max(map(depth, self.columns)) + 1)) ** power).float()
 
     def places(self, columns, eta: float, deepest: int | None = None) -> np.ndarray:
         "Positions of the features of `columns` that enter before `eta`, as deep as `deepest` at most."

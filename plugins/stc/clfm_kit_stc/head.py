@@ -50,7 +50,7 @@ def validation_split(features, targets, classes: int, row_weight, seed: int, sha
     some = lambda rows: ({c: np.asarray(values)[rows] for c, values in features.items()}, targets[rows])
     return *some(~chosen), some(chosen), None if row_weight is None else row_weight[~chosen]
 
-# %% ../nbs/02_head.ipynb #522e3835
+# %% ../nbs/02_head.ipynb #f557d9e2
 SELECTIONS = ("importance", "stability")
 ENOUGH = 30  # validation rows
 
@@ -158,10 +158,9 @@ class Sparsify(Part):
         kept = [np.flatnonzero(p.entry < max(cut, 1e-12)) for p in probes]  # at least one feature of each column
         side = lambda source: torch.cat([read(source[p.column], p.mean, p.scale, k) for p, k in zip(probes, kept)], 1)
         joined = lambda name: np.concatenate([getattr(p, name)[k] for p, k in zip(probes, kept)])
-        column = np.repeat(np.arange(len(probes)), [len(k) for k in kept])
         selected = Selected(
-            side(features), side(validation), [p.column for p in probes], column,
-            np.concatenate(kept), joined("entry"),
+            side(features), side(validation), [p.column for p in probes],
+            np.repeat(np.arange(len(probes)), [len(k) for k in kept]), np.concatenate(kept), joined("entry"),
         )
         etas = sorted({min(eta, max(float(cut), 1e-12)) for eta in self.etas})
         return selected, joined("mean"), joined("scale"), etas
@@ -185,19 +184,12 @@ class Sparsify(Part):
             weights, bias = again.fits(
                 np.arange(len(places)), [len(places)], [best.strength], selected.tilt(best.tilt)[places]
             )[0][0]
-        self._keep(
-            best, selected, places, (slope * weights).numpy(), (slope * bias + offset).numpy(),
-            mean[places], scale[places],
-        )
-
-    def _keep(self, best, selected, places, weights, bias, mean, scale):
-        "Learned values: features are scaled inside the weights, and columns without a feature are left out."
-        used = np.unique(selected.column[places])
-        self.columns_ = [selected.columns[c] for c in used]
-        self.counts_ = [int((selected.column[places] == c).sum()) for c in used]
-        self.indices_, self.mean_ = selected.index[places].astype(np.int64), mean.astype(np.float32)
-        self.weights_ = (weights / scale[:, None]).astype(np.float32)
-        self.bias_ = (bias - mean @ self.weights_).astype(np.float32)
+        # features are scaled inside the weights, and columns without a feature are left out
+        used, counts = np.unique(selected.column[places], return_counts=True)
+        self.columns_, self.counts_ = [selected.columns[c] for c in used], counts.tolist()
+        self.indices_, self.mean_ = selected.index[places].astype(np.int64), mean[places].astype(np.float32)
+        self.weights_ = ((slope * weights).numpy() / scale[places, None]).astype(np.float32)
+        self.bias_ = ((slope * bias + offset).numpy() - mean[places] @ self.weights_).astype(np.float32)
         self.exit_layer_, self.chosen_ = best.depth, asdict(best)
 
     def _pick(self, features):

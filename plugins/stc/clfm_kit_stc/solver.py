@@ -26,11 +26,14 @@ class Problem:
         if row_weight is not None and row_weight.ndim == 1: row_weight = row_weight.unsqueeze(1)
         self.weight = row_weight  # broadcasts over classes
 
-# %% ../nbs/00_solver.ipynb #91402adb
+# %% ../nbs/00_solver.ipynb #db81fd57
 def value_and_gradient(problem, weights, bias):
     "The mean loss at weights [F, C] and bias [C], and its two gradients."
     logits = product(problem.features, weights) + bias
-    if problem.exclusive: losses, rest = _softmax_loss(logits, problem.targets)
+    if problem.exclusive:
+        rest, true = logits.softmax(1), (torch.arange(len(logits)), problem.targets)
+        losses = -rest[true].clamp_min(1e-30).log().unsqueeze(1)
+        rest[true] -= 1
     else:
         losses, rest = (
             torch.nn.functional.softplus(logits) - logits * problem.one_hot, torch.sigmoid(logits) - problem.one_hot
@@ -38,12 +41,6 @@ def value_and_gradient(problem, weights, bias):
     if problem.weight is not None: losses, rest = losses * problem.weight, rest * problem.weight
     rest /= len(logits)
     return losses.sum().item() / len(logits), product(problem.turned, rest), rest.sum(0)
-
-def _softmax_loss(logits, targets):
-    rest, rows = logits.softmax(1), torch.arange(len(targets))
-    true = rest[rows, targets]
-    rest[rows, targets] -= 1
-    return -true.clamp_min(1e-30).log().unsqueeze(1), rest
 
 # %% ../nbs/00_solver.ipynb #37b32dee
 @dataclass
@@ -70,7 +67,7 @@ def shrink(values, amount):
     "Move every value towards zero by `amount`, and no further: the proximal step of the L1 penalty."
     return values - values.clamp(-amount, amount)
 
-# %% ../nbs/00_solver.ipynb #0001248908
+# %% ../nbs/00_solver.ipynb #d35b3384
 def solve(
     problem, penalty: float, begin: Solution | None = None, tolerance: float = 5e-3, max_steps: int = 300
 ) -> Solution:
@@ -88,19 +85,18 @@ def solve(
         last, last_slope, push = ahead, slope, (momentum - 1) / following
         ahead, at, momentum = tuple(n + push * (n - a) for n, a in zip(new, at)), new, following
         loss, *slope = value_and_gradient(problem, *ahead)
-        curvature = max(_curvature(_minus(ahead, last), _minus(slope, last_slope)), 0.97 * curvature)
+        moved, turned = _minus(ahead, last), _minus(slope, last_slope)
+        curvature = max(_dot(moved, turned) / max(_dot(moved, moved), 1e-30), 0.97 * curvature)
         if step % 5: continue
         objective = loss + penalty * ahead[0].abs().sum().item()
         if before is not None and abs(before - objective) <= tolerance * abs(objective): break
         before = objective
     return Solution(*at, curvature, step)
 
-# %% ../nbs/00_solver.ipynb #00013f8df4
+# %% ../nbs/00_solver.ipynb #85f1a813
 def _minus(a, b): return tuple(x - y for x, y in zip(a, b))
 
 def _dot(a, b): return sum((x * y).sum().item() for x, y in zip(a, b))
-
-def _curvature(moved, changed): return _dot(moved, changed) / max(_dot(moved, moved), 1e-30)
 
 # %% ../nbs/00_solver.ipynb #00015e274c
 def violation(problem, solution: Solution, penalty: float) -> float:

@@ -23,7 +23,7 @@ def price(lowest: int, blocks: dict, epochs: int, share: float, unread: int = 0)
     total = below + above + unread
     return (below / epochs + 2 * above + share * total) / (3 * total)
 
-# %% ../nbs/01b_budgets.ipynb #010092841d
+# %% ../nbs/01b_budgets.ipynb #dba059d8
 def spend(units: list, room: float) -> list:  # of (Units, indices)
     "The units of highest score whose weights fit into `room`."
     scores = torch.cat([each.scores for each in units])
@@ -32,10 +32,8 @@ def spend(units: list, room: float) -> list:  # of (Units, indices)
     taken = torch.zeros(len(scores), dtype=torch.bool)
     order = order[widths[order] <= room]  # what alone is too wide leaves room for others
     taken[order[widths[order].cumsum(0) <= room]] = True
-    chosen = [
-        (each, part.nonzero().flatten()) for each, part in zip(units, taken.split([len(each) for each in units]))
-    ]
-    return [(each, index) for each, index in chosen if len(index)]
+    parts = taken.split([len(each) for each in units])
+    return [(each, part.nonzero().flatten()) for each, part in zip(units, parts) if part.any()]
 
 def moved(chosen) -> int:
     "Weights in chosen units."
@@ -45,7 +43,7 @@ def caught(chosen) -> float:
     "The squared sensitivity of chosen units."
     return sum(float(units.scores[index].double().square().sum()) * units.width for units, index in chosen)
 
-# %% ../nbs/01b_budgets.ipynb #0a2df5c0
+# %% ../nbs/01b_budgets.ipynb #f585f571
 @dataclass
 class Budget:
     """A share of the linear weights, and a share of full finetuning's cost (None: any); `below`:
@@ -105,13 +103,14 @@ class Budget:
 
         Raises `UserError` when the budget moves nothing.
         """
-        best = None
-        for level in self.depths(min(each.width for each in units), weights, lowest, granularity):
-            chosen = spend([each for each in units if each.level >= level], self.room(level, weights))
-            if chosen and (best is None or caught(chosen) >= caught(best)): best = chosen  # of equals, the cheaper
-        if best is None:
+        levels = self.depths(min(each.width for each in units), weights, lowest, granularity)
+        chosen = [
+            spend([each for each in units if each.level >= level], self.room(level, weights))
+            for level in reversed(levels)  # of equals, the cheaper
+        ]
+        if not any(chosen):
             raise UserError(
                 f"the budget has no room for one {granularity} in the blocks that it can pay for; "
                 f"raise weights, cost or seconds"
             )
-        return best
+        return max(filter(None, chosen), key=caught)

@@ -52,7 +52,7 @@ def extend(backbone, groups) -> int:  # the id of the first
         table.num_embeddings = len(table.weight)
     return first
 
-# %% ../nbs/02a_formats.ipynb #dc4ffa4f
+# %% ../nbs/02a_formats.ipynb #aee433b6
 class Merged(Plain):
     """The text as it is, with the token groups of the task, of two to `longest` tokens and at most `groups` of them,
     as one token each.
@@ -92,15 +92,13 @@ class Merged(Plain):
             raise UserError(
                 "format 'merged' learns its tokens from the labels of one task; with several tasks use format 'plain'"
             )
-        tokenizer, found = (
-            context.backbone.tokenizer,
-            [pair for pair in zip(context.rows.texts, context.labels) if pair[1] is not None],
-        )
-        texts, labels = [text for text, _ in found], [label for _, label in found]
+        tokenizer = context.backbone.tokenizer
+        labelled = [pair for pair in zip(context.rows.texts, context.labels) if pair[1] is not None]
+        documents = tokenizer([text for text, _ in labelled], add_special_tokens=False)["input_ids"]
         special = {tokenizer.pad_token_id, *getattr(tokenizer, "all_special_ids", ())}
-        documents = tokenizer(texts, add_special_tokens=False)["input_ids"]
         groups = find_groups(
-            documents, context.schema.targets(labels), special, self.longest, self.groups, shortest=2
+            documents, context.schema.targets([label for _, label in labelled]), special, self.longest, self.groups,
+            shortest=2,
         )
         if not groups:
             warnings.warn(

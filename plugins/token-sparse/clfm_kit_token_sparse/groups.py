@@ -45,31 +45,29 @@ def candidates(
         kept |= known
     return kept
 
-# %% ../nbs/00_groups.ipynb #c0dc3342
+# %% ../nbs/00_groups.ipynb #2f8e7e28
 def information(targets):
     """A function of row numbers that tells the mutual information, in nats, of being among them and the targets [N]
     (or [N, C] of 0 and 1), and the class it speaks for.
     """
     targets = np.asarray(targets)
-    measure, targets = (_table, np.eye(targets.max() + 1)[targets]) if targets.ndim == 1 else (_pairs, targets)
+    exclusive = targets.ndim == 1
+    if exclusive: targets = np.eye(targets.max() + 1)[targets]
     count, total = targets.sum(0), len(targets)
 
     def told(rows):
-        inside = targets[rows].sum(0)
-        share = (inside + 1) / (len(rows) + 2) - (count + 1) / (total + 2)
-        return measure(inside, count, len(rows), total), int(share.argmax())
+        inside, holding = targets[rows].sum(0), len(rows)
+        # rows that hold the group, then the others: by class, or by whether they have each label
+        joint = (
+            np.stack([inside + 1, count - inside + 1]) / (total + 2 * len(count)) if exclusive
+            else np.array(
+                [[inside + 1, holding - inside + 1], [count - inside + 1, total - holding - count + inside + 1]]
+            ) / (total + 4)
+        )
+        nats = joint * np.log(joint / (joint.sum(0, keepdims=True) * joint.sum(1, keepdims=True)))
+        share = (inside + 1) / (holding + 2) - (count + 1) / (total + 2)
+        return float(nats.sum()), int(share.argmax())
     return told
-
-def _table(inside, count, holding, total):
-    joint = np.stack([inside + 1, count - inside + 1]) / (total + 2 * len(count))
-    return float((joint * np.log(joint / (joint.sum(0) * joint.sum(1, keepdims=True)))).sum())
-
-def _pairs(inside, count, holding, total):
-    joint = (
-        np.array([[inside + 1, holding - inside + 1], [count - inside + 1, total - holding - count + inside + 1]])
-        / (total + 4)
-    )
-    return float((joint * np.log(joint / (joint.sum(0, keepdims=True) * joint.sum(1, keepdims=True)))).sum())
 
 # %% ../nbs/00_groups.ipynb #000126ed14
 def choose(found: list, holds: dict, documents: int, cap: int = 1000, coverage: float = 0.9) -> list:

@@ -24,7 +24,7 @@ from .sensitivity import gradients, linear_maps, map_weights
 from .trials import Trials
 from .units import GRANULARITIES, delta_of, make_units, measure
 
-# %% ../nbs/02_selectors.ipynb #419327a5
+# %% ../nbs/02_selectors.ipynb #5a17e2a8
 # shares of the blocks' linear weights and of full finetuning's cost, where nothing else is said
 WEIGHTS, COST = 0.1, 0.33
 SHARES = (1.0, 0.2, 0.05, 0.01)  # of the weights, that "auto" tries
@@ -129,14 +129,11 @@ class GradientSparse(Part):
         """
         self.check()
         maps = linear_maps(backbone, levels(backbone, batches.sites))
-        blocks = {level: 0 for level in sorted({level for _, level in maps.values()})}
+        blocks = dict.fromkeys(sorted({level for _, level in maps.values()}), 0)
         for module, level in maps.values(): blocks[level] += module.weight.numel()
-        epochs, cost = (
-            batches.settings.sized(len(batches.examples)).epochs,
-            self.cost if self.seconds is None else None,
-        )
         budget = Budget(
-            blocks, epochs, cost, self.embeddings != "frozen", map_weights(backbone.blocks) - sum(blocks.values())
+            blocks, batches.settings.sized(len(batches.examples)).epochs, self.cost if self.seconds is None else None,
+            self.embeddings != "frozen", map_weights(backbone.blocks) - sum(blocks.values()),
         )
         units = make_units(backbone, maps, self.granularity)
         return maps, budget, [each for each in units if each.level >= self._depths(budget, units)[0]]
@@ -158,10 +155,10 @@ class GradientSparse(Part):
             for weights, lowest in ((weights, lowest) for weights in shares for lowest in levels):
                 chosen = budget.choose(units, weights, lowest, self.granularity)
                 share = moved(chosen) / budget.total
-                if (lowest, share) in losses: continue
-                losses[lowest, share] = (
-                    trials.run(delta_of(chosen, maps), lowest=lowest, weights=round(share, 4)), chosen
-                )
+                if (lowest, share) not in losses:
+                    losses[lowest, share] = (
+                        trials.run(delta_of(chosen, maps), lowest=lowest, weights=round(share, 4)), chosen
+                    )
             return min(losses, key=lambda key: (losses[key][0], key[1]))
         tried = sorted({depths[0], depths[len(depths) // 2], depths[-1]}) if self.lowest == "auto" else [self.lowest]
         least = min(each.width for each in units) / budget.total
@@ -190,7 +187,7 @@ class RandomSparse(GradientSparse):
         generator = torch.Generator().manual_seed(batches.seed)
         for each in units: each.scores = torch.rand(len(each), generator=generator)
 
-# %% ../nbs/02_selectors.ipynb #ea502520
+# %% ../nbs/02_selectors.ipynb #cbebb533
 def saliency(block, batches, holds, longest, calibration) -> dict:
     "Mean saliency, where states enter a block, of each group over its occurrences in calibration texts."
     total, count, everything, done = {}, {}, [], 0
@@ -217,12 +214,11 @@ def _token_saliency(block, batches, batch):
         states = (args[0] if args else kwargs["hidden_states"]).detach().requires_grad_(True)
         seen.append(states)
         return ((states, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": states})
-    handle = block.register_forward_pre_hook(keep, with_kwargs=True)
-    try: gradient, = torch.autograd.grad(batches.loss(batch), seen)
-    finally: handle.remove()
+    with block.register_forward_pre_hook(keep, with_kwargs=True):
+        gradient, = torch.autograd.grad(batches.loss(batch), seen)
     return (gradient * seen[0]).sum(-1).abs().float().cpu().detach()
 
-# %% ../nbs/02_selectors.ipynb #fd274348
+# %% ../nbs/02_selectors.ipynb #a863d4d4
 EMBEDDINGS = ("frozen", "groups", "merged")
 SHOWN = 8  # groups of a class in the table of them
 
@@ -312,14 +308,16 @@ class TokenSparse(GradientSparse):
                     words(list(group.tokens)), group.documents, round(group.information, 4),
                     round(float(group.saliency), 2),
                 ])
-        head = ["label", "group", "texts", "nats about the label", "saliency"]
-        return dict(head=head, rows=[[label, *row] for label, rows in found.items() for row in rows])
+        return dict(
+            head=["label", "group", "texts", "nats about the label", "saliency"],
+            rows=[[label, *row] for label, rows in found.items() for row in rows],
+        )
 
     def masks(self, batch):
         "The positions [S, T] of token groups."
         chosen = {group.tokens for group in self.kept}
-        rows = [positions(ids, chosen, self.longest) for ids in batch["ids"].tolist()]
-        return torch.from_numpy(np.array(rows)) & batch["mask"].bool()
+        inside = np.array([positions(ids, chosen, self.longest) for ids in batch["ids"].tolist()])
+        return torch.from_numpy(inside) & batch["mask"].bool()
 
     def found(self) -> dict:
         "Facts for the report: how many groups, and a table of them."

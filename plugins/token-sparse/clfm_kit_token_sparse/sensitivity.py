@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['linear_maps', 'is_map', 'map_weights', 'gradients']
 
-# %% ../nbs/01_sensitivity.ipynb #0100231da0
-from contextlib import contextmanager
+# %% ../nbs/01_sensitivity.ipynb #1cdd3bf4
+from contextlib import ExitStack, contextmanager
 
 from torch import nn
 
@@ -38,7 +38,7 @@ def map_weights(blocks) -> int:
         for module in {module for block in blocks for module in block.modules()} if is_map(module)
     )
 
-# %% ../nbs/01_sensitivity.ipynb #01007c304d
+# %% ../nbs/01_sensitivity.ipynb #99ee0956
 @contextmanager
 def gradients(maps: dict, mask, into: dict):
     """While this lasts, a backward pass adds to `into` {weight name: [out,
@@ -60,7 +60,6 @@ def gradients(maps: dict, mask, into: dict):
         found = delta.flatten(0, -2)[rows].float().T @ x.flatten(0, -2)[rows].float()
         into[name] = into[name] + found if name in into else found
 
-    handles = [module.register_forward_hook(watch(name)) for name, (module, _) in maps.items()]
-    try: yield
-    finally:
-        for handle in handles: handle.remove()
+    with ExitStack() as hooks:
+        for name, (module, _) in maps.items(): hooks.enter_context(module.register_forward_hook(watch(name)))
+        yield

@@ -24,7 +24,7 @@ def part_of(examples: Examples, rows, encoder) -> Examples:
     found.taught = {name: said[rows] for name, said in examples.taught.items()}
     return found
 
-# %% ../nbs/01c_trials.ipynb #037df700
+# %% ../nbs/01c_trials.ipynb #51853437
 class Trials:
     """Trains deltas on `size` of the training texts, in as many epochs as the whole will get, each from the same
     start; `seen` holds what came out.
@@ -53,32 +53,28 @@ class Trials:
                 "give weights and lowest as numbers"
             )
         self.head, self.seen = deepcopy(self.network.heads.tasks[self.task]), []
-        if self.task in batches.start: self._start(parts, *batches.start[self.task])
-
-    def _start(self, parts, features, targets):
-        "Make the head a probe of the first part of the rows with a label, watched by the second."
-        train, validation = (
-            ({column: values[part] for column, values in features.items()}, targets[part]) for part in parts
-        )
-        objective, schema = self.network.objectives[self.task], self.batches.examples.schemas[self.task]
-        self.head = start_head(
-            self.head.cpu(), *train, schema, validation, objective.class_weights, self.batches.seed
-        )
-
-    def _fresh(self):
-        "The network with a head as it is at the start."
-        network, name = self.network, self.task
-        head = deepcopy(self.head).to(network.backbone.device)
-        objectives = {name: replace(network.objectives[name], head=head)}
-        return type(network)(self.encoder, Heads({name: head}), network.columns, objectives, network.weights)
+        if self.task in batches.start:  # a probe of the first part of the rows with a label, watched by the second
+            features, targets = batches.start[self.task]
+            train, validation = (
+                ({column: values[part] for column, values in features.items()}, targets[part]) for part in parts
+            )
+            self.head = start_head(
+                self.head.cpu(), *train, examples.schemas[self.task], validation,
+                self.network.objectives[self.task].class_weights, batches.seed,
+            )
 
     def run(self, delta, **facts) -> float:
         "The lowest validation loss that training a delta reaches; the base is as before afterwards."
-        batches, network = self.batches, self._fresh()
-        draw = class_draw(network.objectives[self.task].class_weights, self.train.targets[self.task])
-        settings = batches.settings.sized(len(batches.examples))
+        batches, network, name = self.batches, self.network, self.task
+        head = deepcopy(self.head).to(network.backbone.device)  # as it is at the start
+        objective = replace(network.objectives[name], head=head)
+        fresh = type(network)(
+            self.encoder, Heads({name: head}), network.columns, {name: objective}, network.weights
+        )
         found = training.trainer.train_delta(
-            network, delta, self.train, self.validation, draw=draw, settings=settings, seed=batches.seed
+            fresh, delta, self.train, self.validation,
+            draw=class_draw(objective.class_weights, self.train.targets[name]),
+            settings=batches.settings.sized(len(batches.examples)), seed=batches.seed,
         )
         delta.unapply(network.backbone)
         least = min(found["validation_loss"])

@@ -6,7 +6,8 @@
 __all__ = ['AXES', 'BUNDLES', 'GRANULARITIES', 'Units', 'oriented', 'width_of', 'single_units', 'acts_alone', 'layouts', 'bundle',
            'channels', 'heads', 'bundled_units', 'make_units', 'measure', 'delta_of']
 
-# %% ../nbs/01a_units.ipynb #010027babe
+# %% ../nbs/01a_units.ipynb #a1eb05fd
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -16,7 +17,7 @@ from clfm_kit.backbone.backbone import text_config
 from clfm_kit.backbone.deltas import Change, Delta
 from clfm_kit.errors import UserError
 
-# %% ../nbs/01a_units.ipynb #01005c7b10
+# %% ../nbs/01a_units.ipynb #6e2db3dc
 @dataclass
 class Units:
     """Units of one kind: `slices` {weight name: (axis, places [units, k])}, how many weights one has, the block they
@@ -35,9 +36,9 @@ def oriented(module):
 
 def width_of(slices, maps) -> int:
     "Weights in one unit."
-    sizes = {name: oriented(maps[name][0]).shape for name in slices}
     return sum(
-        places.shape[1] * (1 if axis == -1 else sizes[name][1 - axis]) for name, (axis, places) in slices.items()
+        places.shape[1] * (1 if axis == -1 else oriented(maps[name][0]).shape[1 - axis])
+        for name, (axis, places) in slices.items()
     )
 
 # %% ../nbs/01a_units.ipynb #0100788050
@@ -52,7 +53,7 @@ def single_units(maps, axis) -> list:  # of `Units`, one for each map
         found.append(Units(slices, width_of(slices, maps), level))
     return found
 
-# %% ../nbs/01a_units.ipynb #010096dbfc
+# %% ../nbs/01a_units.ipynb #07adb109
 def acts_alone(backbone, level, maker, rows, reader, columns) -> bool:
     """Whether noise on some rows of one map changes what enters another map of a block, `reader`,
     at these columns only.
@@ -62,16 +63,14 @@ def acts_alone(backbone, level, maker, rows, reader, columns) -> bool:
     noise = torch.randn(1, 3, len(rows), generator=random)
     def disturb(module, args, out): return out.index_add(-1, rows.to(out.device), noise.to(out))
     for disturbed in (False, True):
-        handles = [reader.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach().float().cpu()))]
-        if disturbed: handles.append(maker.register_forward_hook(disturb))
-        try:
-            with torch.no_grad():
-                backbone.read(
-                    ids, torch.ones_like(ids), {f"hidden.{level + 1}": lambda states: None},
-                    backbone.plain_inputs(ids, torch.ones_like(ids)),
-                )
-        finally:
-            for handle in handles: handle.remove()
+        with (
+            reader.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach().float().cpu())),
+            maker.register_forward_hook(disturb) if disturbed else nullcontext(), torch.no_grad(),
+        ):
+            backbone.read(
+                ids, torch.ones_like(ids), {f"hidden.{level + 1}": lambda states: None},
+                backbone.plain_inputs(ids, torch.ones_like(ids)),
+            )
     changed = ((seen[0] - seen[1]).abs() > 1e-5 * seen[0].abs().max()).flatten(0, -2).any(0).nonzero().flatten()
     return len(changed) > 0 and bool(torch.isin(changed, columns).all())
 
