@@ -178,8 +178,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'clfm_kit_instruct/lines.py'),
                                          'clfm_kit_instruct.lines.Lines._asked': ('lines.html#lines._asked', 'clfm_kit_instruct/lines.py'),
                                          'clfm_kit_instruct.lines.Lines._line': ('lines.html#lines._line', 'clfm_kit_instruct/lines.py'),
-                                         'clfm_kit_instruct.lines.Lines._longest': ( 'lines.html#lines._longest',
-                                                                                     'clfm_kit_instruct/lines.py'),
                                          'clfm_kit_instruct.lines.Lines._written': ( 'lines.html#lines._written',
                                                                                      'clfm_kit_instruct/lines.py'),
                                          'clfm_kit_instruct.lines.Lines.answer': ('lines.html#lines.answer', 'clfm_kit_instruct/lines.py'),

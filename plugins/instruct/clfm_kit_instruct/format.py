@@ -130,7 +130,7 @@ class Asking(Part):
             self.max_length or 1 << 30,
         )
 
-# %% ../nbs/03_format.ipynb #eed20de4
+# %% ../nbs/03_format.ipynb #18e0563c
 class Instruction(Asking):
     """A template around the text, with the model's chat format where it has one.
 
@@ -255,7 +255,9 @@ class Instruction(Asking):
         return dict(
             labels="\n".join(lines),
             descriptions="\n".join(f"{by_label[label]}: {describe(label)}" for label in by_label if describe(label)),
-            examples="".join(shot(self.template_, text, self._shown(label, by_label)) for text, label in self.examples_),
+            examples="".join(
+                shot(self.template_, text, self._shown(label, by_label)) for text, label in self.examples_
+            ),
         )
 
     def _shown(self, label, by_label) -> str:

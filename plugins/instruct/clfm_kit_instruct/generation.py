@@ -117,7 +117,7 @@ def prompts_of(classifier, texts) -> list:
     found = asks.encode(list(texts), backbone.tokenizer, backbone.shape.limit).ids
     return [head + ids[:len(ids) - len(reader.tree)] for ids in found]
 
-# %% ../nbs/06_generation.ipynb #19ff09d3
+# %% ../nbs/06_generation.ipynb #82fe49eb
 def write_labels(classifier, texts) -> list:
     "Labels by constrained generation: one for each text, or a list of them where labels are many."
     prompts, encoder, schema = prompts_of(classifier, texts), classifier.encoder_, classifier.task().schema
@@ -125,8 +125,8 @@ def write_labels(classifier, texts) -> list:
     end = backbone.tokenizer.eos_token_id
     answers = [asks.answer_ids(words) for words in asks.answers_]
     if schema.exclusive:
-        written = generate(backbone, prompts, [OneOf(answers, end)] * len(prompts))
-        return [schema.labels[answers.index(tokens)] for tokens in written]
+        rules = [OneOf(answers, end)] * len(prompts)
+        return [schema.labels[answers.index(tokens)] for tokens in generate(backbone, prompts, rules)]
     rule = ListOf(answers, asks.ids(";"), end)
     return [_labels_of(rule, tokens, schema) for tokens in generate(backbone, prompts, [rule] * len(prompts))]
 

@@ -14,7 +14,7 @@ from clfm_kit.builtin.losses import tensor, weighted_loss, weighted_mean
 from clfm_kit.errors import UserError, unknown
 from clfm_kit.parts import Part
 
-# %% ../nbs/05_head.ipynb #c1e98355
+# %% ../nbs/05_head.ipynb #aa2f0f3b
 LENGTHS, CALIBRATIONS, OBJECTIVES = ("sum", "mean"), ("none", "content-free", "pmi"), ("answer", "labels")
 CONTENT_FREE = ("N/A", "", "[MASK]")
 
@@ -110,5 +110,6 @@ class Verbalizer(Part, nn.Module):
                 else weighted_loss(self.schema.loss, logits, targets, weights)
             )
         lost = -logits.gather(1, targets.unsqueeze(1)).squeeze(1)
-        if weights is None: return lost.mean()
-        return weighted_mean(lost, torch.as_tensor(weights.weights, device=logits.device)[targets], weights.gamma)
+        return lost.mean() if weights is None else weighted_mean(
+            lost, torch.as_tensor(weights.weights, device=logits.device)[targets], weights.gamma
+        )

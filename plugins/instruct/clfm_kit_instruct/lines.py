@@ -68,7 +68,7 @@ def _word_spans(tags) -> list:
         for span in spans(fixed, [(n, n + 1) for n in range(len(fixed))], "")
     ]
 
-# %% ../nbs/06a_lines.ipynb #4e663f9a
+# %% ../nbs/06a_lines.ipynb #97d6219b
 @dataclass
 class Asked:
     "The prompt of one text, the text's tokens in it, and the first and last of them for each word (None: not read)."
@@ -146,7 +146,12 @@ class Lines(Asking):
                 f"needs; use a decoder such as a Llama, Qwen or Mistral"
             )
         backbone.inputs = self.reader
-        if context.rows is not None: self.longest_ = self._longest(context.rows)
+        if context.rows is not None:
+            asked = [self._asked(*row, 1 << 30) for row in zip(context.rows.texts, context.rows.places)]
+            self.longest_ = max(
+                sum(len(given) + len(written) for _, given, written in lines)
+                for lines in self.answers(context.rows, asked)
+            )
         return [
             self.before, self.after, self.limit, self.longest_,
             [[line.asked, line.options] for line in self.lines.values()],
@@ -264,10 +269,3 @@ class Lines(Asking):
             line.options[line.names.index(slot)],
             asked.ids[asked.words[first][0]:asked.words[last][1] + 1], self.stop,
         ]
-
-    def _longest(self, rows) -> int:
-        "Tokens of the longest answer of the rows."
-        asked = [self._asked(text, places, 1 << 30) for text, places in zip(rows.texts, rows.places)]
-        return max(
-            sum(len(given) + len(written) for _, given, written in lines) for lines in self.answers(rows, asked)
-        )

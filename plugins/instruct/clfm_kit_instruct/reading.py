@@ -33,7 +33,7 @@ def tree_mask(tree, lengths, width: int):
     positions = torch.where(inside, lengths.unsqueeze(1) - len(tree) - 1 + depth[node], place)
     return sees, positions.masked_fill(place >= lengths.unsqueeze(1), 0)
 
-# %% ../nbs/02_reading.ipynb #a8776ae6
+# %% ../nbs/02_reading.ipynb #e00339b5
 class Reader:
     "Makes what a model is called with. `prefix`: ids that all prompts begin with; `sharing`: 'shared' or 'repeated'."
 
@@ -88,10 +88,9 @@ class Reader:
         a number to add for the others.
         """
         model = self.backbone.model
-        if model.config._attn_implementation == "sdpa": return sees
-        return torch.zeros(sees.shape, dtype=model.dtype, device=sees.device).masked_fill(
-            ~sees, torch.finfo(model.dtype).min
-        )
+        return sees if model.config._attn_implementation == "sdpa" else torch.zeros(
+            sees.shape, dtype=model.dtype, device=sees.device
+        ).masked_fill(~sees, torch.finfo(model.dtype).min)
 
     def past(self, batch: int):
         """The keys and values of the shared prefix as a cache for each row of a batch, or None.

@@ -263,14 +263,11 @@ class LowRank:
             self.levels, {name: Factors(found.down, found.up * factor) for name, found in self.factors.items()}
         )
 
-# %% ../nbs/01_adapters.ipynb #cac526e4
+# %% ../nbs/01_adapters.ipynb #0e9f7d86
 def trainable(layer) -> list:  # of (kind, tensor)
     "The tensors of a layer that train."
-    found = [("down", layer.lora_A["default"].weight), ("up", layer.lora_B["default"].weight)]
-    return found + (
-        [("length", layer.lora_magnitude_vector["default"].weight)] if "default" in layer.lora_magnitude_vector
-        else []
-    )
+    held = dict(down=layer.lora_A, up=layer.lora_B, length=layer.lora_magnitude_vector)
+    return [(kind, modules["default"].weight) for kind, modules in held.items() if "default" in modules]
 
 def side_by_side(one, two) -> Factors:
     "The sum of two changes of one map, either of which may be None."

@@ -78,7 +78,7 @@ class Unpacking:
         found, bias = Product.apply(x.to(self.dtype), self.linear.weight), self.linear.bias
         return (found if bias is None else found + bias.to(found.dtype)).to(x.dtype)
 
-# %% ../nbs/00_quantizers.ipynb #e23b067a
+# %% ../nbs/00_quantizers.ipynb #ed0e43c4
 class FourBit(Part):
     "Linear maps in 4 bits, in blocks of 64 numbers."
     kind = "nf4"
@@ -87,10 +87,9 @@ class FourBit(Part):
         self.compute, self.scales, self.dtype = compute, scales, dtype
 
     def check(self):
-        for name in ("compute", "dtype"):
-            if getattr(self, name) not in ("auto", *DTYPES):
-                raise unknown(name, getattr(self, name), ("auto", *DTYPES))
-        if self.scales not in ("8-bit", "32-bit"): raise unknown("scales", self.scales, ("8-bit", "32-bit"))
+        types = ("auto", *DTYPES)
+        for name, known in (("compute", types), ("dtype", types), ("scales", ("8-bit", "32-bit"))):
+            if getattr(self, name) not in known: raise unknown(name, getattr(self, name), known)
 
     @property
     def bits(self) -> float:

@@ -32,7 +32,7 @@ class Product:
     down: torch.Tensor
     up: torch.Tensor
 
-# %% ../nbs/02_serving.ipynb #780deed6
+# %% ../nbs/02_serving.ipynb #f76a6964
 class Switched:
     """The forward of one module in which each row of a batch takes its own change;
     `groups` of a `Serving` says which rows take which.
@@ -48,9 +48,8 @@ class Switched:
         groups = [(rows, self.changes[name]) for name, rows in groups_of.items() if name in self.changes]
         out = self.original(x, *args, **kwargs)
         for rows, changes in groups:
-            some = x[rows]
-            if isinstance(self.owner, nn.Linear): out[rows] += self._linear(some, changes)
-            else: out[rows] = self._alone(some, changes)
+            if isinstance(self.owner, nn.Linear): out[rows] += self._linear(x[rows], changes)
+            else: out[rows] = self._alone(x[rows], changes)
         return out
 
     def _linear(self, x, changes):
@@ -84,7 +83,7 @@ def _whole(change, weight):
     change.put(found, change.take(found).float() + change.difference.to(found.device))
     return found
 
-# %% ../nbs/02_serving.ipynb #833fa3ec
+# %% ../nbs/02_serving.ipynb #c4606708
 class Serving:
     "Saved models of one base, by name; raises `UserError` for a model that stands on another base."
 
@@ -193,19 +192,19 @@ class Serving:
     def _read(self, encoder, batch, columns, asked) -> dict:  # {column: [texts or words, F]}
         "The columns of a batch in which each text takes the change of the model that is `asked` for it."
         by_sequence = asked[batch["owner"].numpy()]
-        with self.backbone.lock:
+        with self.backbone.lock, torch.inference_mode():
             self.groups = {
                 name: torch.from_numpy(np.flatnonzero(by_sequence == name)) for name in np.unique(asked).tolist()
             }
             self.size = len(by_sequence)
-            try:
-                with torch.inference_mode(): states = encoder.read(batch, columns)
+            try: states = encoder.read(batch, columns)
             finally: self.groups = {}
         return {column: rounded(values, encoder.dtype, column) for column, values in states.items()}
 
-# %% ../nbs/02_serving.ipynb #6f1ede4b
+# %% ../nbs/02_serving.ipynb #e3cd2731
 def _answers(clf, features, encoded, count) -> list:
     "A model's answers to `count` texts: a label for each, or {task: answer}."
     found = {name: task.answers(features, encoded).labels for name, task in clf.tasks_.items()}
-    if not clf.named: return list(next(iter(found.values())))
-    return [{name: labels[row] for name, labels in found.items()} for row in range(count)]
+    return [
+        {name: labels[row] for name, labels in found.items()} for row in range(count)
+    ] if clf.named else list(next(iter(found.values())))

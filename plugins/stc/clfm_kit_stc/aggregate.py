@@ -53,7 +53,7 @@ class Selected:
         wanted = np.isin(self.column, [self.columns.index(name) for name in columns]) & (self.entry < eta)
         return np.flatnonzero(wanted if deepest is None else wanted & (self.depth <= deepest))
 
-# %% ../nbs/01a_aggregate.ipynb #01006bd2ea
+# %% ../nbs/01a_aggregate.ipynb #827bd0ec
 MIXTURES = ("each", "all")
 
 def subsets(columns, mixtures: str = "each") -> dict:  # {(kinds, poolings): columns}
@@ -69,7 +69,6 @@ def subsets(columns, mixtures: str = "each") -> dict:  # {(kinds, poolings): col
     return found if mixtures == "each" else dict([max(found.items(), key=lambda item: len(item[1]))])
 
 def _mixtures(names):
-    names = list(names)
     return [*combinations(names, 1), *([tuple(names)] if len(names) > 1 else [])]
 
 # %% ../nbs/01a_aggregate.ipynb #bb208c4d

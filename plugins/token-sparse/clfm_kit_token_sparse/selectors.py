@@ -6,7 +6,7 @@
 __all__ = ['WEIGHTS', 'COST', 'SHARES', 'EMBEDDINGS', 'SHOWN', 'texts_of', 'GradientSparse', 'RandomSparse', 'saliency',
            'TokenSparse']
 
-# %% ../nbs/02_selectors.ipynb #56e754d2
+# %% ../nbs/02_selectors.ipynb #7f41170c
 import time
 
 import numpy as np
@@ -19,7 +19,7 @@ from clfm_kit.errors import UserError, unknown
 from clfm_kit.parts import Count, Part
 from clfm_kit.training.batches import known
 from .budgets import Budget, moved
-from .groups import find_groups, positions
+from .groups import find_groups, grams, positions
 from .sensitivity import gradients, linear_maps, map_weights
 from .trials import Trials
 from .units import GRANULARITIES, delta_of, make_units, measure
@@ -187,7 +187,7 @@ class RandomSparse(GradientSparse):
         generator = torch.Generator().manual_seed(batches.seed)
         for each in units: each.scores = torch.rand(len(each), generator=generator)
 
-# %% ../nbs/02_selectors.ipynb #cbebb533
+# %% ../nbs/02_selectors.ipynb #fe021801
 def saliency(block, batches, holds, longest, calibration) -> dict:
     "Mean saliency, where states enter a block, of each group over its occurrences in calibration texts."
     total, count, everything, done = {}, {}, [], 0
@@ -196,11 +196,9 @@ def saliency(block, batches, holds, longest, calibration) -> dict:
         for ids, mask, row in zip(batch["ids"].tolist(), batch["mask"].bool(), values):
             sums = np.concatenate([[0], np.cumsum(row.numpy())])
             everything.append(row[mask])
-            for length in range(1, longest + 1):
-                for start in range(int(mask.sum()) - length + 1):
-                    gram = tuple(ids[start:start + length])
-                    if gram not in holds: continue
-                    total[gram] = total.get(gram, 0.0) + (sums[start + length] - sums[start]) / length
+            for start, gram in grams(ids[:int(mask.sum())], longest):
+                if gram in holds:
+                    total[gram] = total.get(gram, 0.0) + (sums[start + len(gram)] - sums[start]) / len(gram)
                     count[gram] = count.get(gram, 0) + 1
         done += texts_of(batch)
         if done >= calibration: break

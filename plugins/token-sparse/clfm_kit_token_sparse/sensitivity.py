@@ -12,14 +12,13 @@ from torch import nn
 
 from clfm_kit.errors import UserError
 
-# %% ../nbs/01_sensitivity.ipynb #3e6f6806
+# %% ../nbs/01_sensitivity.ipynb #dc9644e9
 def linear_maps(backbone, names) -> dict:  # {weight name: (module, level)}
     "The linear maps inside blocks whose weight is among `names`. Raises `UserError` when there is none."
-    found = {}
-    for name, module in backbone.model.named_modules():
-        weight = f"{name}.weight"
-        if names.get(weight, -1) in range(len(backbone.blocks)) and is_map(module):
-            found[weight] = module, names[weight]
+    found = {
+        f"{name}.weight": (module, names[f"{name}.weight"]) for name, module in backbone.model.named_modules()
+        if names.get(f"{name}.weight", -1) in range(len(backbone.blocks)) and is_map(module)
+    }
     if not found:
         raise UserError(
             f"{type(backbone.model).__name__} has no linear maps in its blocks that the logits depend on; "

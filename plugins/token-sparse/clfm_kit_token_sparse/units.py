@@ -136,13 +136,14 @@ def bundled_units(backbone, maps, kind: str) -> list:  # of `Units`, one for eac
         found.append(Units(slices, width_of(slices, maps), level))
     return found
 
-# %% ../nbs/01a_units.ipynb #01016e72e1
+# %% ../nbs/01a_units.ipynb #e2e9750b
 GRANULARITIES = (*AXES, *BUNDLES, "head+channel")
 
 def make_units(backbone, maps, granularity: str) -> list:  # of `Units`
     "The units of linear maps {weight name: (module, level)} at one of `GRANULARITIES`."
-    if granularity in AXES: return single_units(maps, AXES[granularity])
-    return [units for kind in granularity.split("+") for units in bundled_units(backbone, maps, kind)]
+    return single_units(maps, AXES[granularity]) if granularity in AXES else [
+        units for kind in granularity.split("+") for units in bundled_units(backbone, maps, kind)
+    ]
 
 # %% ../nbs/01a_units.ipynb #010227df59
 def measure(units: Units, gradients: dict, maps: dict, score: str = "gradient"):
