@@ -54,6 +54,27 @@ class Graph(nn.Module):
         logits = task.head.logits({column: found[column] for column in task.columns})
         return task.schema.activate(logits / task.calibration.temperature)
 
+# %% ../../nbs/08_classifier/07_export.ipynb #10d01589
+def _limit(clf) -> int:
+    "Tokens of the longest text. Raises `UserError` for a classifier that does more than a graph can say."
+    for task in clf._fitted().values():
+        if task.schema.unit == "word":
+            raise UserError(
+                f"task {task.name!r} answers with words, whose places a graph of ids does not know; "
+                f"fit a model without it to export the others"
+            )
+        if task.reject is not None:
+            raise UserError(
+                "this model has a reject option, which the graph would leave out; fit it without reject to export it"
+            )
+    text_format, limit = clf.parts_["format"], clf.encoder_.backbone.shape.limit
+    if name_and_params(clf.recipe_.format)[0] != "plain" or text_format.keep != "head":
+        raise UserError(
+            f"format {clf.recipe_.format!r} does more than cut the end of a text; only format 'plain' with "
+            f"keep='head' can be exported"
+        )
+    return min(limit, text_format.max_length or limit)
+
 # %% ../../nbs/08_classifier/07_export.ipynb #89e51053
 def outputs(clf: Classifier) -> list:
     "What the graph's outputs are called: `probabilities`, or the tasks' names."
@@ -133,27 +154,6 @@ def parity(clf: Classifier, folder, texts) -> dict:
         largest = max(largest, float(np.abs(answers.probabilities - theirs[output]).max()))
     some = [str(texts[row]) for row in np.flatnonzero(changed)[:5]]
     return dict(texts=len(texts), largest_difference=largest, share_changed=float(changed.mean()), changed=some)
-
-# %% ../../nbs/08_classifier/07_export.ipynb #10d01589
-def _limit(clf) -> int:
-    "Tokens of the longest text. Raises `UserError` for a classifier that does more than a graph can say."
-    for task in clf._fitted().values():
-        if task.schema.unit == "word":
-            raise UserError(
-                f"task {task.name!r} answers with words, whose places a graph of ids does not know; "
-                f"fit a model without it to export the others"
-            )
-        if task.reject is not None:
-            raise UserError(
-                "this model has a reject option, which the graph would leave out; fit it without reject to export it"
-            )
-    text_format, limit = clf.parts_["format"], clf.encoder_.backbone.shape.limit
-    if name_and_params(clf.recipe_.format)[0] != "plain" or text_format.keep != "head":
-        raise UserError(
-            f"format {clf.recipe_.format!r} does more than cut the end of a text; only format 'plain' with "
-            f"keep='head' can be exported"
-        )
-    return min(limit, text_format.max_length or limit)
 
 # %% ../../nbs/08_classifier/07_export.ipynb #d3224b00
 def export(clf: Classifier, folder, form: str = "onnx", texts=None, tolerance: float | None = None) -> dict:

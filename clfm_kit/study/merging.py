@@ -212,7 +212,7 @@ def merge_models(models, method="task-arithmetic", data=None, model=None, text: 
         emit(None, "merge", model=name)
     return _merge(merger, method, sources)
 
-# %% ../../nbs/09_study/09_merging.ipynb #5dc1a487
+# %% ../../nbs/09_study/09_merging.ipynb #d8b387f6
 def _merge(merger, method, sources):
     base = max((source.clf.encoder_.backbone for source in sources), key=lambda backbone: backbone.loaded_depth)
     clf = _assembled(sources, method, base)
@@ -250,6 +250,20 @@ def _merge(merger, method, sources):
         _table(sources, clf.reports_), between, trials,
     )
 
+def _calibrated(clf, examples):
+    "Learn each task's calibration anew on validation rows, and report on them."
+    columns = list(dict.fromkeys(column for task in clf.tasks_.values() for column in task.columns))
+    features = clf.encoder_.features(examples.texts, columns, examples.rows.places)
+    encoded = examples.encoded if any(task.schema.unit == "word" for task in clf.tasks_.values()) else None
+    reports, right = {}, {}
+    for name, task in clf.tasks_.items():
+        logits = task.logits({column: features[column] for column in task.columns})
+        known = examples.labelled(name)
+        task.calibration = calibrate(logits[known], examples.flat(name)[known], task.schema)
+        read = lambda texts, task=task: clf.encoder_.features(texts, task.columns)
+        reports[name], right[name] = task.report(logits, features, examples.rows, encoded, read)
+    return joined_report(reports, right, len(examples))
+
 def _interference(base, sources) -> Interference:
     "How the models interfere, where their deltas tell their differences, on a base with its own weights."
     deltas = [source.delta for source in sources]
@@ -284,18 +298,3 @@ def _facts(sources, base, depth) -> dict:
         data=", ".join(source.name for source in sources), seconds=0.0, backbone_passes=0, depth=depth,
         full_depth=base.shape.depth, tasks=counts,
     )
-
-# %% ../../nbs/09_study/09_merging.ipynb #0467fee2
-def _calibrated(clf, examples):
-    "Learn each task's calibration anew on validation rows, and report on them."
-    columns = list(dict.fromkeys(column for task in clf.tasks_.values() for column in task.columns))
-    features = clf.encoder_.features(examples.texts, columns, examples.rows.places)
-    encoded = examples.encoded if any(task.schema.unit == "word" for task in clf.tasks_.values()) else None
-    reports, right = {}, {}
-    for name, task in clf.tasks_.items():
-        logits = task.logits({column: features[column] for column in task.columns})
-        known = examples.labelled(name)
-        task.calibration = calibrate(logits[known], examples.flat(name)[known], task.schema)
-        read = lambda texts, task=task: clf.encoder_.features(texts, task.columns)
-        reports[name], right[name] = task.report(logits, features, examples.rows, encoded, read)
-    return joined_report(reports, right, len(examples))
