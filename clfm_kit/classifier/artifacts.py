@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from ..backbone.sources import file_hash
 from ..errors import UserError
 
-# %% ../../nbs/08_classifier/00_artifacts.ipynb #3dd4b1df
+# %% ../../nbs/08_classifier/00_artifacts.ipynb #281e70ba
 FORMAT_VERSION = 2
 PIECES = ("versions", "recipe", "state_dtype", "model", "tasks", "facts", "reports", "files")  # of clfm.json
 
@@ -49,13 +49,17 @@ def fresh_folder(path):
     Raises `UserError` as `check_folder` does.
     """
     check_folder(path)
-    path = Path(path)
-    part = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+    path, name = Path(path), f".{Path(path).name}-{uuid.uuid4().hex[:8]}"
+    part, old = path.with_name(name), path.with_name(f"{name}-old")
     try:
         part.mkdir(parents=True)
         yield part
-        _swap(part, path)
+        # the old one is kept until the new one is there
+        if path.exists(): os.replace(path, old)
+        os.replace(part, path)
+        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
+        if old.exists(): os.replace(old, path)
         raise UserError(f"cannot write the model to {path}: {error.strerror or error}") from error
     finally: shutil.rmtree(part, ignore_errors=True)
 
@@ -74,26 +78,13 @@ def fresh_file(path):
     except OSError as error: raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally: part.unlink(missing_ok=True)
 
-# %% ../../nbs/08_classifier/00_artifacts.ipynb #21006788a4
-def _swap(part, path):
-    "Put `part` in the place of `path`, keeping the old one until the new one is there."
-    old = path.with_name(f".{path.name}-old-{uuid.uuid4().hex[:8]}")
-    if path.exists(): os.replace(path, old)
-    try: os.replace(part, path)
-    except OSError:
-        if old.exists(): os.replace(old, path)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-# %% ../../nbs/08_classifier/00_artifacts.ipynb #210094bf7e
+# %% ../../nbs/08_classifier/00_artifacts.ipynb #e1399da8
 def head_state(head) -> tuple:  # ({name: tensor}, JSON-able dict)
     "Take apart what a head learned. Raises `UserError` for a value that is neither an array nor JSON."
     if isinstance(head, torch.nn.Module): return {k: v.contiguous() for k, v in head.state_dict().items()}, {}
-    tensors, values = {}, {}
-    for name, value in head.learned().items():
-        if isinstance(value, (np.ndarray, torch.Tensor)): tensors[name] = torch.as_tensor(value).contiguous()
-        else: values[name] = _json(value, f"{type(head).__name__}.{name}")
-    return tensors, values
+    learned, arrays = head.learned(), (np.ndarray, torch.Tensor)
+    tensors = {k: torch.as_tensor(v).contiguous() for k, v in learned.items() if isinstance(v, arrays)}
+    return tensors, {k: _json(v, f"{type(head).__name__}.{k}") for k, v in learned.items() if k not in tensors}
 
 def _json(value, where):
     "The value as JSON will give it back. Raises `UserError` naming the attribute."
@@ -134,26 +125,25 @@ def set_head_state(head, tensors: dict, values: dict, widths: dict, schema):
         )
     return head.eval()
 
-# %% ../../nbs/08_classifier/00_artifacts.ipynb #e4c38713
+# %% ../../nbs/08_classifier/00_artifacts.ipynb #402857f5
 def write_artifact(folder: Path, facts: dict, tensors: dict, card: str, tokenizer=None):
     """Write an artifact's files into an empty folder: `facts` become clfm.json, {file name: {tensor name:
     tensor}} safetensors.
     """
     for name, found in tensors.items(): save_file(found, folder / name)
     if tokenizer is not None: tokenizer.save_pretrained(folder / "tokenizer")
-    hashes = {name: file_hash(folder / name) for name in tensors}
-    text = json.dumps({"format_version": FORMAT_VERSION, **facts, "files": hashes}, indent=1, ensure_ascii=False)
-    (folder / "clfm.json").write_text(text, encoding="utf-8")
+    facts = {"format_version": FORMAT_VERSION, **facts, "files": {name: file_hash(folder / name) for name in tensors}}
+    (folder / "clfm.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8")
     (folder / "README.md").write_text(card, encoding="utf-8")
 
-# %% ../../nbs/08_classifier/00_artifacts.ipynb #96fb29e7
+# %% ../../nbs/08_classifier/00_artifacts.ipynb #45af8166
 def is_saved(entry) -> bool:
     "Whether something given is the folder of a saved model."
     return isinstance(entry, (str, Path)) and Path(entry, "clfm.json").exists()
 
 def read_artifact(folder) -> tuple:  # (facts, {file name: {tensor name: tensor}})
     "Read an artifact back. Raises `UserError` naming the file that is missing, damaged or from another version."
-    folder = Path(folder)
+    folder, tensors = Path(folder), {}
     if not (folder / "clfm.json").exists():
         raise UserError(f"{folder} holds no clfm-kit model: there is no clfm.json in it")
     try: facts = json.loads((folder / "clfm.json").read_text(encoding="utf-8"))
@@ -165,15 +155,14 @@ def read_artifact(folder) -> tuple:  # (facts, {file name: {tensor name: tensor}
         )
     if lacking := [name for name in PIECES if name not in facts]:
         raise UserError(f"{folder / 'clfm.json'} lacks {', '.join(lacking)}; the model is damaged, copy it again")
-    for name in facts["files"]: _check_file(folder / name, facts["files"][name])
-    return facts, {name: load_file(folder / name) for name in facts["files"]}
-
-# %% ../../nbs/08_classifier/00_artifacts.ipynb #e18b9036
-def _check_file(path, expected):
-    if not path.exists(): raise UserError(f"{path} is missing; the model is incomplete")
-    try: load_file(path)
-    except SafetensorError as error: raise UserError(f"{path} is damaged ({error}); copy the model again") from error
-    if file_hash(path) != expected:
-        raise UserError(
-            f"{path} is not the file that was saved with this model (its SHA-256 differs); copy the model again"
-        )
+    for name, expected in facts["files"].items():
+        path = folder / name
+        if not path.exists(): raise UserError(f"{path} is missing; the model is incomplete")
+        try: tensors[name] = load_file(path)
+        except SafetensorError as error:
+            raise UserError(f"{path} is damaged ({error}); copy the model again") from error
+        if file_hash(path) != expected:
+            raise UserError(
+                f"{path} is not the file that was saved with this model (its SHA-256 differs); copy the model again"
+            )
+    return facts, tensors

@@ -5,9 +5,8 @@
 # %% auto #0
 __all__ = ['UNFITTED', 'Classifier']
 
-# %% ../../nbs/08_classifier/06_classifier.ipynb #932af108
+# %% ../../nbs/08_classifier/06_classifier.ipynb #10e1e594
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ from ..training.batches import Examples
 from ..training.distillation import teacher_targets
 from ..training.finetuning import Finetuning, run_identity
 
-# %% ../../nbs/08_classifier/06_classifier.ipynb #95dbf81e
+# %% ../../nbs/08_classifier/06_classifier.ipynb #9c256bcc
 UNFITTED = "this classifier is not fitted; call fit, or load one with from_pretrained"
 
 class Classifier(ClassifierMixin, BaseEstimator):
@@ -106,8 +105,9 @@ class Classifier(ClassifierMixin, BaseEstimator):
         self.recipe_ = Recipe.of(self.recipe).with_params(self.settings)
         self.parts_ = self.recipe_.parts()
         given, kind = self.tasks or self.recipe_.tasks, None if self.recipe_.task == "auto" else self.recipe_.task
-        alone = Task(UNNAMED, kind=kind, class_weight=self.recipe_.class_weight, reject=self.reject)
-        self.specs_ = read_tasks(given) if given else {UNNAMED: alone}
+        self.specs_ = read_tasks(given) if given else {
+            UNNAMED: Task(UNNAMED, kind=kind, class_weight=self.recipe_.class_weight, reject=self.reject)
+        }
         for part in (task.part() for task in self.specs_.values()):
             if hasattr(part, "check_with"): part.check_with(self.parts_)
             if hasattr(self.parts_["format"], "check_task"): self.parts_["format"].check_task(part)
@@ -180,8 +180,9 @@ class Classifier(ClassifierMixin, BaseEstimator):
             trained = delta is not None and hasattr(task.head, "loss")
             logits[name] = task.fit(examples, features, self.recipe_.training, self.recipe_.seed, read, trained, self)
         self.delta_, self.tasks_ = delta, tasks
-        read_by = [column for task in tasks.values() for column in (task.columns if delta is None else task.widths)]
-        self.depth_ = max(map(depth, read_by))
+        self.depth_ = max(
+            depth(column) for task in tasks.values() for column in (task.columns if delta is None else task.widths)
+        )
         encoded = examples[1].encoded if self._words() else None
         self.reports_ = {"validation": self._report(logits, features[1], other, encoded)}
         self.facts_ = dict(
@@ -190,14 +191,14 @@ class Classifier(ClassifierMixin, BaseEstimator):
             depth=self.depth_, full_depth=encoder.backbone.shape.depth,
         )
         if self.named:
-            count = lambda name: dict(
-                train=len(train.known(name)), validation=len(other.known(name)),
-                repaired_tags=train.repairs.get(name, 0), unseen_in_validation=unseen[name],
-            )
-            self.facts_ |= dict(
-                tasks={name: count(name) for name in tasks},
-                unread_words=examples[0].encoded.unread if self._words() else 0,
-            )
+            counts = {
+                name: dict(
+                    train=len(train.known(name)), validation=len(other.known(name)),
+                    repaired_tags=train.repairs.get(name, 0), unseen_in_validation=unseen[name],
+                )
+                for name in tasks
+            }
+            self.facts_ |= dict(tasks=counts, unread_words=examples[0].encoded.unread if self._words() else 0)
         if delta is not None: self.facts_["training"] = training
         emit(self, "end", facts=self.facts_)
         return self
@@ -211,7 +212,9 @@ class Classifier(ClassifierMixin, BaseEstimator):
             columns = list(dict.fromkeys(column for task in tasks.values() for column in task.widths))
             later = lambda part: LaterFeatures(lambda: encoder.features(part.texts, columns, part.rows.places))
             return None, {}, tuple(map(later, examples))
-        teacher = self._teacher()
+        teacher = getattr(self, "teacher_", None) or self.recipe_.teacher
+        if teacher is not None and not hasattr(teacher, "predict_proba"):
+            teacher = Classifier.from_pretrained(teacher, cache="default")
         taught = (
             teacher_targets(teacher, {name: task.schema for name, task in tasks.items()}, examples) if teacher else {}
         )
@@ -224,35 +227,26 @@ class Classifier(ClassifierMixin, BaseEstimator):
         delta, facts, features = training.train(checkpoints, identity, encoder.cache)
         return delta, facts | (dict(teacher=teacher.recipe_.name) if teacher else {}), features
 
-    def _teacher(self) -> Any:
-        "The fitted classifier whose probabilities are learned in the place of labels, or None."
-        given = getattr(self, "teacher_", None) or self.recipe_.teacher
-        return (
-            given if given is None or hasattr(given, "predict_proba")
-            else Classifier.from_pretrained(given, cache="default")
-        )
-
     # ---- answering
 
     def _words(self) -> bool:
         "Whether a task answers with words."
         return any(task.schema.unit == "word" for task in self._fitted().values())
 
-    def _pieces(self, texts: list, tokens: Any = None) -> Iterator:
-        "(features, `EncodedTexts` where a task answers with words) of texts, some thousand at a time."
-        columns = self._columns()
-        places = word_places(texts, tokens) if self._words() else None
-        for start in range(0, len(texts), PIECE):
-            some, words = texts[start:start + PIECE], places and places[start:start + PIECE]
-            yield self.encoder_.features(some, columns, words), self.encoder_.encoded(some, words) if words else None
-
     def _asked(self, texts: Any, tokens: Any, what: Any) -> dict:
-        "{task: what(task, features, encoded)} of texts, pieces joined."
+        """{task: [what(task, features, encoded)]} of texts, some thousand at a time;
+        `encoded` are `EncodedTexts` where a task answers with words.
+        """
         given = as_texts(texts)
         check_texts(given)
         found: dict = {name: [] for name in self._fitted()}
-        for features, encoded in self._pieces(given, tokens):
-            for name, task in self.tasks_.items(): found[name].append(what(task, features, encoded))
+        places = word_places(given, tokens) if self._words() else None
+        for start in range(0, max(len(given), 1), PIECE):  # no texts are one piece too, of no words
+            some, words = given[start:start + PIECE], places and places[start:start + PIECE]
+            features = self.encoder_.features(some, self._columns(), words)
+            encoded = self.encoder_.encoded(some, words) if words else None
+            for name, task in self.tasks_.items():
+                if some or task.schema.unit == "text": found[name].append(what(task, features, encoded))
         return found
 
     def answers(self, texts: Any, thresholds: Any = None, tokens: Any = None) -> dict[str, Answers]:
@@ -297,11 +291,10 @@ class Classifier(ClassifierMixin, BaseEstimator):
 
     def decision_function(self, texts: Any, tokens: Any = None) -> Any:
         "Uncalibrated logits, float32, shaped as `predict_proba`."
-        def what(task, features, encoded):
-            return task.by_text(task.logits({column: features[column] for column in task.columns}), encoded)
-        empty = lambda task: [] if task.schema.unit == "word" else np.zeros((0, len(task.schema)), dtype=np.float32)
-        found = self._asked(texts, tokens, what)
-        return self._unwrapped({name: together(pieces, empty(self.tasks_[name])) for name, pieces in found.items()})
+        found = self._asked(
+            texts, tokens, lambda task, features, encoded: task.by_text(task.logits(features), encoded)
+        )
+        return self._unwrapped({name: together(pieces) for name, pieces in found.items()})
 
     def confidence(self, texts: Any) -> Any:
         """How much each text looks like those of training [N], by the score of the reject option; below its cut a
@@ -314,8 +307,9 @@ class Classifier(ClassifierMixin, BaseEstimator):
             raise UserError(
                 "this classifier has no reject option; give it one, such as reject='energy', before fitting"
             )
-        found = {name: each.confidence for name, each in self.answers(texts).items() if each.confidence is not None}
-        return self._unwrapped(found)
+        return self._unwrapped({
+            name: each.confidence for name, each in self.answers(texts).items() if each.confidence is not None
+        })
 
     def explain(self, text: Any, label: Any = None, task: str | None = None, features: int = 8) -> Explanation:
         """Why `text` gets `label` (without one: the likeliest) from a task (the first that has one answer a text);
@@ -347,15 +341,10 @@ class Classifier(ClassifierMixin, BaseEstimator):
         rows = load_rows(data, self.specs_, labels).measured
         if not any(rows.by_task.get(name) for name in self.tasks_):
             raise UserError(f"{rows.source} has no labels to evaluate against")
-        columns = self._columns()
-        words = self._words()
-        places = (rows.places or word_places(rows.texts)) if words else None
-        features = self.encoder_.features(rows.texts, columns, places)
-        logits = {
-            name: task.logits({column: features[column] for column in task.columns})
-            for name, task in self.tasks_.items()
-        }
-        encoded = self.encoder_.encoded(rows.texts, places) if words else None
+        places = (rows.places or word_places(rows.texts)) if self._words() else None
+        features = self.encoder_.features(rows.texts, self._columns(), places)
+        logits = {name: task.logits(features) for name, task in self.tasks_.items()}
+        encoded = None if places is None else self.encoder_.encoded(rows.texts, places)
         return note_seen(self._report(logits, features, rows, encoded, out_of_scope), rows.texts, self.trained_on_)
 
     def _report(self, logits: dict, features: Any, rows: Rows, encoded: Any, out_of_scope: Any = None) -> Report:

@@ -63,7 +63,7 @@ def _shade(word, weight, strongest):
         FOR if weight > 0 else AGAINST, strength, weight, word, sign,
     )
 
-# %% ../../nbs/08_classifier/03_explanation.ipynb #b82cfa6e
+# %% ../../nbs/08_classifier/03_explanation.ipynb #a1cc795e
 def explain(task: FittedTask, encoder: TextEncoder, text: str, label=None, features: int = 8) -> Explanation:
     """Why a fitted task gives `text` a label (without one: the likeliest); `features` limits the head's own list.
 
@@ -77,13 +77,6 @@ def explain(task: FittedTask, encoder: TextEncoder, text: str, label=None, featu
     column = labels.index(label) if label is not None else int(probabilities[0].argmax())
     fall = np.log(probabilities[0, column] + 1e-12) - np.log(probabilities[1:, column] + 1e-12)
     words = [(start, end, float(weight)) for (start, end), weight in zip(spans, fall)]
-    return Explanation(
-        text, labels[column], float(probabilities[0, column]), words, _head_says(task, read, column, features)
-    )
-
-def _head_says(task, read, column, number) -> list:
-    "The head's own account of one logit of the first text, if it gives one."
-    if not hasattr(task.head, "explain"): return []
-    return task.head.explain(
-        {name: torch.from_numpy(values[np.array([0])]) for name, values in read.items()}, column
-    )[:number]
+    first = {name: torch.from_numpy(values[np.array([0])]) for name, values in read.items()}
+    said = task.head.explain(first, column)[:features] if hasattr(task.head, "explain") else []
+    return Explanation(text, labels[column], float(probabilities[0, column]), words, said)

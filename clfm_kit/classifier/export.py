@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['FORMS', 'cut_backbone', 'Graph', 'outputs', 'write_graph', 'run_graph', 'parity', 'export']
 
-# %% ../../nbs/08_classifier/07_export.ipynb #2d5e6bb0
+# %% ../../nbs/08_classifier/07_export.ipynb #cb98e4c3
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ def cut_backbone(clf: Classifier) -> Backbone:
     if clf.delta_ is not None: clf.delta_.apply(cut)
     return cut
 
-# %% ../../nbs/08_classifier/07_export.ipynb #321646a5
+# %% ../../nbs/08_classifier/07_export.ipynb #512d774d
 class Graph(nn.Module):
     "Ids and mask [B, T] to float32 probabilities [B, C] of each task."
 
@@ -44,15 +45,13 @@ class Graph(nn.Module):
     def forward(self, input_ids, attention_mask):
         found = {}
         def keep(site, states):
-            pooled = self.pooler.pool(states, attention_mask)
-            found.update({f"{site}/{name}": values.to(self.round).float() for name, values in pooled.items()})
-        taps = {site: lambda states, site=site: keep(site, states) for site in self.sites}
-        self.backbone.read(input_ids, attention_mask, taps)
-        return tuple(self._answer(task, found) for task in self.tasks)
-
-    def _answer(self, task, found):
-        logits = task.head.logits({column: found[column] for column in task.columns})
-        return task.schema.activate(logits / task.calibration.temperature)
+            for name, values in self.pooler.pool(states, attention_mask).items():
+                found[f"{site}/{name}"] = values.to(self.round).float()
+        self.backbone.read(input_ids, attention_mask, {site: partial(keep, site) for site in self.sites})
+        logits = [task.head.logits({column: found[column] for column in task.columns}) for task in self.tasks]
+        return tuple(
+            task.schema.activate(each / task.calibration.temperature) for task, each in zip(self.tasks, logits)
+        )
 
 # %% ../../nbs/08_classifier/07_export.ipynb #10d01589
 def _limit(clf) -> int:
@@ -75,7 +74,7 @@ def _limit(clf) -> int:
         )
     return min(limit, text_format.max_length or limit)
 
-# %% ../../nbs/08_classifier/07_export.ipynb #89e51053
+# %% ../../nbs/08_classifier/07_export.ipynb #0d66a6b4
 def outputs(clf: Classifier) -> list:
     "What the graph's outputs are called: `probabilities`, or the tasks' names."
     return list(clf.tasks_) if clf.named else ["probabilities"]
@@ -88,15 +87,14 @@ def write_graph(clf: Classifier, path):
     imported("onnxscript", "exporting", "export")  # PyTorch's exporter uses it
     module = Graph(clf).eval()
     backbone = module.backbone
-    example = pad([[1, 2, 3, 2], [1, 2]], backbone.tokenizer.pad_token_id)
     sizes = {0: "texts", 1: "tokens"}
     attention = backbone.model.config._attn_implementation
     backbone.model.set_attn_implementation("eager")
     try:
         torch.onnx.export(
-            module, example, str(path), input_names=["input_ids", "attention_mask"], output_names=outputs(clf),
-            dynamo=True, verbose=False, dynamic_shapes={"input_ids": sizes, "attention_mask": sizes},
-            external_data=False,
+            module, pad([[1, 2, 3, 2], [1, 2]], backbone.tokenizer.pad_token_id), str(path), dynamo=True,
+            input_names=["input_ids", "attention_mask"], output_names=outputs(clf), verbose=False,
+            dynamic_shapes={"input_ids": sizes, "attention_mask": sizes}, external_data=False,
         )
     except torch.onnx.errors.OnnxExporterError as error:
         said = str(error).strip().splitlines()[0]
@@ -105,9 +103,7 @@ def write_graph(clf: Classifier, path):
         ) from error
     finally: backbone.model.set_attn_implementation(attention)
 
-# %% ../../nbs/08_classifier/07_export.ipynb #220101d4aa
-def _whole(clf, path): write_graph(clf, path)
-
+# %% ../../nbs/08_classifier/07_export.ipynb #70348dd1
 def _small(clf, path):
     """The graph with linear maps and embeddings in eight bits, a scale for each channel;
     activations are rounded as they come.
@@ -122,7 +118,7 @@ def _small(clf, path):
     )
     whole.unlink()
 
-FORMS = {"onnx": _whole, "onnx-int8": _small}
+FORMS = {"onnx": write_graph, "onnx-int8": _small}
 
 # %% ../../nbs/08_classifier/07_export.ipynb #96578db6
 def run_graph(folder, texts) -> dict:  # {output: float64 [N, C]}
@@ -141,7 +137,7 @@ def run_graph(folder, texts) -> dict:  # {output: float64 [N, C]}
     names = [output.name for output in session.get_outputs()]
     return {name: np.concatenate(values).astype(np.float64) for name, values in zip(names, zip(*found))}
 
-# %% ../../nbs/08_classifier/07_export.ipynb #edb553bd
+# %% ../../nbs/08_classifier/07_export.ipynb #151d5fea
 def parity(clf: Classifier, folder, texts) -> dict:
     """How far the graph is from the classifier: the largest difference of a probability, and the share of texts with
     a label that changes.
@@ -152,8 +148,10 @@ def parity(clf: Classifier, folder, texts) -> dict:
         ours, other = (schema.decide(found, cut) for found in (answers.probabilities, theirs[output]))
         changed |= (ours != other).reshape(len(texts), -1).any(1)
         largest = max(largest, float(np.abs(answers.probabilities - theirs[output]).max()))
-    some = [str(texts[row]) for row in np.flatnonzero(changed)[:5]]
-    return dict(texts=len(texts), largest_difference=largest, share_changed=float(changed.mean()), changed=some)
+    return dict(
+        texts=len(texts), largest_difference=largest, share_changed=float(changed.mean()),
+        changed=[str(texts[row]) for row in np.flatnonzero(changed)[:5]],
+    )
 
 # %% ../../nbs/08_classifier/07_export.ipynb #d3224b00
 def export(clf: Classifier, folder, form: str = "onnx", texts=None, tolerance: float | None = None) -> dict:

@@ -47,7 +47,7 @@ def check_reject(given, schema):
     score_named(wanted["score"]).check_schema(schema)
     if wanted["out_of_scope"] is not None: load_data(wanted["out_of_scope"])
 
-# %% ../../nbs/08_classifier/01_reject.ipynb #2f756114
+# %% ../../nbs/08_classifier/01_reject.ipynb #c25959c1
 @dataclass
 class RejectOption:
     "A fitted rejection score, the column it looks at, and its cut."
@@ -72,8 +72,7 @@ class RejectOption:
         "The option saved as `to_dict` and `reject_tensors`, or None."
         if given is None: return None
         score = score_named(given["score"])
-        for name, value in tensors.items():
-            if name.startswith("reject."): setattr(score, name.removeprefix("reject."), value.numpy())
+        for name, value in tensors.items(): setattr(score, name.removeprefix("reject."), value.numpy())
         return cls(
             score, given["column"],
             Rejection.from_dict({name: value for name, value in given.items() if name != "column"}),
@@ -86,7 +85,7 @@ def reject_tensors(option) -> dict:
         else {}
     )
 
-# %% ../../nbs/08_classifier/01_reject.ipynb #f8279b49
+# %% ../../nbs/08_classifier/01_reject.ipynb #d594cc0e
 def fit_reject(task, features: tuple, targets: tuple, logits, read) -> RejectOption | None:
     """Learn the reject option that `task.spec` asks for, from training and validation features and targets,
     and validation logits.
@@ -94,8 +93,7 @@ def fit_reject(task, features: tuple, targets: tuple, logits, read) -> RejectOpt
     `read(texts)` gives {column: features} of other texts. Raises `UserError`."""
     if task.spec.reject is None: return None
     wanted, column = read_reject(task.spec.reject), max(task.columns, key=depth)
-    score = score_named(wanted["score"])
-    score.fit(np.asarray(features[0][column]), targets[0], task.schema)
+    score = score_named(wanted["score"]).fit(np.asarray(features[0][column]), targets[0], task.schema)
     option = RejectOption(score, column, Rejection(wanted["score"], rows=len(logits)))
     inside = option.confidence(task, logits, features[1])
     if wanted["coverage"] is not None: cut = fit_cut(inside, wanted["coverage"])
@@ -111,7 +109,7 @@ def _outside(task, option, splits, order, read) -> np.ndarray:
     features = read(next(getattr(splits, part) for part in order if getattr(splits, part) is not None).texts)
     return option.confidence(task, task.logits(features), features)
 
-# %% ../../nbs/08_classifier/01_reject.ipynb #b4f98938
+# %% ../../nbs/08_classifier/01_reject.ipynb #2b7452b0
 def rejection_figures(task, logits, confidence, correct, read, out_of_scope=None) -> dict:
     """Figures of rejection for in-scope rows, and for out-of-scope texts where they are given;
     `read` as for `fit_reject`.
@@ -119,9 +117,9 @@ def rejection_figures(task, logits, confidence, correct, read, out_of_scope=None
     if confidence is None and out_of_scope is None: return {}
     option = task.reject or RejectOption(score_named("maximum-probability"), "", Rejection())
     if confidence is None: confidence = option.confidence(task, logits, {})
-    outside = []
-    if out_of_scope is not None:
-        outside = _outside(task, option, load_data(out_of_scope), ("test", "validation", "train"), read)
-    figures = evaluate_rejection(confidence, correct, outside, option.rejection.cut).figures
-    only_outside = lambda name: name == "auroc" or name.startswith("out_of_scope")
-    return {name: value for name, value in figures.items() if out_of_scope is not None or not only_outside(name)}
+    cut = option.rejection.cut
+    if out_of_scope is None:
+        figures = evaluate_rejection(confidence, correct, cut=cut).figures
+        return {name: figures[name] for name in figures if name != "auroc" and not name.startswith("out_of_scope")}
+    outside = _outside(task, option, load_data(out_of_scope), ("test", "validation", "train"), read)
+    return evaluate_rejection(confidence, correct, outside, cut).figures

@@ -27,23 +27,21 @@ from ..plugins import catalogue
 from ..recipes import PART_KINDS
 from ..training.finetuning import restore_delta
 
-# %% ../../nbs/08_classifier/05_saving.ipynb #830691fc
+# %% ../../nbs/08_classifier/05_saving.ipynb #74b53a79
 def save(clf, folder) -> Path:
     "Write a fitted classifier to `folder`, all or nothing. Raises `UserError` when it cannot be written."
     if not clf.__sklearn_is_fitted__(): raise UserError("this classifier is not fitted; there is nothing to save")
-    backbone, tensors, tasks = (
-        clf.encoder_.backbone, {"trained_on": torch.from_numpy(clf.trained_on_.view(np.int64))}, {}
-    )
-    for name, task in clf.tasks_.items():
-        found, tasks[name] = task.state()
-        tensors |= found
-    model = dict(source=clf.model, hash=backbone.base_hash, depth=clf.depth_, full_depth=backbone.shape.depth)
+    backbone, states = clf.encoder_.backbone, {name: task.state() for name, task in clf.tasks_.items()}
+    tensors = {"trained_on": torch.from_numpy(clf.trained_on_.view(np.int64))}
+    for found, _ in states.values(): tensors |= found
     facts = dict(
         versions={"clfm-kit": __version__, **_plugins(clf.recipe_, clf.tasks_)}, recipe=clf.recipe_.to_dict(),
-        state_dtype=clf.state_dtype, model=model, tasks=tasks, facts=clf.facts_,
+        state_dtype=clf.state_dtype,
+        model=dict(source=clf.model, hash=backbone.base_hash, depth=clf.depth_, full_depth=backbone.shape.depth),
+        tasks={name: found for name, (_, found) in states.items()}, facts=clf.facts_,
         reports={name: report.to_dict() for name, report in clf.reports_.items()},
+        parts={kind: found for kind in ("format", "pooler") if (found := json_state(clf.parts_[kind]))},
     )
-    facts["parts"] = {kind: found for kind in ("format", "pooler") if (found := json_state(clf.parts_[kind]))}
     files = {"head.safetensors": tensors}
     if clf.delta_ is not None: files["delta.safetensors"], facts["delta"] = clf.delta_.state()
     with fresh_folder(folder) as part: write_artifact(part, facts, files, model_card(facts), backbone.tokenizer)
@@ -104,7 +102,7 @@ def load(cls, source, model: str | None = None, cache=None, accept_other_base: b
     self.reports_ = {name: Report.from_dict(found) for name, found in facts["reports"].items()}
     return self
 
-# %% ../../nbs/08_classifier/05_saving.ipynb #62afeae0
+# %% ../../nbs/08_classifier/05_saving.ipynb #c58b1495
 def _local(source) -> Path:
     "The folder of a saved classifier, fetched from the Hub when it is no folder here."
     here = not isinstance(source, str) or source.count("/") != 1 or source.startswith((".", "/", "~"))
@@ -117,7 +115,6 @@ def _local(source) -> Path:
 def push(clf, repo_id: str, **kwargs) -> Any:
     "Upload a classifier to the Hub as `repo_id`; `kwargs` go to `HfApi.create_repo`."
     with tempfile.TemporaryDirectory() as folder:
-        save(clf, Path(folder, "model"))
-        api = HfApi()
+        saved, api = save(clf, Path(folder, "model")), HfApi()
         api.create_repo(repo_id, exist_ok=True, **kwargs)
-        return api.upload_folder(repo_id=repo_id, folder_path=Path(folder, "model"))
+        return api.upload_folder(repo_id=repo_id, folder_path=saved)

@@ -5,14 +5,13 @@
 # %% auto #0
 __all__ = ['PIECE', 'Answers', 'FittedTask', 'together', 'joined_answers', 'joined_report']
 
-# %% ../../nbs/08_classifier/02_task.ipynb #da482134
+# %% ../../nbs/08_classifier/02_task.ipynb #38dd3156
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..backbone.sites import depth
 from .artifacts import head_state, same_layout, set_head_state
 from .reject import RejectOption, fit_reject, reject_tensors, rejection_figures
 from ..data.class_weights import learn_class_weights, row_weights
@@ -26,7 +25,7 @@ from ..plugins import emit
 from ..settings import HeadTraining
 from ..training.head import train_head
 
-# %% ../../nbs/08_classifier/02_task.ipynb #5183d702
+# %% ../../nbs/08_classifier/02_task.ipynb #6f8d1a3e
 PIECE = 8192  # texts whose features are held in memory at once
 
 @dataclass
@@ -62,57 +61,47 @@ class FittedTask:
         A head that was `trained` with the base is only calibrated, and training features are not looked at. Returns
         the logits of all validation texts, or words; those of rows with a label are from before any refit on them.
         """
-        validation = examples[1].part(self.name, features[1], self.widths)
-        if not trained:
-            train = examples[0].part(self.name, features[0], self.widths)
-            self._fit_head(train, validation, training, seed, run)
+        train, validation = (each.part(self.name, found, self.widths) for each, found in zip(examples, features))
+        if not trained: self._fit_head(train, validation, training, seed, run)
         same_layout(self.head)
         self.columns = list(getattr(self.head, "columns_", self.widths))
         logits = getattr(self.head, "validation_logits", None)
-        if logits is None: logits = self.logits({column: validation[0][column] for column in self.columns})
+        if logits is None: logits = self.logits(validation[0])
         self.calibration = calibrate(np.asarray(logits), validation[1], self.schema)
-        if self.spec.reject is not None:
-            train = examples[0].part(self.name, features[0], self.columns)
-            self.reject = fit_reject(self, (train[0], validation[0]), (train[1], validation[1]), logits, read)
+        self.reject = fit_reject(self, *zip(train, validation), logits, read)
         keep = examples[1].labelled(self.name)
         if len(keep) == len(examples[1].flat(self.name)): return np.asarray(logits)
-        every = self.logits({column: features[1][column] for column in self.columns})
+        every = self.logits(features[1])
         every[keep] = logits
         return every
 
     def _fit_head(self, train, validation, training, seed, run):
         "Fit the head in closed form, or train it on features as they are."
         weights = learn_class_weights(self.spec.class_weight, train[1], self.schema)
-        progress = lambda done, total: emit(run, "fit", done=done, total=total)
-        shared = dict(validation=validation, seed=seed, progress=progress)
+        shared = dict(
+            validation=validation, seed=seed, progress=lambda done, total: emit(run, "fit", done=done, total=total)
+        )
         if not hasattr(self.head, "fit"):
             settings = HeadTraining(
                 **training or (dict(epochs=20, batch_size=256) if self.schema.unit == "word" else {})
             )
             self.head = train_head(self.head, *train, self.schema, class_weights=weights, **shared, settings=settings)
             return
-        row_weight = row_weights(weights, train[1]) if weights.active else None
-        self.head = self.head.fit(*train, self.schema, row_weight=row_weight, **shared) or self.head
-        if not weights.gamma: return
-        # focal loss takes a second fit, its row weights coming from the first
-        columns = getattr(self.head, "columns_", train[0])
-        probabilities = self.schema.probabilities(self.logits({column: train[0][column] for column in columns}))
-        row_weight = row_weights(weights, train[1], probabilities)
-        self.head = self.head.fit(*train, self.schema, row_weight=row_weight, **shared) or self.head
-
-    @property
-    def depth(self) -> int:
-        "Blocks that must run to read what the head reads."
-        return max(map(depth, self.columns))
+        fit = lambda weight: self.head.fit(*train, self.schema, row_weight=weight, **shared) or self.head
+        self.head = fit(row_weights(weights, train[1]) if weights.active else None)
+        if weights.gamma:  # focal loss takes a second fit, its row weights coming from the first
+            self.columns = list(getattr(self.head, "columns_", self.widths))
+            self.head = fit(row_weights(weights, train[1], self.schema.probabilities(self.logits(train[0]))))
 
     def logits(self, features) -> np.ndarray:  # float32 [N, C]
-        "Uncalibrated logits of texts, or words, from {column: [N, F]}."
-        count = len(next(iter(features.values())))
+        "Uncalibrated logits of texts, or words, from {column: [N, F]} that holds those that the head reads."
+        read = {column: features[column] for column in self.columns}
+        count = len(next(iter(read.values())))
         pieces = [np.arange(start, min(start + PIECE, count)) for start in range(0, count, PIECE)]
-        as_tensor = lambda values, rows: torch.from_numpy(np.asarray(values[rows], dtype=np.float32))
+        as_tensor = lambda values: torch.from_numpy(np.asarray(values, dtype=np.float32))
         with torch.inference_mode():
             found = [
-                self.head.logits({column: as_tensor(values, rows) for column, values in features.items()})
+                self.head.logits({column: as_tensor(values[rows]) for column, values in read.items()})
                 for rows in pieces
             ]
         return torch.cat(found).float().numpy() if found else np.zeros((0, len(self.schema)), dtype=np.float32)
@@ -127,7 +116,7 @@ class FittedTask:
 
     def answers(self, features, texts=None, thresholds=None) -> Answers:
         "`Answers` from {column: features}; `texts` are the `EncodedTexts`, for kinds of task that answer with words."
-        logits = self.logits({column: features[column] for column in self.columns})
+        logits = self.logits(features)
         confidence = self.confidence(logits, features)
         probabilities = self.by_text(self.calibration.probabilities(logits, self.schema), texts)
         rejected = None if confidence is None else self.reject.rejection.rejected(confidence)
@@ -166,12 +155,12 @@ class FittedTask:
     def state(self) -> tuple:  # ({tensor name: tensor}, JSON-able facts)
         "What was learned, for an artifact."
         tensors, values = head_state(self.head)
-        facts = dict(
+        named = {f"{self.name}.{key}": value for key, value in tensors.items()}
+        named |= {f"{self.name}@{key}": value for key, value in reject_tensors(self.reject).items()}
+        return named, dict(
             schema=self.schema.to_dict(), calibration=self.calibration.to_dict(),
             reject=self.reject and self.reject.to_dict(), widths=self.widths, columns=self.columns, head=values,
         )
-        named = {f"{self.name}.{key}": value for key, value in tensors.items()}
-        return named | {f"{self.name}@{key}": value for key, value in reject_tensors(self.reject).items()}, facts
 
     @classmethod
     def restore(cls, spec: Task, head, facts: dict, tensors: dict) -> "FittedTask":
@@ -183,33 +172,22 @@ class FittedTask:
         mine = lambda prefix: {
             key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
         }
-        head = set_head_state(head, mine(f"{name}."), facts["head"], facts["widths"], schema)
-        reject = RejectOption.from_dict(facts.get("reject"), mine(f"{name}@"))
         return cls(
-            name, spec, schema, head, facts["widths"], facts["columns"],
-            Calibration.from_dict(facts["calibration"]), reject,
+            name, spec, schema, set_head_state(head, mine(f"{name}."), facts["head"], facts["widths"], schema),
+            facts["widths"], facts["columns"], Calibration.from_dict(facts["calibration"]),
+            RejectOption.from_dict(facts.get("reject"), mine(f"{name}@")),
         )
 
-# %% ../../nbs/08_classifier/02_task.ipynb #07ecb01f
-def together(pieces: list, empty: Any) -> Any:
-    "Pieces of arrays, or of lists, as one; `empty` where there are none."
-    if isinstance(empty, list): return [value for piece in pieces for value in piece]
-    return np.concatenate([empty, *pieces]) if pieces else empty
+# %% ../../nbs/08_classifier/02_task.ipynb #cd4ac012
+def together(pieces: list) -> Any:
+    "Pieces of arrays as one array, of lists as one list; no pieces are an empty list."
+    if pieces and isinstance(pieces[0], np.ndarray): return np.concatenate(pieces)
+    return [value for piece in pieces for value in piece]
 
 def joined_answers(task: FittedTask, pieces: list) -> Answers:
     "The `Answers` of some pieces as one."
-    if task.schema.unit == "word":
-        return Answers(
-            task, together([piece.labels for piece in pieces], []),
-            together([piece.probabilities for piece in pieces], []),
-        )
-    none = task.schema.probabilities(np.zeros((0, len(task.schema))))
-    rejected = np.zeros(0, dtype=bool) if task.reject else None
-    labels = together(
-        [piece.labels for piece in pieces], task.schema.answers(none, task.calibration.thresholds, rejected, None)
-    )
-    confidence = together([piece.confidence for piece in pieces], np.zeros(0)) if task.reject else None
-    return Answers(task, labels, together([piece.probabilities for piece in pieces], none), confidence)
+    joined = lambda what: together([getattr(piece, what) for piece in pieces])
+    return Answers(task, joined("labels"), joined("probabilities"), joined("confidence") if task.reject else None)
 
 # %% ../../nbs/08_classifier/02_task.ipynb #defc1edc
 def joined_report(reports: dict, right: dict, rows: int) -> Report:

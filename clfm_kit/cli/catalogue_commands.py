@@ -18,12 +18,14 @@ from ..parts import name_and_params
 from ..plugins import catalogue, extras
 from ..recipes import PART_KINDS, Recipe
 
-# %% ../../nbs/11_cli/02_catalogue_commands.ipynb #08df32f9
+# %% ../../nbs/11_cli/02_catalogue_commands.ipynb #2a411a9a
 def plugins(as_json: Json = False):
     "List the plugins, the parts they offer, and what would install those that are missing."
-    entries = [entry for kind in KINDS for entry in catalogue.entries(kind).values()]
     missing = {extra: f'pip install "clfm-kit[{extra}]"' for extra in extras() if extra not in catalogue.plugins}
-    parts = [dict(kind=e.kind, name=e.name, plugin=e.plugin, about=e.about, paper=e.paper) for e in entries]
+    parts = [
+        dict(kind=e.kind, name=e.name, plugin=e.plugin, about=e.about, paper=e.paper)
+        for kind in KINDS for e in catalogue.entries(kind).values()
+    ]
     facts = dict(plugins=catalogue.plugins, failures=catalogue.failures, missing=missing, parts=parts)
     show(
         facts,
@@ -39,12 +41,13 @@ def _states(found) -> list:
         parts = [part for part in found["parts"] if part["plugin"] == name]
         if name in found["failures"]: state = f"could not be used: {found['failures'][name]}"
         else: state = "loaded" if name in found["plugins"] else f"not installed: {found['missing'][name]}"
-        offers = ", ".join(f"{part['kind']} {part['name']}" for part in parts)
-        papers = ", ".join(dict.fromkeys(part["paper"] for part in parts if part["paper"]))
-        rows.append([name, found["plugins"].get(name, ""), offers, papers, state])
+        rows.append([
+            name, found["plugins"].get(name, ""), ", ".join(f"{part['kind']} {part['name']}" for part in parts),
+            ", ".join(dict.fromkeys(part["paper"] for part in parts if part["paper"])), state,
+        ])
     return rows
 
-# %% ../../nbs/11_cli/02_catalogue_commands.ipynb #3e1a7aa1
+# %% ../../nbs/11_cli/02_catalogue_commands.ipynb #f8b0149e
 def recipes(as_json: Json = False):
     "List the recipes and what they are made of."
     found = {name: (Recipe.of(name), entry) for name, entry in catalogue.entries("recipe").items()}
@@ -54,13 +57,11 @@ def recipes(as_json: Json = False):
 
 def _made_of(recipe) -> str:
     "The parts of a recipe that are not the usual ones, selector and head always."
-    plain = Recipe()
-    told = (
-        kind for kind in PART_KINDS if getattr(recipe, kind) != getattr(plain, kind) or kind in ("selector", "head")
-    )
-    return " + ".join(name_and_params(getattr(recipe, kind))[0] for kind in told)
+    plain, parts = Recipe(), {kind: getattr(recipe, kind) for kind in PART_KINDS}
+    told = (part for kind, part in parts.items() if part != getattr(plain, kind) or kind in ("selector", "head"))
+    return " + ".join(name_and_params(part)[0] for part in told)
 
-# %% ../../nbs/11_cli/02_catalogue_commands.ipynb #b63f7e58
+# %% ../../nbs/11_cli/02_catalogue_commands.ipynb #849877a5
 def new_plugin(
     name: Annotated[str, typer.Argument(help="Lower-case words joined by hyphens.")],
     parent: Annotated[str, typer.Option("--in", help="Where the folder goes.")] = ".", as_json: Json = False,
@@ -68,5 +69,7 @@ def new_plugin(
     "Write a plugin to change: a module, a notebook, a test and its pyproject.toml, in a folder of its own."
     folder = writing.new_plugin(name, parent)
     files = sorted(path.name for path in folder.iterdir())
-    tried = f"Try it: pip install -e {folder} && clfm plugins && python -m pytest {folder}"
-    show(dict(folder=str(folder), files=files), as_json, f"{folder}: {', '.join(files)}\n{tried}")
+    show(
+        dict(folder=str(folder), files=files), as_json,
+        f"{folder}: {', '.join(files)}\nTry it: pip install -e {folder} && clfm plugins && python -m pytest {folder}",
+    )

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MESSAGES', 'run', 'demo']
 
-# %% ../../nbs/11_cli/06_demo.ipynb #9640ea56
+# %% ../../nbs/11_cli/06_demo.ipynb #03fafe80
 import json
 import subprocess
 import sys
@@ -17,11 +17,12 @@ import typer
 from rich.console import Console
 from rich.text import Text as RichText
 
+import clfm_kit
 from .options import Json, drawn, progress
 from ..errors import UserError
 from ..recipes import Recipe
 
-# %% ../../nbs/11_cli/06_demo.ipynb #28bc5170
+# %% ../../nbs/11_cli/06_demo.ipynb #d19b1003
 MESSAGES = ("says delivered, but there is nothing on my porch and the neighbours have not seen it either",
             "before I cancel: is there a smaller plan, or can I skip a month?",
             "my card got hit twice for the same kettle")
@@ -31,17 +32,16 @@ def run(out, as_json: bool = False) -> dict:
 
     Raises `UserError` when a part is missing.
     """
-    from clfm_kit.classifier.classifier import Classifier
-    from clfm_kit.study.comparison import compare
     say, started = Console(stderr=as_json, markup=False, highlight=False).print, time.perf_counter()
     say("helpdesk: customer messages, 20 intents, read by a frozen MiniLM. Fitting Sparsify-then-Classify …")
-    with progress(): folder = Classifier("stc").fit("helpdesk").save_pretrained(out)
+    with progress(): folder = clfm_kit.Classifier("stc").fit("helpdesk").save_pretrained(out)
     say(
         f"Saved to {folder}. Holding it against the last-layer probe, "
         f"token-sparse finetuning and the TF-IDF baseline …"
     )
     with progress():
-        found = compare(["probe", folder, Recipe.of("token-sparse").with_params(["training.epochs=2"])], "helpdesk")
+        sparse = Recipe.of("token-sparse").with_params(["training.epochs=2"])
+        found = clfm_kit.compare(["probe", folder, sparse], "helpdesk")
     say(drawn(found))
     say(f"\nA fresh process loads {folder} and predicts:")
     predictions, explanation = _fresh("predict", str(folder), *MESSAGES), _fresh("explain", str(folder), MESSAGES[0])

@@ -5,20 +5,22 @@
 # %% auto #0
 __all__ = ['Score', 'fit', 'predict', 'evaluate']
 
-# %% ../../nbs/11_cli/03_fit_commands.ipynb #478c66a2
+# %% ../../nbs/11_cli/03_fit_commands.ipynb #7b28df47
 import sys
 from typing import Annotated, Optional
 
 import typer
 
-from .options import Data, Json, Label, Model, Saved, Settings, Strangers, Text, finish, progress, show
-from .options import show_report
+import clfm_kit
+from clfm_kit.cli.options import (
+    Data, Json, Label, Model, Saved, Settings, Strangers, Text, finish, progress, show, show_report,
+)
 from ..display.highlights import Highlighted
 from ..display.tables import Table
 from ..errors import UserError
 from ..recipes import Recipe, check_training
 
-# %% ../../nbs/11_cli/03_fit_commands.ipynb #037e6962
+# %% ../../nbs/11_cli/03_fit_commands.ipynb #8556256b
 Score = Annotated[Optional[str], typer.Option(
     "--reject",
     help="Leave strange texts unanswered, by this score: maximum-probability, energy or centroid-distance.",
@@ -46,10 +48,9 @@ def fit(
     "Fit a classifier and save it, with its card, to a folder."
     from clfm_kit.backbone.sizes import sizes_for
     from clfm_kit.classifier.artifacts import check_folder
-    from clfm_kit.classifier.classifier import Classifier
-    from clfm_kit.data.rows import load_data
-    from clfm_kit.data.tasks import load_rows
-    if out_of_scope is not None: load_data(out_of_scope)  # now, rather than after the fit
+    from clfm_kit.data.report import data_report
+    from clfm_kit.data.tasks import load_rows, task_splits
+    if out_of_scope is not None: clfm_kit.load_data(out_of_scope)  # now, rather than after the fit
     if out is None and not dry_run:
         raise UserError("say where the model goes with --out DIR, or check only with --dry-run")
     if out is not None: check_folder(out)  # now, rather than after the fit
@@ -59,12 +60,14 @@ def fit(
             "this recipe has several tasks: say label columns and reject options in its tasks, "
             "as in --set tasks.intent=label"
         )
-    clf = Classifier(checked, model, reject=_reject(reject, coverage, out_of_scope))
+    clf = clfm_kit.Classifier(checked, model, reject=_reject(reject, coverage, out_of_scope))
     clf.prepare()
     check_training(checked, clf.parts_)
     if dry_run: sizes_for(clf.parts_, model)
     splits = load_rows(data, clf.specs_, text=text_column, label=label_column)
-    reports = _data_reports(clf, splits)
+    reports = {
+        name: data_report(task_splits(splits, task) if clf.named else splits) for name, task in clf.specs_.items()
+    }
     if dry_run: return _show_plan(clf, reports, as_json)
     _warn(clf, splits, reports)
     with progress(): clf.fit(splits, checkpoints=checkpoints)
@@ -73,22 +76,13 @@ def fit(
 def _reject(score, coverage, out_of_scope):
     "The `reject` setting that the options mean, or None."
     from clfm_kit.classifier.reject import read_reject
-    given = {
-        name: value for name, value in dict(score=score, coverage=coverage, out_of_scope=out_of_scope).items()
-        if value is not None
-    }
     if score is None and coverage is None: return None
-    return given if read_reject(given) else None
+    settings = dict(score=score, coverage=coverage, out_of_scope=out_of_scope)
+    given = {name: settings[name] for name in settings if settings[name] is not None}
+    read_reject(given)  # raises for what it cannot mean
+    return given
 
-# %% ../../nbs/11_cli/03_fit_commands.ipynb #b1615ecf
-def _data_reports(clf, splits) -> dict:
-    "{task: data report}."
-    from clfm_kit.data.report import data_report
-    from clfm_kit.data.tasks import task_splits
-    return {
-        name: data_report(task_splits(splits, task) if clf.named else splits) for name, task in clf.specs_.items()
-    }
-
+# %% ../../nbs/11_cli/03_fit_commands.ipynb #df9d3375
 def _show_plan(clf, reports, as_json):
     facts = {name: report.to_dict() for name, report in reports.items()}
     shown = [part for name, report in reports.items() for part in (*[f"task {name}"] * clf.named, report)]
@@ -96,17 +90,14 @@ def _show_plan(clf, reports, as_json):
 
 def _warn(clf, splits, reports):
     "Tell what is wrong with the data, on standard error."
-    said = {name: report.warnings for name, report in reports.items()}
-    for name, warnings in said.items():
-        for warning in warnings:
-            print(f"data, task {name}: {warning}" if clf.named else f"data: {warning}", file=sys.stderr)
-    for part, rows in splits.items():
-        for name, count in rows.repairs.items():
-            if count:
-                print(
-                    f"data, task {name}: {part}: {count} I- tags follow no tag of their type; they are read as B-.",
-                    file=sys.stderr,
-                )
+    said = [
+        f"data{f', task {name}' if clf.named else ''}: {warning}"
+        for name, report in reports.items() for warning in report.warnings
+    ] + [
+        f"data, task {name}: {part}: {count} I- tags follow no tag of their type; they are read as B-."
+        for part, rows in splits.items() for name, count in rows.repairs.items() if count
+    ]
+    for sentence in said: print(sentence, file=sys.stderr)
 
 def _measured(clf, splits, out_of_scope) -> dict:
     "{name: report} on the test rows: of the classifier and of the baseline."
@@ -119,7 +110,7 @@ def _measured(clf, splits, out_of_scope) -> dict:
         "TF-IDF baseline, test": baseline.evaluate(splits.test),
     }
 
-# %% ../../nbs/11_cli/03_fit_commands.ipynb #e6c85d39
+# %% ../../nbs/11_cli/03_fit_commands.ipynb #21fe5351
 def predict(
     folder: Saved, texts: Annotated[Optional[list[str]], typer.Argument(help="Texts; without any, --data.")] = None,
     data: Annotated[Optional[str], typer.Option(
@@ -131,49 +122,37 @@ def predict(
     text_column: Text = "text", as_json: Json = False,
 ):
     "Predict labels with probabilities."
-    from clfm_kit.classifier.classifier import Classifier
     from clfm_kit.data.tasks import load_texts
     if not texts and not data: raise UserError('give texts or --data, as in: clfm predict my-model "a text"')
-    clf = Classifier.from_pretrained(folder)
+    clf = clfm_kit.Classifier.from_pretrained(folder)
     given = list(texts or []) or load_texts(data, clf.specs_, text_column)
     thresholds = _thresholds(threshold, clf)
     with progress(): found = clf.answers(given, thresholds)
-    rows = list(zip(*(_facts(answers) for answers in found.values())))
+    facts = [map(each.task.schema.facts, each.labels, each.probabilities) for each in found.values()]
     tell = lambda answers: dict(zip(found, answers)) if clf.named else answers[0]
     show(
-        [dict(text=str(text), **tell(answers)) for text, answers in zip(given, rows)], as_json,
+        [dict(text=str(text), **tell(answers)) for text, *answers in zip(given, *facts)], as_json,
         _answers_table(clf, given, found),
     )
 
-def _facts(answers) -> list:
-    "The answers of a task as JSON, by text."
-    return [answers.task.schema.facts(*pair) for pair in zip(answers.labels, answers.probabilities)]
-
 def _chance(answers, row) -> float:
     "The probability of what is answered; where that is not one label, the largest."
-    labels, answer = list(answers.task.schema.labels), answers.labels[row]
+    labels, answer, chances = answers.task.schema.labels, answers.labels[row], answers.probabilities[row]
     single = not isinstance(answer, list) and answer in labels
-    return float(answers.probabilities[row][labels.index(answer)] if single else answers.probabilities[row].max())
+    return float(chances[labels.index(answer)] if single else chances.max())
 
 def _answers_table(clf, texts, found) -> Table:
     "A line for each text."
-    tagged = {name for name, answers in found.items() if answers.task.schema.unit == "word"}
+    tagged = [name for name, answers in found.items() if answers.task.schema.unit == "word"]
     others = [name for name in found if name not in tagged]
-    def cells(row):
-        said = [
-            (found[name].task.schema.words(found[name].labels[row]), _chance(found[name], row)) for name in others
-        ]
-        answered = (
-            [f"{words} ({chance:.2f})" for words, chance in said] if clf.named else [said[0][0], f"{said[0][1]:.2f}"]
-        )
-        return [
-            *answered, *(str(Highlighted(str(texts[row]), found[name].labels[row])) for name in tagged),
-            *[str(texts[row])] * (not tagged),
-        ]
-    head = others if clf.named else ["label", "probability"]
-    return Table("answers" if clf.named else "predictions", [*head, *tagged, *["text"] * (not tagged)], [
-        cells(row) for row in range(len(texts))
-    ])
+    def cells(row, text):
+        said = [(found[n].task.schema.words(found[n].labels[row]), f"{_chance(found[n], row):.2f}") for n in others]
+        answered = [f"{words} ({chance})" for words, chance in said] if clf.named else said[0]
+        marked = [str(Highlighted(text, found[name].labels[row])) for name in tagged]
+        return [*answered, *(marked or [text])]
+    head = [*(others if clf.named else ["label", "probability"]), *(tagged or ["text"])]
+    rows = [cells(row, str(text)) for row, text in enumerate(texts)]
+    return Table("answers" if clf.named else "predictions", head, rows)
 
 # %% ../../nbs/11_cli/03_fit_commands.ipynb #a2c2a0d8
 def _thresholds(given, clf):
@@ -189,15 +168,14 @@ def _thresholds(given, clf):
     if not 0 <= given <= 1: raise UserError(f"--threshold {given} given; a threshold is a probability from 0 to 1")
     return [given] * len(task.schema)
 
-# %% ../../nbs/11_cli/03_fit_commands.ipynb #ed3ff6a6
+# %% ../../nbs/11_cli/03_fit_commands.ipynb #d0922c4e
 def evaluate(
     folder: Saved, data: Data, out_of_scope: Strangers = None, text_column: Text = "text", label_column: Label = None,
     as_json: Json = False,
 ):
     "Measure a saved model on labelled rows, and with --out-of-scope its reject option."
-    from clfm_kit.classifier.classifier import Classifier
     from clfm_kit.data.tasks import load_rows
-    clf = Classifier.from_pretrained(folder)
+    clf = clfm_kit.Classifier.from_pretrained(folder)
     if clf.named and label_column:
         raise UserError("this model has several tasks, which say their label columns; leave --label-column out")
     rows = load_rows(data, clf.specs_, text=text_column, label=label_column).measured

@@ -5,17 +5,18 @@
 # %% auto #0
 __all__ = ['explain', 'export', 'merge', 'distil']
 
-# %% ../../nbs/11_cli/04_model_commands.ipynb #f4314cb7
+# %% ../../nbs/11_cli/04_model_commands.ipynb #2165f989
 from typing import Annotated, Optional
 
 import typer
 
+import clfm_kit
 from .options import Data, Json, Label, Model, Saved, Settings, TaskName, Text, progress, show
 from ..display.tables import Table
 from ..errors import UserError
 from ..recipes import Recipe
 
-# %% ../../nbs/11_cli/04_model_commands.ipynb #8950ebdb
+# %% ../../nbs/11_cli/04_model_commands.ipynb #ecd4b11a
 def explain(
     folder: Saved,
     text: Annotated[Optional[str], typer.Argument(help="A text; without one, the model itself is explained.")] = None,
@@ -26,8 +27,7 @@ def explain(
     as_json: Json = False,
 ):
     "Show what moved a decision: words, layers and features; without a text, what fitting and training found."
-    from clfm_kit.classifier.classifier import Classifier
-    clf = Classifier.from_pretrained(folder)
+    clf = clfm_kit.Classifier.from_pretrained(folder)
     if task and not clf.named: raise UserError(f"{folder} has a single task without a name; leave --task out")
     if text is None: return _found_by_fitting(folder, clf, task, as_json)
     found = clf.explain(text, label, task)
@@ -43,9 +43,12 @@ def _found_by_fitting(folder, clf, task, as_json):
     names = [clf.task(task).name] if task else list(clf.tasks_)
     reports = {name: getattr(clf.task(name).head, "report_", {}) for name in names}
     tables = clf.facts_.get("training", {}).get("tables", {})
-    title = lambda name: f"{folder}{', ' + name if clf.named else ''}: what fitting found"
     shown = [
-        Table(title(name), ["fact", "value"], list(report.items())) for name, report in reports.items() if report
+        Table(
+            f"{folder}{', ' + name if clf.named else ''}: what fitting found", ["fact", "value"],
+            list(report.items()),
+        )
+        for name, report in reports.items() if report
     ]
     shown += [Table(f"{folder}: {name}", found["head"], found["rows"]) for name, found in tables.items()]
     facts = (dict(tasks=reports) if clf.named else reports[names[0]]) | (dict(tables=tables) if tables else {})
@@ -54,7 +57,7 @@ def _found_by_fitting(folder, clf, task, as_json):
         *shown or [f"{folder}: head and training recorded nothing that could be shown; give a text to explain"],
     )
 
-# %% ../../nbs/11_cli/04_model_commands.ipynb #16f5f31f
+# %% ../../nbs/11_cli/04_model_commands.ipynb #41caaac6
 def export(
     folder: Saved, out: Annotated[str, typer.Option("--out", "-o", help="Folder for the exported model.")],
     form: Annotated[str, typer.Option("--form", help="onnx, or onnx-int8.")] = "onnx",
@@ -68,12 +71,10 @@ def export(
 ):
     "Write a saved model as ONNX, with its tokenizer and labels, checked against the original."
     from clfm_kit.classifier.artifacts import check_folder
-    from clfm_kit.classifier.classifier import Classifier
-    from clfm_kit.data.rows import load_data
     from clfm_kit.classifier.export import export as write
     check_folder(out)  # before any work, here and below
-    texts = load_data(data, text=text_column).measured.texts if data else None
-    found = write(Classifier.from_pretrained(folder), out, form, texts, tolerance)
+    texts = clfm_kit.load_data(data, text=text_column).measured.texts if data else None
+    found = write(clfm_kit.Classifier.from_pretrained(folder), out, form, texts, tolerance)
     show(
         dict(folder=out, **found), as_json,
         Table(f"{folder} → {out}", ["fact", "value"], list(map(list, found.items()))),
@@ -98,7 +99,7 @@ def merge(
     folder = found.classifier.save_pretrained(out)
     show(dict(model=str(folder), **found.to_dict()), as_json, found)
 
-# %% ../../nbs/11_cli/04_model_commands.ipynb #d201359e
+# %% ../../nbs/11_cli/04_model_commands.ipynb #839b5b96
 def distil(
     teacher: Annotated[str, typer.Argument(help="A saved model.")], data: Data,
     out: Annotated[str, typer.Option("--out", "-o", help="Folder for the student.")],
@@ -112,8 +113,7 @@ def distil(
     speed.
     """
     from clfm_kit.classifier.artifacts import check_folder
-    from clfm_kit.study.distilling import distil as run
-    from clfm_kit.study.distilling import kept, open_teacher, teaching_rows
+    from clfm_kit.study.distilling import distil as run, kept, open_teacher, teaching_rows
     check_folder(out, [teacher])
     master = open_teacher(teacher)
     splits = teaching_rows(data, master.specs_, text_column, label_column)

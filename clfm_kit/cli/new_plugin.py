@@ -111,18 +111,18 @@ def notebook(cells) -> str:
         indent=1,
     ) + "\n"
 
-# %% ../../nbs/11_cli/01_new_plugin.ipynb #37011b2cdf
+# %% ../../nbs/11_cli/01_new_plugin.ipynb #569298a4
 def plugin_files(name: str) -> dict:  # {path: text}
     "The files of a new plugin."
     module = "clfm_kit_" + name.replace("-", "_")
     fill = lambda text: Template(text).substitute(name=name, module=module, camel=name.title().replace("-", ""))
-    cells = [(kind, fill(source)) for kind, source in NOTEBOOK]
     return {
-        "pyproject.toml": fill(PYPROJECT), f"{module}.py": fill(MODULE), f"{name}.ipynb": notebook(cells),
+        "pyproject.toml": fill(PYPROJECT), f"{module}.py": fill(MODULE),
+        f"{name}.ipynb": notebook([(kind, fill(source)) for kind, source in NOTEBOOK]),
         f"test_{module[9:]}.py": fill(TEST),
     }
 
-# %% ../../nbs/11_cli/01_new_plugin.ipynb #6a8d77af
+# %% ../../nbs/11_cli/01_new_plugin.ipynb #c7d381d9
 def check_name(name: str):
     "Raises `UserError` when a plugin cannot be called `name`."
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
@@ -134,12 +134,14 @@ def check_name(name: str):
     if len(name) > 50: raise UserError(f"plugin name {name[:20]!r}… has {len(name)} characters; use at most 50")
     if keyword.iskeyword(name) or keyword.iskeyword(name.title()):
         raise UserError(f"plugin name {name!r} is a word of the Python language; choose another")
-    offered = (entry for kind in KINDS for entry in catalogue.entries(kind).values())
-    taken = next((f"{entry.kind} {name!r} of plugin {entry.plugin!r}" for entry in offered if entry.name == name), "")
-    if not taken and name in {**catalogue.plugins, **catalogue.failures}: taken = "a plugin that is installed"
-    if not taken and (name in extras() or bringing(name)): taken = "an extra of the kit"
-    if not taken and find_spec("clfm_kit_" + name.replace("-", "_")): taken = "a module that is installed"
-    if taken: raise UserError(f"plugin name {name!r} is taken by {taken}; choose another")
+    offered = [entry for kind in KINDS for entry in catalogue.entries(kind).values() if entry.name == name]
+    taken = {f"{entry.kind} {name!r} of plugin {entry.plugin!r}": True for entry in offered} | {
+        "a plugin that is installed": name in catalogue.plugins or name in catalogue.failures,
+        "an extra of the kit": name in extras() or bringing(name),
+        "a module that is installed": find_spec("clfm_kit_" + name.replace("-", "_")),
+    }
+    for who, has_it in taken.items():
+        if has_it: raise UserError(f"plugin name {name!r} is taken by {who}; choose another")
 
 # %% ../../nbs/11_cli/01_new_plugin.ipynb #37017da5ad
 def new_plugin(name: str, parent=".") -> Path:  # the new folder

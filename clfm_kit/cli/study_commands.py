@@ -14,7 +14,7 @@ from .options import Data, Json, Label, Model, Settings, TaskName, Text, progres
 from ..errors import UserError, imported
 from ..recipes import Recipe
 
-# %% ../../nbs/11_cli/05_study_commands.ipynb #d5da3eb8
+# %% ../../nbs/11_cli/05_study_commands.ipynb #7854ff47
 def compare(
     data: Data, entries: Annotated[list[str], typer.Argument(help="Recipes, YAML files or saved models.")],
     model: Model = "minilm",
@@ -26,8 +26,7 @@ def compare(
     task: TaskName = None, text_column: Text = "text", label_column: Label = None, as_json: Json = False,
 ):
     "Hold recipes and saved models against each other and the TF-IDF baseline, on the same rows."
-    from clfm_kit.study.comparison import compare as run
-    from clfm_kit.study.comparison import entry_tasks
+    from clfm_kit.study.comparison import compare as run, entry_tasks
     if plot:  # now, rather than after the comparison; opens no window
         imported("matplotlib", "a plot", "notebook").use("agg")
         tasks = entry_tasks(entries[0])
@@ -38,18 +37,15 @@ def compare(
             entries, _rows(entries[0], data, text_column, label_column), model=model, seeds=range(seeds), seen=seen
         )
     show(found.to_dict(), as_json, found)
-    if plot: _save_plot(found, plot, task)
+    if plot:
+        try: found.plot(task=task).figure.savefig(plot, dpi=150)
+        except (OSError, ValueError) as error: raise UserError(f"cannot write the plot to {plot}: {error}") from error
 
 def _rows(entry, data, text_column, label_column):
     "The data with the columns of the tasks of a recipe or saved model."
     from clfm_kit.data.tasks import load_rows
     from clfm_kit.study.comparison import entry_tasks
     return load_rows(data, entry_tasks(entry), text=text_column, label=label_column)
-
-def _save_plot(found, path, task):
-    "Write the plot of a comparison."
-    try: found.plot(task=task).figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as error: raise UserError(f"cannot write the plot to {path}: {error}") from error
 
 # %% ../../nbs/11_cli/05_study_commands.ipynb #eaf43577
 def tune(

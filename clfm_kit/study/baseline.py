@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['GRID', 'text_features', 'look', 'word_features', 'BaselineTask', 'Baseline']
 
-# %% ../../nbs/09_study/00_baseline.ipynb #cf129443
+# %% ../../nbs/09_study/00_baseline.ipynb #205760e7
 import time
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import torch
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.pipeline import make_union
 
@@ -25,14 +26,16 @@ from ..data.words import find_words, split_words
 from ..evaluation.calibration import Calibration, calibrate
 from ..evaluation.metrics import Report
 
-# %% ../../nbs/09_study/00_baseline.ipynb #80b4b64d
+# %% ../../nbs/09_study/00_baseline.ipynb #1b936cd0
 GRID = (3.0, 10.0, 30.0)
 
 def text_features() -> Any:
     "TF-IDF over words (1–2) and letters (3–5)."
     shared = dict(sublinear_tf=True, dtype=np.float32)
-    letters = TfidfVectorizer(ngram_range=(3, 5), analyzer="char_wb", min_df=2, **shared)
-    return make_union(TfidfVectorizer(ngram_range=(1, 2), **shared), letters)
+    return make_union(
+        TfidfVectorizer(ngram_range=(1, 2), **shared),
+        TfidfVectorizer(ngram_range=(3, 5), analyzer="char_wb", min_df=2, **shared),
+    )
 
 def look(place: tuple) -> list:
     "What a word and its neighbours look like; `place` is (words, number)."
@@ -45,7 +48,7 @@ def word_features() -> Any:
     "Counts of what `look` sees."
     return CountVectorizer(analyzer=look, dtype=np.float32)
 
-# %% ../../nbs/09_study/00_baseline.ipynb #4ec55a86
+# %% ../../nbs/09_study/00_baseline.ipynb #b1691dd3
 @dataclass
 class BaselineTask:
     "A linear model for one task; items are texts, or (words, number) where each word has a label."
@@ -58,15 +61,12 @@ class BaselineTask:
         self.features_ = text_features() if self.schema.unit == "text" else word_features()
         x, other = self.features_.fit_transform(items[0]), self.features_.transform(items[1])
         trials = [solve_logistic(x, targets[0], len(self.schema), C, 100) for C in GRID]
-        self.weights_, self.bias_ = min(
-            trials, key=lambda trial: self._loss(other @ trial[0].T + trial[1], targets[1])
+        loss = lambda trial: float(
+            self.schema.loss(torch.from_numpy(other @ trial[0].T + trial[1]), torch.from_numpy(targets[1]))
         )
+        self.weights_, self.bias_ = min(trials, key=loss)
         self.calibration = calibrate(other @ self.weights_.T + self.bias_, targets[1], self.schema)
         return self
-
-    def _loss(self, logits, targets) -> float:
-        import torch
-        return float(self.schema.loss(torch.from_numpy(logits), torch.from_numpy(targets)))
 
     def probabilities(self, items) -> np.ndarray:  # [N, C]
         "Calibrated probabilities of items."
@@ -82,7 +82,7 @@ class BaselineTask:
         parts = [part for _, part in getattr(self.features_, "transformer_list", [("", self.features_)])]
         return self.weights_.nbytes + sum(len(term.encode()) for part in parts for term in part.vocabulary_)
 
-# %% ../../nbs/09_study/00_baseline.ipynb #71bffbd3
+# %% ../../nbs/09_study/00_baseline.ipynb #db3cd0c9
 class Baseline:
     "The linear models of all tasks; fitted, calibrated and asked like a classifier."
 
@@ -93,7 +93,10 @@ class Baseline:
         Without `schemas` the rows are those of one task without a name. Raises `UserError` as `task_schema` does."""
         started = time.perf_counter()
         schemas = schemas or {UNNAMED: task_schema(Task(UNNAMED), train)}
-        self.tasks_ = {name: self._fitted(name, schema, train, validation) for name, schema in schemas.items()}
+        self.tasks_ = {
+            name: BaselineTask(name, schema).fit(*zip(*(_items(rows, name, schema) for rows in (train, validation))))
+            for name, schema in schemas.items()
+        }
         self.named = schemas.keys() != {UNNAMED}
         self.seconds_ = time.perf_counter() - started
         return self
@@ -108,30 +111,17 @@ class Baseline:
         "What weights and vocabularies take."
         return sum(task.nbytes for task in self.tasks_.values())
 
-    def _fitted(self, name, schema, *parts) -> BaselineTask:
-        items, targets = [], []
-        for rows in parts:
-            numbers = split_known(rows, name, schema)[0]
-            values, some = [rows.by_task[name][row] for row in numbers], rows.take(numbers)
-            found = schema.targets(values if schema.unit == "word" else plain_labels(values))
-            given = _words(some.texts, some.tokens)[1] if schema.unit == "word" else some.texts
-            keep = found >= 0 if schema.unit == "word" else np.ones(len(given), dtype=bool)
-            items.append([item for item, kept in zip(given, keep) if kept])
-            targets.append(found[keep])
-        return BaselineTask(name, schema).fit(items, targets)
-
     def answers(self, texts, thresholds: dict | None = None, tokens=None) -> dict:
         "{task: Answers}, as a classifier gives them; `thresholds` {task: thresholds} override the tuned ones."
-        texts, found = list(texts), {}
+        texts, thresholds, found = list(texts), thresholds or {}, {}
         for name, task in self.tasks_.items():
-            words, seen = task.schema.unit == "word", None
-            if words:
+            if task.schema.unit == "word":
                 seen, items = _words(texts, tokens)
                 ends = np.cumsum([len(places) for places in seen.places])[:-1]
                 probabilities = np.split(task.probabilities(items), ends) if texts else []
-            else: probabilities = task.probabilities(texts)
-            cut = (thresholds or {}).get(name, task.calibration.thresholds)
-            found[name] = Answers(task, task.schema.answers(probabilities, cut, None, seen), probabilities)
+            else: seen, probabilities = None, task.probabilities(texts)
+            labels = task.schema.answers(probabilities, thresholds.get(name, task.calibration.thresholds), None, seen)
+            found[name] = Answers(task, labels, probabilities)
         return found
 
     def predict_proba(self, texts, tokens=None) -> Any:
@@ -143,17 +133,24 @@ class Baseline:
 
     def evaluate(self, rows: Rows) -> Report:
         "A report on labelled rows. Raises `UserError` for labels that are not known, where the task has no name."
-        answers, seen, reports, right = self.answers(rows.texts, tokens=rows.tokens), None, {}, {}
+        answers, reports, right = self.answers(rows.texts, tokens=rows.tokens), {}, {}
         for name, task in self.tasks_.items():
             numbers = split_known(rows, name, task.schema)[0] if self.named else rows.known(name)
-            values, said = [rows.by_task[name][row] for row in numbers], answers[name].probabilities
+            some, said = rows.take(numbers), answers[name].probabilities
             if task.schema.unit == "word":
-                some = rows.take(numbers)
-                seen, said = _words(some.texts, some.tokens)[0], [said[row] for row in numbers]
-            else: values, said = plain_labels(values), said[numbers]
+                seen, values = _words(some.texts, some.tokens)[0], some.by_task[name]
+                said = [said[row] for row in numbers]
+            else: seen, values, said = None, plain_labels(some.by_task[name]), said[numbers]
             reports[name], correct = task.schema.judge(said, values, task.calibration.thresholds, seen)
             right[name] = dict(zip(numbers, correct.tolist()))
         return joined_report(reports, right, len(rows)) if self.named else reports[UNNAMED]
+
+def _items(rows, name, schema) -> tuple:  # (items, targets)
+    "Texts, or words, that have a label that the schema has, and their targets."
+    some = rows.take(split_known(rows, name, schema)[0])
+    if schema.unit == "text": return some.texts, schema.targets(plain_labels(some.by_task[name]))
+    items, targets = _words(some.texts, some.tokens)[1], schema.targets(some.by_task[name])
+    return [item for item, target in zip(items, targets) if target >= 0], targets[targets >= 0]
 
 def _words(
     texts, tokens

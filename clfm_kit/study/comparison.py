@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BASELINE', 'HEAD', 'COSTS', 'MARKS', 'compare', 'entry_tasks', 'unseen', 'Comparison', 'in_points']
 
-# %% ../../nbs/09_study/02_comparison.ipynb #7f5975a9
+# %% ../../nbs/09_study/02_comparison.ipynb #e5456c7a
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,12 +24,15 @@ from ..data.tasks import load_rows, rows_to_fit
 from ..display.tables import Result, Table
 from ..errors import UserError, imported
 from ..evaluation.metrics import FIGURES, Undefined, plain
-from ..evaluation.significance import figure_interval, fingerprints, mcnemar, over_seeds, paired_bootstrap
-from ..evaluation.significance import refuse_different_labels, refuse_seen, seen_rows
+from clfm_kit.evaluation.significance import (
+    figure_interval, fingerprints, mcnemar, over_seeds, paired_bootstrap, refuse_different_labels, refuse_seen,
+    seen_rows,
+)
 from ..recipes import Recipe
+from .cross_validation import one_task, prepared
 from .measuring import baseline_run, classifier_run, recipe_run
 
-# %% ../../nbs/09_study/02_comparison.ipynb #a67ebd19
+# %% ../../nbs/09_study/02_comparison.ipynb #97af55c0
 BASELINE = "TF-IDF baseline"
 
 def compare(
@@ -43,39 +46,36 @@ def compare(
             raise UserError(f"{name} are {given!r}; a list expected")
     named = _named(entries)
     tasks = {name: entry_tasks(entry) for name, entry in named.items()}
-    splits = load_rows(data, _same_tasks(tasks))
+    wanted = _same_tasks(tasks)
+    splits = load_rows(data, wanted)
     # what is compared on chooses nothing
     if splits.test is None: splits = replace(splits, validation=None, test=splits.validation)
-    test = splits.test
-    if test is None or not any(map(test.by_task.get, next(iter(tasks.values())))):
+    if splits.test is None or not any(map(splits.test.by_task.get, wanted)):
         raise UserError(f"{splits.name} has no labelled test or validation rows to compare on")
-    train, validation, schemas = rows_to_fit(splits, next(iter(tasks.values())))
+    train, validation, schemas = rows_to_fit(splits, wanted)
     saved = {
         name: Classifier.from_pretrained(entry, cache="default") for name, entry in named.items() if is_saved(entry)
     }
     for task, schema in schemas.items():
-        own = lambda name: (
-            saved[name].task(task).schema if name in saved else _schema(tasks[name][task], schema, train)
-        )
-        refuse_different_labels({splits.name: schema} | {name: own(name) for name in named})
+        own = {
+            name: saved[name].task(task).schema if name in saved else _schema(tasks[name][task], schema, train)
+            for name in named
+        }
+        refuse_different_labels({splits.name: schema} | own)
     trained_on = {f"the training rows of {splits.name}": fingerprints(train.texts + validation.texts)}
-    test = unseen(test, trained_on | {name: clf.trained_on_ for name, clf in saved.items()}, seen)
+    test = unseen(splits.test, trained_on | {name: clf.trained_on_ for name, clf in saved.items()}, seen)
     runs = {BASELINE: [baseline_run(train, validation, schemas, test)]}
     for name, entry in named.items():
-        if name in saved:
-            runs[name] = [
-                classifier_run(saved[name], test, dict(seconds=saved[name].facts_["seconds"], peak_mb=float("nan")))
-            ]
-        else: runs[name] = [recipe_run(entry, model, seed, train, validation, test) for seed in seeds]
+        runs[name] = [
+            classifier_run(saved[name], test, dict(seconds=saved[name].facts_["seconds"], peak_mb=float("nan")))
+        ] if name in saved else [recipe_run(entry, model, seed, train, validation, test) for seed in seeds]
     return Comparison(splits.name, len(test), runs, {name: schema.main_figure for name, schema in schemas.items()})
 
-# %% ../../nbs/09_study/02_comparison.ipynb #58a8398f
+# %% ../../nbs/09_study/02_comparison.ipynb #12fbceca
 def entry_tasks(entry) -> dict:  # {name: Task}
     "The tasks of a recipe, a saved model or a fitted classifier. Raises `UserError` for what is none of these."
     if hasattr(entry, "specs_"): return entry.specs_
-    clf = Classifier(read_artifact(entry)[0]["recipe"] if is_saved(entry) else entry)
-    clf.prepare()
-    return clf.specs_
+    return prepared(read_artifact(entry)[0]["recipe"] if is_saved(entry) else entry).specs_
 
 def _schema(task, like, rows) -> Schema:
     "The schema that a recipe learns for a task, from rows that were read for one `like` it."
@@ -104,11 +104,8 @@ def _named(entries) -> dict:
         name = Path(entry).name if is_saved(entry) else Recipe.of(entry).name
         while name in found or name == BASELINE: name = f"{name} ({len(found) + 1})"
         found[name] = entry
-    if not found:
-        raise UserError(
-            "nothing to compare; name recipes or saved models, as in: clfm compare probe stc --data helpdesk"
-        )
-    return found
+    if found: return found
+    raise UserError("nothing to compare; name recipes or saved models, as in: clfm compare probe stc --data helpdesk")
 
 def unseen(test: Rows, trained_on: dict, seen: str) -> Rows:
     """The test rows, without those that any of {model: fingerprints} was trained on if `seen` is 'drop'.
@@ -116,8 +113,8 @@ def unseen(test: Rows, trained_on: dict, seen: str) -> Rows:
     Raises `UserError` if it is 'refuse'."""
     if seen not in ("refuse", "drop"): raise UserError(f"seen={seen!r} given; 'refuse' or 'drop' expected")
     if seen == "drop":
-        rows = set(seen_rows(test.texts, np.concatenate(list(trained_on.values()))))
-        test = test.take([row for row in range(len(test)) if row not in rows])
+        known = seen_rows(test.texts, np.concatenate(list(trained_on.values())))
+        test = test.take(np.delete(np.arange(len(test)), known).tolist())
         if not len(test): raise UserError("every test row was in the training data; there is nothing to compare on")
     try:
         for name, marks in trained_on.items(): refuse_seen(test.texts, marks, name)
@@ -125,7 +122,7 @@ def unseen(test: Rows, trained_on: dict, seen: str) -> Rows:
         raise UserError(f"{error}, or leave them out with seen='drop' (--seen drop)") from error
     return test
 
-# %% ../../nbs/09_study/02_comparison.ipynb #61f060d0
+# %% ../../nbs/09_study/02_comparison.ipynb #960ca325
 HEAD = ["entry", "{main} (95 %)", "macro-F1", "against the baseline (95 %)", "McNemar p", "calibration error"]
 COSTS = ["fit, s", "peak, MB", "texts/s", "backbone used", "weights", "artifact, MB"]
 # told apart without colour too
@@ -144,12 +141,6 @@ class Comparison(Result):
 
     def __repr__(self): return f"Comparison({self.data!r}, {self.rows} rows, {', '.join(self.runs)})"
 
-    def _task(self, task) -> str:
-        if task is None and len(self.main) == 1: return next(iter(self.main))
-        if task not in self.main:
-            raise UserError(f"task {task!r} is not one of {', '.join(self.main)}; say which one is meant")
-        return task
-
     def _results(self, name, task) -> tuple:  # ([N], or [N, C, 3], and the statistic)
         "What the main figure is made of, over seeds."
         found = [run.outcomes[task] for run in self.runs[name]]
@@ -160,26 +151,25 @@ class Comparison(Result):
         """How much higher the second entry's main figure is, with its interval over rows;
         `task` is needed with several.
         """
-        task = self._task(task)
+        task = one_task(self.main, task)
         (a, statistic), (b, _) = self._results(first, task), self._results(second, task)
         return paired_bootstrap(a, b, statistic)
 
     def _against(self, first, second, task) -> dict:
-        test = mcnemar(*(self.runs[name][0].outcomes[task].correct for name in (first, second)))
-        return dict(difference=self.difference(first, second, task).to_dict(), mcnemar=test._asdict())
+        correct = (self.runs[name][0].outcomes[task].correct for name in (first, second))
+        return dict(difference=self.difference(first, second, task).to_dict(), mcnemar=mcnemar(*correct)._asdict())
 
     def _figures(self, name, task) -> dict:
         """One entry in one task as plain values: figures over seeds, the main one's interval and difference from the
         baseline.
         """
-        runs, main = self.runs[name], self.main[task]
-        over = lambda figure: over_seeds([run.figures(task)[figure] for run in runs])
-        known = [
-            figure for figure in (main, "macro_f1", "worst_class_recall", "ece", "log_loss")
-            if figure in runs[0].figures(task)
-        ]
-        found = {figure: plain(over(figure).mean) for figure in known}
-        found |= dict(sd=plain(over(main).sd), interval=plain(figure_interval(*self._results(name, task))))
+        figures, main = [run.figures(task) for run in self.runs[name]], self.main[task]
+        over = {
+            figure: over_seeds([found[figure] for found in figures])
+            for figure in (main, "macro_f1", "worst_class_recall", "ece", "log_loss") if figure in figures[0]
+        }
+        found = {figure: plain(summary.mean) for figure, summary in over.items()}
+        found |= dict(sd=plain(over[main].sd), interval=plain(figure_interval(*self._results(name, task))))
         return found | (self._against(BASELINE, name, task) if name != BASELINE else {})
 
     @cached_property
@@ -187,15 +177,17 @@ class Comparison(Result):
         """Each entry as plain values: figures, called 'task.figure' where tasks have names,
         and costs (median over seeds).
         """
-        return [self._line(name) for name in self.runs]
-
-    def _line(self, name) -> dict:
-        runs, found = self.runs[name], dict(entry=name, seeds=len(self.runs[name]))
-        for task in self.main:
-            found |= {self.key(task, key): value for key, value in self._figures(name, task).items()}
-        if len(self.main) > 1:
-            found["joint_exact_match"] = plain(over_seeds([run.report["joint_exact_match"] for run in runs]).mean)
-        return found | {key: plain(_known(np.median([run.cost[key] for run in runs]))) for key in runs[0].cost}
+        lines = []
+        for name, runs in self.runs.items():
+            line = dict(entry=name, seeds=len(runs)) | {
+                self.key(task, key): value for task in self.main for key, value in self._figures(name, task).items()
+            }
+            if len(self.main) > 1:
+                line["joint_exact_match"] = plain(over_seeds([run.report["joint_exact_match"] for run in runs]).mean)
+            costs = {key: float(np.median([run.cost[key] for run in runs])) for key in runs[0].cost}
+            unmeasured = Undefined("the model was fitted elsewhere").to_dict()
+            lines.append(line | {key: unmeasured if np.isnan(cost) else cost for key, cost in costs.items()})
+        return lines
 
     def key(self, task: str, figure: str) -> str:
         "What a task's figure is called in `lines`."
@@ -208,9 +200,8 @@ class Comparison(Result):
 
         With several tasks, the `task` too."""
         names = [name for name in self.runs if name != BASELINE]
-        about = lambda task: {} if task == UNNAMED else dict(task=task)
         return [
-            about(task) | dict(first=a, second=b) | self._against(a, b, task)
+            ({} if task == UNNAMED else dict(task=task)) | dict(first=a, second=b) | self._against(a, b, task)
             for task in self.main for a, b in combinations(names, 2)
         ]
 
@@ -227,12 +218,11 @@ class Comparison(Result):
         found = [table for task in self.main for table in (self._quality(task), self._pairs(task)) if table.rows]
         return [*found, self._costs()]
 
-    def _about(self, task) -> str:
-        return f"{self.data}, {self.rows} rows" if task == UNNAMED else f"{task}: {self.data}, {self.rows} rows"
+    def _form(self, task) -> tuple:  # (figures are shown times this, in this format)
+        return (100, ".1f") if self.main[task] in FIGURES else (1, ".3f")
 
     def _quality(self, task) -> Table:
-        main = self.main[task]
-        scale, form = (100, ".1f") if main in FIGURES else (1, ".3f")
+        main, (scale, form) = self.main[task], self._form(task)
         def row(line):
             get = lambda key: line.get(self.key(task, key))
             figure, interval, sd = get(main), get("interval"), get("sd")
@@ -245,14 +235,11 @@ class Comparison(Result):
                 _shown(get("macro_f1"), ".1f", 100), in_points(get("difference") or {}, form, scale),
                 _shown((get("mcnemar") or {}).get("p_value"), ".2g"), _shown(get("ece"), ".3f"),
             ]
-        return Table(
-            self._about(task), [name.format(main=main.replace("_", "-")) for name in HEAD],
-            [row(line) for line in self.lines],
-        )
+        head = [name.format(main=main.replace("_", "-")) for name in HEAD]
+        return Table(f"{_before(task)}{self.data}, {self.rows} rows", head, [row(line) for line in self.lines])
 
     def _pairs(self, task) -> Table:
-        main = self.main[task]
-        scale, form = (100, ".1f") if main in FIGURES else (1, ".3f")
+        main, (scale, form) = self.main[task], self._form(task)
         rows = [
             [
                 f"{pair['second']} against {pair['first']}", in_points(pair["difference"], form, scale),
@@ -260,30 +247,29 @@ class Comparison(Result):
             ]
             for pair in self.pairs if pair.get("task", UNNAMED) == task
         ]
-        about = "each against the others" if task == UNNAMED else f"{task}: each against the others"
-        return Table(about, ["entries", f"{main.replace('_', '-')}, difference (95 %)", "McNemar p"], rows)
+        head = ["entries", f"{main.replace('_', '-')}, difference (95 %)", "McNemar p"]
+        return Table(f"{_before(task)}each against the others", head, rows)
 
     def _costs(self) -> Table:
         several = len(self.main) > 1
-        def row(line):
-            every = [_shown(line["joint_exact_match"], ".1f", 100)] if several else []
-            return [
-                line["entry"], *every, _shown(line["seconds"], ".1f"), _shown(line["peak_mb"], ",.0f"),
+        rows = [
+            [
+                line["entry"], *[_shown(line.get("joint_exact_match"), ".1f", 100)] * several,
+                _shown(line["seconds"], ".1f"), _shown(line["peak_mb"], ",.0f"),
                 _shown(line["rows_per_second"], ",.0f"), _shown(line["backbone_share"], ".0f", 100) + " %",
                 _shown(line["trained_weights"], ",.0f"), _shown(line["artifact_mb"], ".1f"),
             ]
+            for line in self.lines
+        ]
         head = ["entry", *["right in all tasks"] * several, *COSTS]
-        return Table(
-            "cost; memory as the process held it, earlier entries included", head, [row(line) for line in self.lines]
-        )
+        return Table("cost; memory as the process held it, earlier entries included", head, rows)
 
     def remarks(self) -> list:
         "Why cells of the tables are empty, as sentences."
-        missing = [(line["entry"], name, value["undefined"]) for line in self.lines for name, value in line.items()
-                   if name.rpartition(".")[2] != "sd" and isinstance(value, dict) and "undefined" in value]
         return [
-            f"{entry}: {name.replace('_', ' ').replace(' mb', ', MB')} has no value: {why}"
-            for entry, name, why in missing
+            f"{line['entry']}: {name.replace('_', ' ').replace(' mb', ', MB')} has no value: {value['undefined']}"
+            for line in self.lines for name, value in line.items()
+            if name.rpartition(".")[2] != "sd" and isinstance(value, dict) and "undefined" in value
         ]
 
     def to_markdown(self) -> str:
@@ -299,7 +285,7 @@ class Comparison(Result):
         the line joins the entries that no other beats on both.
 
         `task` is needed with several."""
-        pyplot, task = imported("matplotlib.pyplot", "a plot", "notebook"), self._task(task)
+        pyplot, task = imported("matplotlib.pyplot", "a plot", "notebook"), one_task(self.main, task)
         main, bounds = self.key(task, self.main[task]), self.key(task, "interval")
         if axes is None: axes = pyplot.subplots(figsize=(7, 3.8), layout="constrained")[1]
         lines = sorted(
@@ -329,9 +315,7 @@ def in_points(found: dict, form: str = ".1f", scale: int = 100) -> str:
     if "low" not in found: return "–"
     return "{} ({} … {})".format(*(format(scale * found[name], "+" + form) for name in ("difference", "low", "high")))
 
+def _before(task) -> str: return "" if task == UNNAMED else f"{task}: "
+
 def _shown(value, form: str, scale: int = 1) -> str:
     return format(scale * value, form) if isinstance(value, (int, float)) else "–"
-
-def _known(value):
-    "A cost, or `Undefined` for one that was never measured."
-    return Undefined("the model was fitted elsewhere") if np.isnan(value) else float(value)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['open_teacher', 'labelled_by', 'distil', 'teaching_rows', 'Kept', 'kept']
 
-# %% ../../nbs/09_study/06_distilling.ipynb #c2cb396f
+# %% ../../nbs/09_study/06_distilling.ipynb #d0227dd6
 from typing import Any
 
 from ..classifier.classifier import Classifier
@@ -13,14 +13,14 @@ from ..data.fields import plain_labels
 from ..data.rows import UNNAMED, Rows, Splits, load_data
 from ..data.schemas import Schema, learn_schema
 from ..data.tasks import load_rows
-from ..data.words import split_words
+from ..data.words import word_places
 from ..display.tables import Result, Table
 from ..errors import UserError
 from ..evaluation.metrics import Report
 from ..recipes import Recipe, check_taught
 from .measuring import throughput
 
-# %% ../../nbs/09_study/06_distilling.ipynb #dc866a9e
+# %% ../../nbs/09_study/06_distilling.ipynb #05a3784c
 def open_teacher(teacher: Any) -> Classifier:
     "A fitted classifier, or the one saved in a folder."
     return teacher if hasattr(teacher, "predict_proba") else Classifier.from_pretrained(teacher, cache="default")
@@ -30,12 +30,15 @@ def labelled_by(teacher: Classifier, rows: Rows) -> Rows:
 
     Raises `UserError` when it never answers some of those it knows.
     """
-    words = any(task.schema.unit == "word" for task in teacher.tasks_.values())
-    places = (rows.places or [split_words(text) for text in rows.texts]) if words else None
+    places = (rows.places or word_places(rows.texts)) if teacher._words() else None
     found = Rows(rows.texts, places=places, source=rows.source)
     for name, answers in teacher.answers(rows.texts, tokens=found.tokens).items():
-        found.by_task[name] = labels = _labels(answers)
-        schema = answers.task.schema
+        schema, said, cut = answers.task.schema, answers.probabilities, answers.task.calibration.thresholds
+        # of all texts, also of those that a reject option would leave out; for tags those of each word
+        found.by_task[name] = labels = (
+            plain_labels(schema.answers(said, cut)) if schema.unit == "text"
+            else [schema.decoded(chances, [[0]] * len(chances))[0] for chances in said]
+        )
         if missing := sorted(set(schema.labels) - _known(schema, labels)):
             raise UserError(
                 f"the teacher never answers {', '.join(map(repr, missing[:5]))} on these {len(labels)} texts; "
@@ -44,17 +47,10 @@ def labelled_by(teacher: Classifier, rows: Rows) -> Rows:
             )
     return found
 
-def _labels(answers) -> list:
-    "Labels of all texts, also of those that a reject option would leave out; for tags those of each word."
-    task, said = answers.task, answers.probabilities
-    if task.schema.unit == "word": return [task.schema.decoded(chances, [[0]] * len(chances))[0] for chances in said]
-    return plain_labels(task.schema.answers(said, task.calibration.thresholds))
-
 def _known(schema: Schema, labels: list) -> set:
     "The labels that would be learned; none where too few differ."
     try: return set(learn_schema(labels, schema.to_dict()["kind"]).labels)
-    except UserError:
-        return set(value for found in labels for value in (found if isinstance(found, list) else [found]))
+    except UserError: return {value for found in labels for value in (found if isinstance(found, list) else [found])}
 
 # %% ../../nbs/09_study/06_distilling.ipynb #d48ca00f
 def distil(
@@ -93,7 +89,7 @@ def teaching_rows(data, specs: dict, text: str = "text", label: str | None = Non
         if specs.keys() == {UNNAMED}: raise
         return load_data(data, text)
 
-# %% ../../nbs/09_study/06_distilling.ipynb #8ec2de2c
+# %% ../../nbs/09_study/06_distilling.ipynb #8403b97b
 class Kept(dict, Result):
     "What a student keeps of its teacher: figures by name."
 
@@ -111,9 +107,10 @@ def kept(teacher, student: Classifier, rows: Rows) -> Kept:
     both = {"teacher": open_teacher(teacher), "student": student}
     found = {f"{name}_macro_f1": _macro_f1(one.evaluate(rows)) for name, one in both.items()}
     found |= {f"{name}_rows_per_second": throughput(one, rows.texts)["rows_per_second"] for name, one in both.items()}
-    shares = dict(kept=found["student_macro_f1"] / max(found["teacher_macro_f1"], 1e-9),
-                  speed=found["student_rows_per_second"] / found["teacher_rows_per_second"])
-    return Kept(rows=len(rows), **found, **shares)
+    return Kept(
+        rows=len(rows), **found, kept=found["student_macro_f1"] / max(found["teacher_macro_f1"], 1e-9),
+        speed=found["student_rows_per_second"] / found["teacher_rows_per_second"],
+    )
 
 def _macro_f1(report: Report) -> float:
     found = [float(part["macro_f1"]) for part in (report.tasks or {"": report}).values()]

@@ -6,68 +6,59 @@
 __all__ = ['NOTHING', 'STYLE', 'PAGE', 'TABLES', 'SUMMARY', 'SHOWN', 'confident_mistakes', 'confused_pairs', 'tag_mistakes',
            'confused_slots', 'noise_suspects', 'ErrorAnalysis', 'analyse_errors']
 
-# %% ../../nbs/09_study/05_error_analysis.ipynb #bdab74d1
+# %% ../../nbs/09_study/05_error_analysis.ipynb #dc4b33b7
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
 from ..classifier.artifacts import fresh_file, is_saved
 from ..classifier.classifier import Classifier
-from ..data.fields import plain_labels
 from ..data.rows import UNNAMED
 from ..data.schemas import Schema
-from ..data.tasks import load_rows, split_known
+from ..data.tasks import load_rows
 from ..data.words import repair, spans
 from ..display.html import join, markup
 from ..display.tables import Result, Table
 from ..errors import UserError
 from ..evaluation.metrics import Report
 from ..evaluation.significance import note_seen
-from ..recipes import Recipe
 from .comparison import entry_tasks
 from .cross_validation import CrossValidation, cross_validate
+from .measuring import beside, place
 
-# %% ../../nbs/09_study/05_error_analysis.ipynb #fbc5c19f
-def _namer(schema) -> Any:
-    "From a row of flags to what is shown: the label, or where there may be several, a list of them."
-    names = lambda flags: [schema.labels[c] for c in np.flatnonzero(flags)]
-    return (lambda flags: names(flags)[0]) if schema.exclusive else names
-
+# %% ../../nbs/09_study/05_error_analysis.ipynb #5ce3d830
 def confident_mistakes(texts, probabilities, decisions, targets, schema: Schema, most: int = 50) -> list:
     """Wrong rows as dicts of row, text, label, predicted and probability (of what was wrongly decided),
     the surest first.
     """
     wrong = np.flatnonzero(~schema.correct(decisions, targets))
     probabilities, called, true = np.asarray(probabilities), schema.indicator(decisions), schema.indicator(targets)
-    if schema.exclusive: sure = probabilities.max(axis=1)
-    else:
-        sure = np.where(called != true, np.where(called, probabilities, 1 - probabilities), 0).max(axis=1, initial=0)
-    order, shown = wrong[np.argsort(-sure[wrong], kind="stable")][:most], _namer(schema)
+    sure = (
+        probabilities.max(axis=1) if schema.exclusive
+        else np.where(called != true, np.where(called, probabilities, 1 - probabilities), 0).max(axis=1, initial=0)
+    )
+    said, meant = schema.names(decisions), schema.names(targets)
     return [
-        dict(
-            row=int(row), text=texts[row], label=shown(true[row]), predicted=shown(called[row]),
-            probability=float(sure[row]),
-        )
-        for row in order
+        dict(row=int(row), text=texts[row], label=meant[row], predicted=said[row], probability=float(sure[row]))
+        for row in wrong[np.argsort(-sure[wrong], kind="stable")][:most]
     ]
 
-# %% ../../nbs/09_study/05_error_analysis.ipynb #46743e07
+# %% ../../nbs/09_study/05_error_analysis.ipynb #01ba6d53
 NOTHING = "–"
 
 def _pairs(found: dict, support, texts, most) -> list:
     "Pairs from {(label or None, predicted or None): [row]}; `support` {label: rows, or spans, that have it}."
     name = lambda label: NOTHING if label is None else label
-    pairs = [
+    pairs = (
         dict(
             label=name(a), predicted=name(b), rows=len(rows),
             share=None if a is None else float(len(rows) / support[a]), example=texts[rows[0]],
         )
         for (a, b), rows in found.items()
-    ]
+    )
     return sorted(pairs, key=lambda pair: (-pair["rows"], str(pair["label"]), str(pair["predicted"])))[:most]
 
 def confused_pairs(texts, decisions, targets, schema: Schema, most: int = 30) -> list:
@@ -84,11 +75,10 @@ def confused_pairs(texts, decisions, targets, schema: Schema, most: int = 30) ->
             for b in extra or [None]: found[a, b].append(row)
     return _pairs(found, dict(zip(schema.labels, true.sum(axis=0))), texts, most)
 
-# %% ../../nbs/09_study/05_error_analysis.ipynb #dd361362
+# %% ../../nbs/09_study/05_error_analysis.ipynb #a8506046
 def _span_words(found) -> list: return [f"{span['slot']}: {span['text']}" for span in found]
 
 def _apart(gold, called) -> tuple:  # (missed spans, extra spans)
-    place = lambda span: (span["slot"], span["start"], span["end"])
     a, b = set(map(place, gold)), set(map(place, called))
     return [span for span in gold if place(span) not in b], [span for span in called if place(span) not in a]
 
@@ -96,14 +86,11 @@ def tag_mistakes(texts, called, gold, most: int = 50) -> list:
     """As `confident_mistakes`, from lists of predicted and true spans;
     a mistake that only misses spans has no probability.
     """
-    found = []
-    for row, (own, true) in enumerate(zip(called, gold)):
-        missed, extra = _apart(true, own)
-        sure = max((span["probability"] for span in extra), default=None)
-        if missed or extra:
-            found.append(
-                dict(row=row, text=texts[row], label=_span_words(true), predicted=_span_words(own), probability=sure)
-            )
+    sure = lambda own, true: max((span["probability"] for span in _apart(true, own)[1]), default=None)
+    found = [
+        dict(row=row, text=text, label=_span_words(true), predicted=_span_words(own), probability=sure(own, true))
+        for row, (text, own, true) in enumerate(zip(texts, called, gold)) if any(_apart(true, own))
+    ]
     return sorted(found, key=lambda mistake: -(mistake["probability"] or 0))[:most]
 
 def confused_slots(texts, called, gold, most: int = 30) -> list:
@@ -119,7 +106,7 @@ def confused_slots(texts, called, gold, most: int = 30) -> list:
             if not any(over(a, b) for a in missed): found[None, b["slot"]].append(row)
     return _pairs(found, support, texts, most)
 
-# %% ../../nbs/09_study/05_error_analysis.ipynb #3bfc476c
+# %% ../../nbs/09_study/05_error_analysis.ipynb #ae09957e
 def noise_suspects(validation: CrossValidation, most: int = 50, task: str | None = None) -> list:
     """Rows whose label out-of-fold answers dispute, as dicts of row, text, label, suggested, and how likely each is.
 
@@ -136,26 +123,23 @@ def noise_suspects(validation: CrossValidation, most: int = 50, task: str | None
 
 def _disputed(found, most):
     schema, probabilities = found.schema, np.asarray(found.probabilities)
-    called, true = (
-        schema.indicator(schema.decide(probabilities, found.thresholds)),
-        schema.indicator(schema.targets(found.values)),
-    )
-    likely = (
-        (probabilities * true).sum(axis=1) if schema.exclusive
-        else np.where(true, probabilities, 1 - probabilities).min(axis=1)
-    )
-    order, shown = (
-        [row for row in np.argsort(likely, kind="stable") if (called[row] != true[row]).any()][:most], _namer(schema)
-    )
-    instead = lambda row: float(probabilities[row].max() if schema.exclusive else 1 - likely[row])
-    return [(int(row), shown(true[row]), shown(called[row]), float(likely[row]), instead(row)) for row in order]
+    decisions, targets = schema.decide(probabilities, found.thresholds), schema.targets(found.values)
+    true, wrong = schema.indicator(targets), ~schema.correct(decisions, targets)
+    if schema.exclusive: likely, instead = (probabilities * true).sum(axis=1), probabilities.max(axis=1)
+    else:
+        likely = np.where(true, probabilities, 1 - probabilities).min(axis=1)
+        instead = 1 - likely
+    said, meant = schema.names(decisions), schema.names(targets)
+    order = [row for row in np.argsort(likely, kind="stable") if wrong[row]][:most]
+    return [(int(row), meant[row], said[row], float(likely[row]), float(instead[row])) for row in order]
 
 def _disputed_tags(found, most):
     columns, rows = {tag: column for column, tag in enumerate(found.schema.labels)}, []
     for at, (chances, tags, called) in enumerate(zip(found.probabilities, found.values, found.answers())):
-        gold = spans(repair(tags)[0], found.texts.places[at], found.texts.texts[at])
+        tags = repair(tags)[0]
+        gold = spans(tags, found.texts.places[at], found.texts.texts[at])
         if not any(_apart(gold, called)): continue
-        likely = min((float(chances[word, columns[tag]]) for word, tag in enumerate(repair(tags)[0])), default=1.0)
+        likely = min((float(chances[word, columns[tag]]) for word, tag in enumerate(tags)), default=1.0)
         rows.append((at, _span_words(gold), _span_words(called), likely, float(chances.max(axis=1).min())))
     return sorted(rows, key=lambda row: row[3])[:most]
 
@@ -174,7 +158,7 @@ PAGE = (
 """
 )
 
-# %% ../../nbs/09_study/05_error_analysis.ipynb #5f28a995
+# %% ../../nbs/09_study/05_error_analysis.ipynb #d5eaf6c5
 TABLES = {
     # title: (attribute, {column: key}, what it means)
     "Surest mistakes": (
@@ -247,18 +231,18 @@ class ErrorAnalysis(Result):
             f"{name.replace('_', ' ')} {100 * value:.1f} %{interval(name)}"
             for name, value in self.report.figures.items() if name in SUMMARY and isinstance(value, float)
         ]
-        summary = (
-            f"{self.report.rows} {self.part.replace('train', 'training')} rows: {', '.join(figures)}; "
-            f"95 % intervals over rows in brackets. Rows count from 0."
-        )
-        summary = " ".join([summary, *(f"{note[0].upper()}{note[1:]}." for note in self.report.notes)])
+        summary = " ".join([
+            f"{self.report.rows} {self.part.replace('train', 'training')} rows: {', '.join(figures)};",
+            "95 % intervals over rows in brackets. Rows count from 0.",
+            *(f"{note[0].upper()}{note[1:]}." for note in self.report.notes),
+        ])
         titled = lambda table: Table("", table.head, table.rows).to_html() if table.rows else markup("<p>None.</p>")
-        found = join(
+        tables = join(
             markup("<h2>{}</h2><p>{}</p>{}", table.title, TABLES[table.title][2], titled(table))
             for table in self.tables(None)
         )
         return str(
-            markup(PAGE, title=f"Errors of {self._about()}", style=Markup(STYLE), summary=summary, tables=found)
+            markup(PAGE, title=f"Errors of {self._about()}", style=Markup(STYLE), summary=summary, tables=tables)
         )
 
     def save_html(self, path) -> Path:
@@ -270,7 +254,7 @@ def _cell(value) -> str:
     if isinstance(value, list): return ", ".join(map(str, value)) or NOTHING
     return NOTHING if value is None else f"{100 * value:.0f} %" if isinstance(value, float) else str(value)
 
-# %% ../../nbs/09_study/05_error_analysis.ipynb #f370430f
+# %% ../../nbs/09_study/05_error_analysis.ipynb #ec25e842
 def analyse_errors(
     entry, data, model: str = "minilm", folds: int = 5, most: int = 50, task: str | None = None
 ) -> ErrorAnalysis:
@@ -280,57 +264,36 @@ def analyse_errors(
     rows to look at.
     """
     specs = entry_tasks(entry)
-    name = _one(specs, task)
+    name = next(iter(specs)) if task is None and len(specs) == 1 else task
+    if name not in specs:
+        given = "there are several tasks" if task is None else f"task {task!r} does not exist"
+        raise UserError(
+            f"{given}: {', '.join(specs)}; say which one is looked at, as in task={next(iter(specs))!r} (--task)"
+        )
     splits = load_rows(data, specs)
     part = next(part for part, _ in reversed(splits.items()))
     rows = getattr(splits, part)
     if not rows.by_task.get(name):
         raise UserError(f"{rows.source} has no labels; errors are found by comparing with labels")
-    clf, called = _fitted(entry, splits, model)
+    if hasattr(entry, "tasks_"): clf = entry
+    elif is_saved(entry): clf = Classifier.from_pretrained(entry, cache="default")
+    else: clf = Classifier(entry, model).fit(splits)
     report, schema = clf.evaluate(rows), clf.task(name).schema
     if clf.named: report = note_seen(report.tasks[name], rows.texts, clf.trained_on_)
     found = clf.answers(rows.texts, tokens=rows.tokens)[name]
-    numbers = split_known(rows, name, schema)[0]
-    mistakes, pairs = (_tag_errors if schema.unit == "word" else _label_errors)(found, rows, name, numbers, most)
+    numbers, said, meant = beside(found, rows)
+    texts = [rows.texts[row] for row in numbers]
+    if schema.unit == "word":
+        mistakes, pairs = tag_mistakes(texts, said, meant, most), confused_slots(texts, said, meant, most)
+    else:
+        mistakes = confident_mistakes(texts, found.probabilities[numbers], said, meant, schema, most)
+        pairs = confused_pairs(texts, said, meant, schema, most)
     for mistake in mistakes: mistake["row"] = numbers[mistake["row"]]
-    suspects = _suspects(clf, splits, folds, most, report, name)
+    suspects = []
+    if folds and splits.train is not None:
+        try: suspects = noise_suspects(cross_validate(clf.recipe_, splits, clf.model, folds), most, name)
+        except UserError as error: report.notes.append(f"no labels were checked: {error}")
     return ErrorAnalysis(
-        called, splits.name, report, mistakes, pairs, suspects, part, "" if name == UNNAMED else name
+        Path(entry).name if is_saved(entry) else clf.recipe_.name, splits.name, report, mistakes, pairs, suspects,
+        part, "" if name == UNNAMED else name,
     )
-
-def _one(specs, task) -> str:
-    if task is None and len(specs) == 1: return next(iter(specs))
-    if task in specs: return task
-    given = "there are several tasks" if task is None else f"task {task!r} does not exist"
-    raise UserError(
-        f"{given}: {', '.join(specs)}; say which one is looked at, as in task={next(iter(specs))!r} (--task)"
-    )
-
-def _fitted(entry, splits, model) -> tuple:
-    "A classifier and its name."
-    if hasattr(entry, "tasks_"): return entry, entry.recipe_.name
-    if is_saved(entry): return Classifier.from_pretrained(entry, cache="default"), Path(entry).name
-    return Classifier(entry, model).fit(splits), Recipe.of(entry).name
-
-def _label_errors(found, rows, name, numbers, most) -> tuple:  # (mistakes, pairs)
-    schema, texts, probabilities = (
-        found.task.schema, [rows.texts[row] for row in numbers], found.probabilities[numbers]
-    )
-    targets = schema.targets(plain_labels([rows.by_task[name][row] for row in numbers]))
-    decisions = schema.decide(probabilities, found.task.calibration.thresholds)
-    return (
-        confident_mistakes(texts, probabilities, decisions, targets, schema, most),
-        confused_pairs(texts, decisions, targets, schema, most),
-    )
-
-def _tag_errors(found, rows, name, numbers, most) -> tuple:  # (mistakes, pairs)
-    gold = [spans(repair(rows.by_task[name][row])[0], rows.places[row], rows.texts[row]) for row in numbers]
-    called, texts = [found.labels[row] for row in numbers], [rows.texts[row] for row in numbers]
-    return tag_mistakes(texts, called, gold, most), confused_slots(texts, called, gold, most)
-
-def _suspects(clf, splits, folds, most, report, name) -> list:
-    "Suspects among the training rows; where those cannot be divided into folds, none, and a note in the report."
-    if not folds or splits.train is None: return []
-    try: return noise_suspects(cross_validate(clf.recipe_, splits, clf.model, folds), most, name)
-    except UserError as error: report.notes.append(f"no labels were checked: {error}")
-    return []

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['changes_of', 'aligned', 'Interference', 'interference']
 
-# %% ../../nbs/09_study/08_interference.ipynb #05258bcb
-from dataclasses import dataclass, field
+# %% ../../nbs/09_study/08_interference.ipynb #f626c62e
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 import torch
@@ -15,7 +15,7 @@ from ..backbone.deltas import locate
 from ..display.tables import Result, Table
 from ..errors import UserError
 
-# %% ../../nbs/09_study/08_interference.ipynb #350055ce8e
+# %% ../../nbs/09_study/08_interference.ipynb #182a3227
 def changes_of(base, delta) -> list:
     "The changes of a delta, weight by weight. Raises `UserError` for a kind of delta that has none."
     if hasattr(delta, "changes"): return delta.changes
@@ -36,24 +36,15 @@ def aligned(base, deltas) -> dict:  # {parameter: (index, axis, level, differenc
 def _common(base, name, changes):
     there = [change for change in changes if change is not None]
     axis, level = there[0].axis, min(change.level for change in there)
-    sliced = all(change.index is not None and change.axis == axis for change in there)
-    if sliced: return _on_union(changes, there, axis, level)
-    weight = locate(base.model, name)[1]
-    vectors = torch.zeros(len(changes), *weight.shape)
-    for row, change in zip(vectors, changes):
-        if change is not None: change.put(row, change.difference)
-    return None, 0, level, vectors
-
-# %% ../../nbs/09_study/08_interference.ipynb #3500671591
-def _on_union(changes, there, axis, level):
-    "Sliced changes on the union of their indices."
-    index = torch.cat([change.index for change in there]).unique()
-    place = max(axis, 0)
-    shape = [*there[0].difference.shape]
-    shape[place] = len(index)
+    if all(change.index is not None and change.axis == axis for change in there):
+        index, shape = torch.cat([change.index for change in there]).unique(), [*there[0].difference.shape]
+        shape[max(axis, 0)] = len(index)
+    else: index, axis, shape = None, 0, locate(base.model, name)[1].shape
     vectors = torch.zeros(len(changes), *shape)
     for row, change in zip(vectors, changes):
-        if change is not None: row.index_copy_(place, torch.searchsorted(index, change.index), change.difference)
+        if change is None: continue
+        place = change if index is None else replace(change, index=torch.searchsorted(index, change.index))
+        place.put(row, change.difference)
     return index, axis, level, vectors
 
 # %% ../../nbs/09_study/08_interference.ipynb #7a798921
@@ -82,17 +73,16 @@ class Interference(Result):
             for pair in self.pairs
         ]
 
-# %% ../../nbs/09_study/08_interference.ipynb #03040ba1
+# %% ../../nbs/09_study/08_interference.ipynb #d24548d8
 def interference(base, deltas: list, names: list) -> Interference:
     """How each pair of deltas of a base gets in each other's way;
     `rows_shared` is None where a delta changed whole tensors.
     """
-    found = aligned(base, deltas)
-    pair = lambda a, b: _pair([(vectors[a], vectors[b]) for *_, vectors in found.values()])
-    numbers = combinations(range(len(deltas)), 2)
+    found = [vectors for *_, vectors in aligned(base, deltas).values()]
+    pair = lambda a, b: _pair([(vectors[a], vectors[b]) for vectors in found])
     return Interference([
         dict(models=[names[a], names[b]], **pair(a, b), rows_shared=_rows_shared(base, deltas[a], deltas[b]))
-        for a, b in numbers
+        for a, b in combinations(range(len(deltas)), 2)
     ])
 
 def _pair(vectors) -> dict:
@@ -100,13 +90,14 @@ def _pair(vectors) -> dict:
     both = either = against = 0
     dot, norms = 0.0, [0.0, 0.0]
     for x, y in vectors:
-        shared = (x != 0) & (y != 0)
-        both, either = both + int(shared.sum()), either + int(((x != 0) | (y != 0)).sum())
-        against += int(((x * y < 0) & shared).sum())
+        both, either = both + int(((x != 0) & (y != 0)).sum()), either + int(((x != 0) | (y != 0)).sum())
+        against += int((x * y < 0).sum())
         dot += float((x.double() * y.double()).sum())
         norms = [norm + float((v.double() ** 2).sum()) for norm, v in zip(norms, (x, y))]
-    cosine = dot / max((norms[0] * norms[1]) ** 0.5, 1e-30)
-    return dict(moved_by_both=both / max(either, 1), sign_conflicts=against / max(both, 1), cosine=cosine)
+    return dict(
+        moved_by_both=both / max(either, 1), sign_conflicts=against / max(both, 1),
+        cosine=dot / max((norms[0] * norms[1]) ** 0.5, 1e-30),
+    )
 
 def _rows_shared(base, one, two):
     "The share of all chosen slices that both chose, or None where a delta changed whole tensors."

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['COEFFICIENTS', 'checked_models', 'Source', 'open_source', 'name_tasks', 'Merged', 'merge_models']
 
-# %% ../../nbs/09_study/09_merging.ipynb #a3244725
+# %% ../../nbs/09_study/09_merging.ipynb #5ba59a8d
 from dataclasses import dataclass, field, replace
-from itertools import combinations
+from itertools import combinations, cycle
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,6 @@ import numpy as np
 from ..backbone.encoder import TextEncoder
 from ..classifier.artifacts import read_artifact
 from ..classifier.classifier import Classifier
-from ..classifier.task import joined_report
 from ..data.rows import Splits
 from ..data.tasks import load_tasks, set_aside, united
 from ..display.tables import Result, Table
@@ -26,7 +25,7 @@ from ..plugins import emit
 from .interference import Interference, interference
 from ..training.batches import Examples
 
-# %% ../../nbs/09_study/09_merging.ipynb #4b1045ac
+# %% ../../nbs/09_study/09_merging.ipynb #56572390
 def checked_models(models) -> dict:  # {name: (folder, facts)}
     "The saved models to merge, each a folder or 'name=folder'. Raises `UserError` when they cannot be merged."
     found = {}
@@ -37,29 +36,32 @@ def checked_models(models) -> dict:  # {name: (folder, facts)}
     if len(found) < 2: raise UserError(f"{len(found)} model given; merging needs at least two")
     first, (_, like) = next(iter(found.items()))
     for name, (_, facts) in found.items():
-        if "delta" not in facts:
-            raise UserError(
-                f"model {name!r} changes nothing of its base (selector "
-                f"{facts['recipe'].get('selector', 'frozen')!r}), so its delta is empty; fit it with a selector that "
-                f"trains weights, such as 'full'"
-            )
-        if facts["model"]["hash"] != like["model"]["hash"]:
-            raise UserError(
-                f"{first!r} and {name!r} stand on different bases ({like['model']['source']}, "
-                f"hash {like['model']['hash'][:12]}…, and {facts['model']['source']}, "
-                f"{facts['model']['hash'][:12]}…); only changes of the same base can be merged"
-            )
-        for kind in ("format", "pooler", "quantizer"):
-            if facts["recipe"].get(kind) != like["recipe"].get(kind):
-                raise UserError(
-                    f"{first!r} and {name!r} have different {kind}s ({like['recipe'].get(kind)!r} and "
-                    f"{facts['recipe'].get(kind)!r}); a merged model reads all texts in one way"
-                )
-        if facts.get("parts", {}).get("pooler") != like.get("parts", {}).get("pooler"):
-            raise UserError(
+        ours, theirs = like["recipe"], facts["recipe"]
+        wrong = [
+            (
+                "delta" not in facts,
+                f"model {name!r} changes nothing of its base (selector {theirs.get('selector', 'frozen')!r}), so its "
+                "delta is empty; fit it with a selector that trains weights, such as 'full'",
+            ),
+            (
+                facts["model"]["hash"] != like["model"]["hash"],
+                f"{first!r} and {name!r} stand on different bases ({like['model']['source']}, hash "
+                f"{like['model']['hash'][:12]}…, and {facts['model']['source']}, {facts['model']['hash'][:12]}…); "
+                "only changes of the same base can be merged",
+            ),
+            *((
+                theirs.get(kind) != ours.get(kind),
+                f"{first!r} and {name!r} have different {kind}s ({ours.get(kind)!r} and {theirs.get(kind)!r}); "
+                "a merged model reads all texts in one way",
+            ) for kind in ("format", "pooler", "quantizer")),
+            (
+                facts.get("parts", {}).get("pooler") != like.get("parts", {}).get("pooler"),
                 f"{first!r} and {name!r} have poolers that learned different things, and a merged model reads all "
-                f"texts in one way; fit them with a pooler that learns nothing, such as 'mean'"
-            )
+                "texts in one way; fit them with a pooler that learns nothing, such as 'mean'",
+            ),
+        ]
+        for holds, sentence in wrong:
+            if holds: raise UserError(sentence)
     for (a, (_, x)), (b, (_, y)) in combinations(found.items(), 2):
         if x["files"]["delta.safetensors"] == y["files"]["delta.safetensors"]:
             raise UserError(f"{a!r} and {b!r} are copies of one model; merging them would only double its change")
@@ -75,7 +77,7 @@ class Source:
     data: Splits
     before: dict = field(default_factory=dict)  # {part: Report}
 
-# %% ../../nbs/09_study/09_merging.ipynb #2e7d3dc5
+# %% ../../nbs/09_study/09_merging.ipynb #a2c47b33
 def open_source(name, folder, taken, data, model, text) -> Source:
     """Load one model, measure it, and give its base back its own weights; `taken` are names that other tasks have.
 
@@ -91,19 +93,14 @@ def open_source(name, folder, taken, data, model, text) -> Source:
         clf, {task: name if not clf.named else f"{name}-{task}" if task in taken else task for task in clf.tasks_}
     )
     source = Source(name, clf, clf.delta_, load_tasks(data, clf.specs_, text))
-    source.before = {part: clf.evaluate(rows) for part, rows in _measured(source.data).items()}
-    clf.delta_.unapply(clf.encoder_.backbone)
-    return source
-
-def _measured(data) -> dict:
-    "Validation rows to tune on, and test rows where there are any."
-    parts = dict(data.items())
-    if "validation" not in parts:
+    if source.data.validation is None:
         raise UserError(
-            f"there are no validation rows to judge a merge on, only {', '.join(parts)}; "
+            f"there are no validation rows to judge a merge on, only {', '.join(dict(source.data.items()))}; "
             f"give data with a validation part"
         )
-    return {part: parts[part] for part in ("validation", "test") if part in parts}
+    source.before = {part: clf.evaluate(rows) for part, rows in source.data.items() if part != "train"}
+    clf.delta_.unapply(clf.encoder_.backbone)
+    return source
 
 # %% ../../nbs/09_study/09_merging.ipynb #417992d6
 def name_tasks(clf, called: dict):
@@ -120,7 +117,7 @@ def name_tasks(clf, called: dict):
 # %% ../../nbs/09_study/09_merging.ipynb #da0089da
 COEFFICIENTS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
-# %% ../../nbs/09_study/09_merging.ipynb #bc961431
+# %% ../../nbs/09_study/09_merging.ipynb #0c0317c2
 @dataclass
 class Merged(Result):
     """A merged classifier, the coefficient and how it was found, each task before and after,
@@ -137,9 +134,8 @@ class Merged(Result):
     def kept(self) -> float:
         "The mean share of single-task quality kept, on test rows where there are any."
         parts = {row["part"] for row in self.rows}
-        return float(np.mean(
-            [row["kept"] for row in self.rows if row["part"] == ("test" if "test" in parts else "validation")]
-        ))
+        part = "test" if "test" in parts else "validation"
+        return float(np.mean([row["kept"] for row in self.rows if row["part"] == part]))
 
     def to_dict(self) -> dict:
         """All but the classifier, and `kept`, as JSON can hold them: shares from 0 to 1, `rows` with each task's
@@ -152,23 +148,23 @@ class Merged(Result):
 
     def tables(self) -> list:
         "Each task before and after."
-        cells = [
+        return [Table(
+            f"{self.method}, coefficient {self.coefficient:g}: {100 * self.kept:.1f} % of single-task quality kept",
+            ["task", "part", "figure", "before", "after", "kept"],
             [
-                row["task"], row["part"], row["figure"], f"{row['before']:.4f}", f"{row['after']:.4f}",
-                f"{100 * row['kept']:.1f} %",
-            ]
-            for row in self.rows
-        ]
-        title = (
-            f"{self.method}, coefficient {self.coefficient:g}: {100 * self.kept:.1f} % of single-task quality kept"
-        )
-        return [Table(title, ["task", "part", "figure", "before", "after", "kept"], cells)]
+                [
+                    row["task"], row["part"], row["figure"], f"{row['before']:.4f}", f"{row['after']:.4f}",
+                    f"{100 * row['kept']:.1f} %",
+                ]
+                for row in self.rows
+            ],
+        )]
 
     def remarks(self) -> list:
         "How the models interfere, in words."
         return self.interference.sentences()
 
-# %% ../../nbs/09_study/09_merging.ipynb #42c76ff8
+# %% ../../nbs/09_study/09_merging.ipynb #cba53885
 def _table(sources, after) -> list:
     "Each task before and `after` {part: Report}; where less is better, what was kept is the other way round."
     rows = []
@@ -184,7 +180,7 @@ def _table(sources, after) -> list:
                 )
     return rows
 
-# %% ../../nbs/09_study/09_merging.ipynb #d3ca01ea
+# %% ../../nbs/09_study/09_merging.ipynb #bb72fead
 def merge_models(models, method="task-arithmetic", data=None, model=None, text: str = "text") -> Merged:
     """One model of several saved ones, each a folder or 'name=folder';
     `data` is one data set for all or a list with one for each.
@@ -200,35 +196,29 @@ def merge_models(models, method="task-arithmetic", data=None, model=None, text: 
         )
     found, sources = checked_models(models), []
     data = list(data) if isinstance(data, (list, tuple)) else [data]
-    if data == [None] or len(data) not in (1, len(found)):
+    given = 0 if data == [None] else len(data)
+    if given not in (1, len(found)):
         raise UserError(
-            f"{len(data) if data != [None] else 0} data sets given for {len(found)} models; "
-            f"give one for all, or one for each "
-            "in order"
+            f"{given} data sets given for {len(found)} models; give one for all, or one for each in order"
         )
-    for number, (name, (folder, _)) in enumerate(found.items()):
+    for (name, (folder, _)), rows in zip(found.items(), cycle(data)):
         taken = {task for source in sources for task in source.clf.tasks_}
-        sources.append(open_source(name, folder, taken, data[number % len(data)], model, text))
+        sources.append(open_source(name, folder, taken, rows, model, text))
         emit(None, "merge", model=name)
     return _merge(merger, method, sources)
 
-# %% ../../nbs/09_study/09_merging.ipynb #d8b387f6
+# %% ../../nbs/09_study/09_merging.ipynb #4bb0f39e
 def _merge(merger, method, sources):
     base = max((source.clf.encoder_.backbone for source in sources), key=lambda backbone: backbone.loaded_depth)
     clf = _assembled(sources, method, base)
-    rows = {
-        part: united(
-            [getattr(source.data, part) for source in sources if getattr(source.data, part) is not None], clf.tasks_
-        )
-        for part in ("validation", "test") if any(getattr(source.data, part) is not None for source in sources)
-    }
+    validation = united([source.data.validation for source in sources], clf.tasks_)
+    test = [source.data.test for source in sources if source.data.test is not None]
     schemas = {name: task.schema for name, task in clf.tasks_.items()}
-    for name, schema in schemas.items(): set_aside(rows["validation"], name, schema)
-    examples = Examples(clf.encoder_, rows["validation"], schemas)
+    for name, schema in schemas.items(): set_aside(validation, name, schema)
+    examples = Examples(clf.encoder_, validation, schemas)
     own = [{name: task.schema for name, task in source.clf.tasks_.items()} for source in sources]
-    whole = merger.merge(
-        base, [source.delta for source in sources], own, [source.data.validation.texts for source in sources]
-    )
+    deltas = [source.delta for source in sources]
+    whole = merger.merge(base, deltas, own, [source.data.validation.texts for source in sources])
     # still of the selector's own form
     if hasattr(whole, "dense"): clf.recipe_.selector = sources[0].clf.recipe_.selector
     given, trials = getattr(merger, "coefficient", 1.0), []
@@ -239,12 +229,13 @@ def _merge(merger, method, sources):
         scaled.unapply(base)
         trials.append(dict(coefficient=coefficient, kept=float(np.mean([row["kept"] for row in found]))))
     best = max(trials, key=lambda trial: trial["kept"])["coefficient"]
-    between = _interference(base, sources)
+    # on a base with its own weights, where deltas tell their differences
+    tell = all(hasattr(delta, "changes") or hasattr(delta, "dense") for delta in deltas)
+    between = interference(base, deltas, [source.name for source in sources]) if tell else Interference()
     clf.delta_ = whole.scale(best)
     clf.delta_.apply(base)
-    clf.reports_ = (
-        {"validation": _calibrated(clf, examples)} | ({"test": clf.evaluate(rows["test"])} if "test" in rows else {})
-    )
+    clf.reports_ = {"validation": _calibrated(clf, examples)}
+    if test: clf.reports_["test"] = clf.evaluate(united(test, clf.tasks_))
     return Merged(
         clf, method if isinstance(method, str) else method["name"], best,
         _table(sources, clf.reports_), between, trials,
@@ -252,32 +243,23 @@ def _merge(merger, method, sources):
 
 def _calibrated(clf, examples):
     "Learn each task's calibration anew on validation rows, and report on them."
-    columns = list(dict.fromkeys(column for task in clf.tasks_.values() for column in task.columns))
-    features = clf.encoder_.features(examples.texts, columns, examples.rows.places)
-    encoded = examples.encoded if any(task.schema.unit == "word" for task in clf.tasks_.values()) else None
-    reports, right = {}, {}
+    features = clf.encoder_.features(examples.texts, clf._columns(), examples.rows.places)
+    logits = {name: task.logits(features) for name, task in clf.tasks_.items()}
     for name, task in clf.tasks_.items():
-        logits = task.logits({column: features[column] for column in task.columns})
         known = examples.labelled(name)
-        task.calibration = calibrate(logits[known], examples.flat(name)[known], task.schema)
-        read = lambda texts, task=task: clf.encoder_.features(texts, task.columns)
-        reports[name], right[name] = task.report(logits, features, examples.rows, encoded, read)
-    return joined_report(reports, right, len(examples))
+        task.calibration = calibrate(logits[name][known], examples.flat(name)[known], task.schema)
+    return clf._report(logits, features, examples.rows, examples.encoded if clf._words() else None)
 
-def _interference(base, sources) -> Interference:
-    "How the models interfere, where their deltas tell their differences, on a base with its own weights."
-    deltas = [source.delta for source in sources]
-    if not all(hasattr(delta, "changes") or hasattr(delta, "dense") for delta in deltas): return Interference()
-    return interference(base, deltas, [source.name for source in sources])
-
-# %% ../../nbs/09_study/09_merging.ipynb #bd25dc7d
+# %% ../../nbs/09_study/09_merging.ipynb #acf138a2
 def _assembled(sources, method, base) -> Classifier:
     "A classifier of all tasks on the base as it is, with the sources' heads; it reads as the first of them does."
     first = sources[0].clf
     tasks = {name: replace(task) for source in sources for name, task in source.clf.tasks_.items()}
-    selector = first.recipe_.selector if not hasattr(first.parts_["selector"], "restore") else "full"
-    recipe = replace(first.recipe_, name="merged", task="auto", selector=selector, merger=method, training={},
-                     tasks={name: task.spec.to_dict() for name, task in tasks.items()})
+    recipe = replace(
+        first.recipe_, name="merged", task="auto", merger=method, training={},
+        selector="full" if hasattr(first.parts_["selector"], "restore") else first.recipe_.selector,
+        tasks={name: task.spec.to_dict() for name, task in tasks.items()},
+    )
     clf = Classifier(recipe, first.model, cache=None, state_dtype=first.state_dtype)
     clf.prepare()
     clf.parts_ |= {kind: first.parts_[kind] for kind in ("format", "pooler")}
@@ -289,10 +271,12 @@ def _assembled(sources, method, base) -> Classifier:
 
 def _facts(sources, base, depth) -> dict:
     "What is known of a merged classifier in the place of a fit."
-    parts, counts = ("train", "validation"), {}
-    for source in sources:
-        known = lambda name, part: 0 if (rows := getattr(source.data, part)) is None else len(rows.known(name))
-        counts |= {name: {part: known(name, part) for part in parts} for name in source.clf.tasks_}
+    parts = ("train", "validation")
+    known = lambda rows, name: 0 if rows is None else len(rows.known(name))
+    counts = {
+        name: {part: known(getattr(source.data, part), name) for part in parts}
+        for source in sources for name in source.clf.tasks_
+    }
     return dict(
         rows={part: sum(found[part] for found in counts.values()) for part in parts},
         data=", ".join(source.name for source in sources), seconds=0.0, backbone_passes=0, depth=depth,

@@ -48,11 +48,10 @@ def calls(sizes: Sizes, rows: int, length: int, device: str, training=None) -> f
     steps = 3 * training.epochs * -(-rows // training.batch_size) if training else 0
     return len(sizes.maps) * (rows * length / TOKEN_BUDGET.get(device, 8192) + steps)
 
-# %% ../../nbs/09_study/07_plan.ipynb #1db54600
+# %% ../../nbs/09_study/07_plan.ipynb #f42077c3
 def machine_speed(device: str, seconds: float = 0.2) -> float:
     "Operations a second in a product of matrices, measured."
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    a = torch.randn(1024, 1024, device=device, dtype=dtype)
+    a = torch.randn(1024, 1024, device=device, dtype=torch.bfloat16 if device == "cuda" else torch.float32)
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     a @ a
     wait()
@@ -65,10 +64,9 @@ def machine_speed(device: str, seconds: float = 0.2) -> float:
 
 def free_memory(device: str) -> int:
     "Bytes that may be used."
-    if device == "cuda": return torch.cuda.mem_get_info()[0]
-    return psutil.virtual_memory().available
+    return torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
 
-# %% ../../nbs/09_study/07_plan.ipynb #f2b6fc03
+# %% ../../nbs/09_study/07_plan.ipynb #497432b9
 @dataclass(repr=False)
 class Plan(Result):
     "What one run takes: bytes, seconds, and advice in words."
@@ -100,10 +98,10 @@ class Plan(Result):
 
     def tables(self) -> list:
         "The figures."
-        peak = f"{self.memory / 1e9:.2f} of {self.available / 1e9:.1f} GB on {self.device}"
         rows = [
             ["base weights", f"{self.weights / 1e9:.2f} GB"], ["numbers trained", f"{self.trained:,}"],
-            ["memory at the peak", peak], ["fitting", _duration(self.training_seconds)],
+            ["memory at the peak", f"{self.memory / 1e9:.2f} of {self.available / 1e9:.1f} GB on {self.device}"],
+            ["fitting", _duration(self.training_seconds)],
             ["reading 1,000 texts", _duration(self.seconds_per_thousand)],
         ]
         return [Table(f"{self.recipe} on {self.model}", ["what", "estimate"], rows)]
@@ -154,32 +152,33 @@ def plan(
     found.advice = advise(found, sizes, quantized, selector.trains, tokens)
     return found
 
-# %% ../../nbs/09_study/07_plan.ipynb #a85b6b15
+# %% ../../nbs/09_study/07_plan.ipynb #11c20687
 def advise(found: Plan, sizes: Sizes, quantized: bool, trains: bool, tokens: int) -> list:
     "Sentences on what to change."
-    words, half = [], found.memory - found.weights + (sizes.linear + sizes.other) * 2
-    if found.fits: words.append(f"{_gigabytes(found.memory)} of {_gigabytes(found.available)} will do.")
-    else:
-        words.append(
-            f"It does not fit: {_gigabytes(found.memory)} are needed and {_gigabytes(found.available)} are free."
-        )
-    if quantized and half <= 0.8 * found.available:
-        words.append(
+    half, free = found.memory - found.weights + (sizes.linear + sizes.other) * 2, _gigabytes(found.available)
+    cheaper, too_much = sizes.linear / MINILM_LINEAR, not found.fits
+    told = (
+        (found.fits, f"{_gigabytes(found.memory)} of {free} will do."),
+        (too_much, f"It does not fit: {_gigabytes(found.memory)} are needed and {free} are free."),
+        (
+            quantized and half <= 0.8 * found.available,
             "The base fits in bfloat16 too; fewer bits would be slower here, because each product unpacks its "
-            "weights first: quantizer={name: none, dtype: bfloat16}."
-        )
-    if not found.fits and not quantized:
-        words.append(
+            "weights first: quantizer={name: none, dtype: bfloat16}.",
+        ),
+        (
+            too_much and not quantized,
             f"In 4 bits the base would take {_gigabytes(in_four_bits(sizes))} instead of "
-            f"{_gigabytes(found.weights)}: recipe lora-4bit, or quantizer=nf4 with selector=lora."
-        )
-    if not found.fits and trains and tokens > 512:
-        words.append("Hold fewer tokens at once with training.token_budget=512, or cut texts with format.max_length.")
-    if not found.fits and quantized: words.append("Give a smaller model, or a machine with more memory.")
-    cheaper = sizes.linear / MINILM_LINEAR
-    if cheaper > 4:
-        words.append(
+            f"{_gigabytes(found.weights)}: recipe lora-4bit, or quantizer=nf4 with selector=lora.",
+        ),
+        (
+            too_much and trains and tokens > 512,
+            "Hold fewer tokens at once with training.token_budget=512, or cut texts with format.max_length.",
+        ),
+        (too_much and quantized, "Give a smaller model, or a machine with more memory."),
+        (
+            cheaper > 4,
             f"An encoder of the size of minilm would do this about {cheaper:.0f} times cheaper; measure both with "
-            f"clfm compare, or teach one with clfm distil."
-        )
-    return words
+            f"clfm compare, or teach one with clfm distil.",
+        ),
+    )
+    return [sentence for holds, sentence in told if holds]

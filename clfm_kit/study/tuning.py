@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RANGE', 'MORE', 'Dimension', 'parse_dimension', 'Metric', 'read_metric', 'tune', 'Tuning']
 
-# %% ../../nbs/09_study/04_tuning.ipynb #e9a590d8
+# %% ../../nbs/09_study/04_tuning.ipynb #91dfb98e
 import json
 import re
 import warnings
@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from ..classifier.classifier import Classifier
-from ..data.rows import UNNAMED, Splits
+from ..data.rows import UNNAMED
 from ..data.tasks import load_rows, task_schema
 from ..display.tables import Result, Table
 from ..errors import UserError, imported, unknown
@@ -49,7 +49,7 @@ class Dimension:
         if isinstance(self.low, int): return trial.suggest_int(self.setting, self.low, self.high)
         return float(f"{trial.suggest_float(self.setting, self.low, self.high, log=self.logarithmic):.4g}")
 
-# %% ../../nbs/09_study/04_tuning.ipynb #2901848c6b
+# %% ../../nbs/09_study/04_tuning.ipynb #707ff23d
 RANGE = re.compile(r"(-?[\d.]+(?:e-?\d+)?)\.\.(-?[\d.]+(?:e-?\d+)?)", re.IGNORECASE)
 
 def parse_dimension(text: str) -> Dimension:
@@ -64,15 +64,13 @@ def parse_dimension(text: str) -> Dimension:
             or not low < high
         ):
             raise wrong
-        return (
-            Dimension(setting, low=low, high=high) if isinstance(low, int) and isinstance(high, int)
-            else Dimension(setting, low=float(low), high=float(high))
-        )
+        number = int if isinstance(low, int) and isinstance(high, int) else float
+        return Dimension(setting, low=number(low), high=number(high))
     choices = parse_yaml(values)
     if not isinstance(choices, list) or not choices: raise wrong
     return Dimension(setting, choices)
 
-# %% ../../nbs/09_study/04_tuning.ipynb #f2b679f3
+# %% ../../nbs/09_study/04_tuning.ipynb #e1f9c46a
 @dataclass
 class Metric:
     "What a search goes by: a figure, or the mean of several."
@@ -94,9 +92,9 @@ def read_metric(name: str | None, schemas: dict) -> Metric:
     Without a name log-loss, the main figure where there is none; of several tasks the mean of their main figures.
     Raises `UserError` for a figure that does not exist."""
     key = lambda task, figure: figure if task == UNNAMED else f"{task}.{figure}"
-    lower = lambda schema: (*LOWER_IS_BETTER, *getattr(schema, "lower_is_better", ()))
-    known = {
-        key(task, figure): figure in lower(schema) for task, schema in schemas.items() for figure in _figures(schema)
+    known = {  # whether less is better
+        key(task, figure): figure in (*LOWER_IS_BETTER, *schema.lower_is_better)
+        for task, schema in schemas.items() for figure in _figures(schema)
     }
     if len(schemas) > 1: known["joint_exact_match"] = False
     if name is None and len(schemas) > 1:
@@ -117,7 +115,7 @@ def _figures(schema) -> dict:
     empty = [] if schema.unit == "word" else np.zeros((0, len(schema)))
     return schema.judge(empty, [], None, SimpleNamespace(texts=[], places=[], positions=[], unread=0))[0].figures
 
-# %% ../../nbs/09_study/04_tuning.ipynb #d8fceba7
+# %% ../../nbs/09_study/04_tuning.ipynb #d8bdb654
 def tune(
     recipe, data, search, model: str = "minilm", trials: int = 20, folds: int = 3, metric: str | None = None,
     seed: int = 0, cache="default",
@@ -134,17 +132,32 @@ def tune(
     if splits.train is None or not all(map(splits.train.by_task.get, specs)):
         raise UserError(f"{splits.name} has no labelled training rows; a search needs them")
     wanted = read_metric(metric, {name: task_schema(spec, splits.train) for name, spec in specs.items()})
-    total = int(min(trials, np.prod([part.size() for part in space])))
+    size = np.prod([part.size() for part in space])
     with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
-        whole = np.prod([part.size() for part in space]) <= trials
         sampler = (
-            optuna.samplers.BruteForceSampler(seed) if whole
+            optuna.samplers.BruteForceSampler(seed) if size <= trials
             else optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(5, trials // 4))
         )
+    tried: list = []
+
+    def judge(trial) -> float:
+        settings = [f"{part.setting}={_yaml(part.suggest(trial))}" for part in space]
+        tried.append(dict(settings=settings, value=None, figures={}, failed=""))
+        try:
+            if folds > 1: report = cross_validate(base, splits, model, folds, seed, cache, settings).report
+            else: report = Classifier(base, model, settings, cache).fit(splits).reports_["validation"]
+            tried[-1]["value"] = wanted.of(report)
+        except UserError as error:
+            tried[-1]["failed"] = str(error)
+            raise
+        finally: emit(None, "trial", done=len(tried), total=int(min(trials, size)))
+        figures = report.figures.items()
+        tried[-1]["figures"] = {name: found for name, found in figures if not isinstance(found, Undefined)}
+        return tried[-1]["value"]
+
     study = optuna.create_study(direction="minimize" if wanted.lower else "maximize", sampler=sampler)
-    report_of = lambda settings: _report(base, splits, model, folds, seed, cache, settings)
-    study.optimize(lambda trial: _judge(trial, space, report_of, wanted, total), n_trials=trials, catch=(UserError,))
-    return Tuning(base, wanted, folds, [_trial(found) for found in study.trials])
+    study.optimize(judge, n_trials=trials, catch=(UserError,))
+    return Tuning(base, wanted, folds, tried)
 
 # %% ../../nbs/09_study/04_tuning.ipynb #81741dbb
 def _check_search(base, space, trials, folds):
@@ -157,40 +170,12 @@ def _check_search(base, space, trials, folds):
     if twice: raise UserError(f"{twice[0]} is searched twice; give all its values in one --search")
     for part in space: base.with_params([f"{part.setting}=null"])
 
-# %% ../../nbs/09_study/04_tuning.ipynb #bd727772
-def _report(base, splits: Splits, model, folds, seed, cache, settings) -> Report:
-    "The report that judges settings. Raises `UserError` for those that cannot work."
-    if folds > 1: return cross_validate(base, splits, model, folds, seed, cache, settings).report
-    return Classifier(base, model, settings, cache).fit(splits).reports_["validation"]
-
-def _judge(trial, space, report_of, metric, total) -> float:
-    "The metric of one trial. Raises `UserError` for settings that cannot work."
-    settings = [f"{part.setting}={_yaml(part.suggest(trial))}" for part in space]
-    trial.set_user_attr("settings", settings)
-    try:
-        report = report_of(settings)
-        value = metric.of(report)
-    except UserError as error:
-        trial.set_user_attr("failed", str(error))
-        raise
-    finally: emit(None, "trial", done=trial.number + 1, total=total)
-    trial.set_user_attr(
-        "figures", {name: found for name, found in report.figures.items() if not isinstance(found, Undefined)}
-    )
-    return value
-
-# %% ../../nbs/09_study/04_tuning.ipynb #b11ee36d
+# %% ../../nbs/09_study/04_tuning.ipynb #2d254ae1
 def _yaml(value) -> str:
     "A value as it is written in a setting: a plain word bare, all else as JSON, which is YAML too."
     return value if isinstance(value, str) and parse_yaml(value) == value else json.dumps(value, ensure_ascii=False)
 
-def _trial(found) -> dict:
-    kept = found.user_attrs
-    return dict(
-        settings=kept["settings"], value=found.value, figures=kept.get("figures", {}), failed=kept.get("failed", "")
-    )
-
-# %% ../../nbs/09_study/04_tuning.ipynb #812a0b00
+# %% ../../nbs/09_study/04_tuning.ipynb #d50c8c64
 # figures that stand beside the metric
 MORE = ("accuracy", "exact_match", "micro_f1", "macro_f1", "joint_exact_match")
 
@@ -233,13 +218,15 @@ class Tuning(Result):
     def tables(self) -> list:
         "The trials, best first."
         sign = 1 if self.metric.lower else -1
-        ordered = sorted(self.trials, key=lambda trial: (bool(trial["failed"]), sign * (trial["value"] or 0)))
         seen = dict.fromkeys(name for trial in self.trials for name in trial["figures"])
         more = [name for name in seen if name != self.metric.name and name in (*self.metric.figures, *MORE)]
         show = lambda value: "–" if value is None else f"{value:.4f}"
-        row = lambda trial: [
-            ", ".join(trial["settings"]), show(trial["value"]),
-            *(show(trial["figures"].get(name)) for name in more), trial["failed"],
+        rows = [
+            [
+                ", ".join(trial["settings"]), show(trial["value"]),
+                *(show(trial["figures"].get(name)) for name in more), trial["failed"],
+            ]
+            for trial in sorted(self.trials, key=lambda trial: (bool(trial["failed"]), sign * (trial["value"] or 0)))
         ]
-        title = f"{len(self.trials)} trials of {self.base.name}"
-        return [Table(title, ["settings", self.metric.name, *more, "failed"], list(map(row, ordered)))]
+        head = ["settings", self.metric.name, *more, "failed"]
+        return [Table(f"{len(self.trials)} trials of {self.base.name}", head, rows)]
