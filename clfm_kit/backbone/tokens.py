@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['Encoded', 'bare_ids', 'pad', 'Sequences', 'sub_words', 'touching', 'word_states', 'batch_words', 'word_positions']
 
-# %% ../../nbs/05_backbone/03_tokens.ipynb #4f6ad8c6
+# %% ../../nbs/05_backbone/03_tokens.ipynb #aa0e0439
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,7 +63,7 @@ class Sequences:
         types = {} if self.types is None else dict(types=pad([self.types[number] for number in numbers], 0)[0])
         return dict(ids=ids, mask=mask) | types
 
-# %% ../../nbs/05_backbone/03_tokens.ipynb #f7457ebf
+# %% ../../nbs/05_backbone/03_tokens.ipynb #ea979213
 def sub_words(
     tokenizer, texts, places
 ) -> tuple:  # (ids of each text, for each text and word the numbers of its sub-words), without special tokens
@@ -80,14 +81,9 @@ def sub_words(
 
 def touching(offsets, words) -> list:  # for each word the numbers of the tokens that have a character of it
     "Tokens of words, from the character places of both."
-    numbers, result = [(k, a, b) for k, (a, b) in enumerate(offsets) if b > a], []
-    first = 0
-    for start, end in words:
-        while first < len(numbers) and numbers[first][2] <= start: first += 1
-        last = first
-        while last < len(numbers) and numbers[last][1] < end: last += 1
-        result.append([k for k, _, _ in numbers[first:last]])
-    return result
+    numbers = [k for k, (start, end) in enumerate(offsets) if end > start]
+    starts, ends = ([offsets[k][side] for k in numbers] for side in (0, 1))
+    return [numbers[bisect_right(ends, start):bisect_left(starts, end)] for start, end in words]
 
 # %% ../../nbs/05_backbone/03_tokens.ipynb #ca6227da
 def word_states(states, position, word, count: int):
