@@ -1,6 +1,7 @@
 """Hostile and unusual input: every fault is one sentence with the file and line, or the row, and the field."""
 import gzip
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -185,6 +186,23 @@ def test_holding_out_is_proportional():
     rest, held = split_off(Rows([f"t{i}" for i in range(len(labels))], labels), 0.2, 3)
     assert Counter(held.labels) == {"a": 140, "b": 40, "c": 10}
     assert len(split_off(Rows([f"t{i}" for i in range(50)]), 0.2)[1]) == 10
+
+
+def test_holding_out_several_tasks_is_the_same_in_every_process():
+    code = (
+        "import random\nfrom clfm_kit.data.rows import Rows, split_off\nchoice = random.Random(5).choice\n"
+        "for _ in range(40):\n"
+        "    tasks = {name: [choice('xy') for _ in range(12)] for name in 'ab'}\n"
+        "    print(split_off(Rows([f'text {n}' for n in range(12)], tasks), 0.2)[1].texts)\n"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+            env=os.environ | {"PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("0", "1", "2", "3")
+    }
+    assert len(found) == 1
 
 
 def test_report():

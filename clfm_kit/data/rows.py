@@ -302,7 +302,7 @@ def split_off(rows: Rows, share: float, seed: int = 0, strata: dict | None = Non
                         "validation set of your own")
     return tuple(rows.take(part) for part in parts)
 
-# %% ../../nbs/03_data/03_rows.ipynb #c7fad24a
+# %% ../../nbs/03_data/03_rows.ipynb #08e5df4f
 def _hold(names, share):
     "For each set of names, whether it is held out."
     count, members, out = Counter(chain.from_iterable(names)), defaultdict(list), [None] * len(names)
@@ -314,7 +314,7 @@ def _hold(names, share):
     )
     left, kept = Counter(count), Counter(count)
     while left:
-        name = min(left, key=lambda name: (left[name], str(name[1])))
+        name = min(left, key=lambda name: (left[name], str(name[1]), name[0]))
         for i in members[name]:
             if out[i] is not None: continue
             lacking = (want[name][1], total[1]) > (want[name][0], total[0])
