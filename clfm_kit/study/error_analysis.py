@@ -254,7 +254,7 @@ def _cell(value) -> str:
     if isinstance(value, list): return ", ".join(map(str, value)) or NOTHING
     return NOTHING if value is None else f"{100 * value:.0f} %" if isinstance(value, float) else str(value)
 
-# %% ../../nbs/09_study/05_error_analysis.ipynb #ec25e842
+# %% ../../nbs/09_study/05_error_analysis.ipynb #c8ed398e
 def analyse_errors(
     entry, data, model: str = "minilm", folds: int = 5, most: int = 50, task: str | None = None
 ) -> ErrorAnalysis:
@@ -271,8 +271,7 @@ def analyse_errors(
             f"{given}: {', '.join(specs)}; say which one is looked at, as in task={next(iter(specs))!r} (--task)"
         )
     splits = load_rows(data, specs)
-    part = next(part for part, _ in reversed(splits.items()))
-    rows = getattr(splits, part)
+    part, rows = splits.items()[-1]
     if not rows.by_task.get(name):
         raise UserError(f"{rows.source} has no labels; errors are found by comparing with labels")
     if hasattr(entry, "tasks_"): clf = entry
