@@ -1,5 +1,5 @@
-"""How the house is built: what may import what, what core asks of a part, and how code is written; then what several
-tasks, kinds of task and threads rest on.
+"""How the house is built: what core asks of a part, and how code is written; then what several tasks, kinds of task
+and threads rest on. What may import what: test_imports.py.
 """
 import ast
 import builtins
@@ -7,16 +7,16 @@ import json
 import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from graphlib import TopologicalSorter
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
+import house
 import numpy as np
 import pytest
 import torch
-from tree import PACKAGES, PLUGINS, PROJECTS, ROOT
+from imports import core, imports, modules
+from tree import ROOT
 
 from clfm_kit import Classifier, Recipe, UserError, parts
 from clfm_kit.data.rows import Splits
@@ -24,132 +24,7 @@ from clfm_kit.data.tasks import load_tasks, read_tasks
 from clfm_kit.hookspecs import KINDS
 from clfm_kit.testing import check_part
 
-FLOORS = (
-    "errors", "hookspecs", "plugins", "parts", "settings", "recipes", "display", "data", "evaluation", "backbone",
-    "builtin", "training", "classifier", "testing", "study", "notebook", "cli",
-)
-# Libraries that are slow to import, or that not every installation has: the only ones that a function may import.
-HEAVY = {
-    "IPython", "bitsandbytes", "datasets", "ipywidgets", "matplotlib", "onnx", "onnxruntime", "onnxscript", "optuna",
-    "pandas", "peft", "pyarrow", "scipy", "sklearn", "torch", "transformers",
-}
 ENTRY = "clfm_kit.builtin.plugin"  # loaded whenever parts are listed
-
-
-# ---- imports
-
-@cache
-def modules():
-    """{module: its syntax tree}, of the core and of every plugin."""
-    folders = [ROOT / project / PACKAGES[project] for project in PROJECTS]
-    paths = [path for folder in folders for path in sorted(folder.rglob("*.py")) if path.stem != "_modidx"]
-    relative = lambda path: path.relative_to(next(folder.parent for folder in folders if path.is_relative_to(folder)))
-    return {
-        ".".join(relative(path).with_suffix("").parts).removesuffix(".__init__"): ast.parse(
-            path.read_text(encoding="utf-8")
-        )
-        for path in paths
-    }
-
-
-def core():
-    return {name: tree for name, tree in modules().items() if name.partition(".")[0] == "clfm_kit"}
-
-
-def nested(tree):
-    """The statements that stand in functions, and those only type checkers read."""
-    inside = {
-        id(node) for function in ast.walk(tree)
-        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)) for node in ast.walk(function)
-    }
-    told = {
-        id(node) for block in ast.walk(tree)
-        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test) for node in ast.walk(block)
-    }
-    return inside, told
-
-
-@cache
-def imports(name):
-    """(module or library, whether in a function) of everything that a module imports."""
-    tree, found = modules()[name], []
-    inside, told = nested(tree)
-    package = name.split(".") if any(other.startswith(name + ".") for other in modules()) else name.split(".")[:-1]
-    for node in ast.walk(tree):
-        if id(node) in told: continue
-        if isinstance(node, ast.Import): found += [(alias.name, id(node) in inside) for alias in node.names]
-        if isinstance(node, ast.ImportFrom):
-            start = (
-                ".".join([*package[:len(package) - node.level + 1], *([node.module] if node.module else [])])
-                if node.level else node.module
-            )
-            for alias in node.names:
-                found.append(
-                    (f"{start}.{alias.name}" if f"{start}.{alias.name}" in modules() else start, id(node) in inside)
-                )
-    return list(dict.fromkeys(found))
-
-
-def floor(name):
-    return FLOORS.index(name.split(".")[1])
-
-
-def loads(name, seen=None):
-    """Libraries that importing a module loads, through other modules too."""
-    seen = set() if seen is None else seen
-    for target, inside in imports(name):
-        if inside or target in seen: continue
-        seen.add(target)
-        if target in modules(): loads(target, seen)
-    return {target.partition(".")[0] for target in seen}
-
-
-def test_every_module_has_a_floor():
-    assert {name.split(".")[1] for name in core() if "." in name} == set(FLOORS)
-
-
-def test_no_import_goes_up():
-    up = [f"{name} imports {target}" for name in core() if "." in name for target, _ in imports(name)
-          if target in core() and "." in target and floor(target) > floor(name)]
-    assert not up, "\n".join(up)
-
-
-def test_no_circles():
-    graph = {
-        name: {target for target, _ in imports(name) if target in modules() and target != "clfm_kit"}
-        for name in modules()
-    }
-    list(TopologicalSorter(graph).static_order())  # raises `CycleError` naming the circle
-
-
-def test_the_entry_point_is_light():
-    assert {
-        target for target, _ in imports(ENTRY) if target in modules()
-    } <= {"clfm_kit.parts", "clfm_kit.recipes", "clfm_kit.errors", "clfm_kit.hookspecs"}
-    for name in PLUGINS: assert not loads(f"clfm_kit_{name.replace('-', '_')}.plugin") & HEAVY, name
-
-
-def test_functions_import_heavy_libraries_only():
-    """In `cli/` also modules that load one, as a command's options are listed without it."""
-    wrong = []
-    for name in modules():
-        for target, inside in imports(name):
-            if not inside or target.partition(".")[0] in HEAVY: continue
-            if name.startswith("clfm_kit.cli.") and target in modules() and loads(target) & (HEAVY | {"numpy"}):
-                continue
-            wrong.append(f"{name} imports {target} in a function")
-    assert not wrong, "\n".join(wrong)
-
-
-def test_core_knows_no_plugin():
-    packages = "|".join(package for project, package in PACKAGES.items() if package != "clfm_kit")
-    named = [
-        name for name, tree in core().items() for node in ast.walk(tree)
-        if isinstance(node, ast.Constant) and re.search(rf"\b({packages})\b", str(node.value))
-    ]
-    assert not named and not [
-        target for name in core() for target, _ in imports(name) if target in modules() and target not in core()
-    ]
 
 
 # ---- what core asks of a part
@@ -286,6 +161,16 @@ def test_no_parameter_is_named_like_a_builtin():
         if hasattr(builtins, argument.arg)
     ]
     assert not found, "\n".join(found)
+
+
+def test_modules_and_lines_are_short():
+    lines = [path.read_text(encoding="utf-8").splitlines() for path in house.modules(ROOT)]
+    assert max(map(len, lines)) <= 400
+    assert sum(len(line) > house.COLUMNS for found in lines for line in found) < 0.01 * sum(map(len, lines))
+
+
+def test_notebooks_show_something_after_at_most_three_exported_cells():
+    assert not [path.name for path in house.notebooks(ROOT) if house.in_a_row(path) > 3]
 
 
 @pytest.mark.parametrize("module", ["ordinal", "pair"])

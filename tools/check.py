@@ -1,215 +1,202 @@
 #!/usr/bin/env python3
-"""Everything CI checks.
+"""Everything that CI checks, two jobs at a time.
 
-`tools/check.py` runs all steps, `tools/check.py export docs` only those named; exit code 1 when one fails.
+    tools/check.py                 all steps; `tools/check.py export docs` only those named
+    tools/check.py PATH …          notebooks and test files; `--save` keeps the outputs of notebooks
+    tools/check.py --changed       what a change since the merge base touches, nearest first, within three minutes
+    tools/check.py --record NAME   also writes seconds of each job and test to benchmarks/results/checks.json
 
-Run it with the Python of the environment that the Makefile made. Nothing in the checkout changes,
-apart from ignored folders.
+Run it with the Python of the environment that the Makefile made. Exit code 1 when something fails, 130 after Ctrl-C;
+either way no process and no temporary folder stays behind.
 """
-import difflib
+import argparse
 import json
-import re
-import shutil
+import os
 import subprocess
 import sys
 import time
-import tomllib
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from collections import Counter
 
-from fresh import Fresh, build
-from tree import BIN, ENVIRONMENT, EXAMPLE, PACKAGES, PLUGINS, PROJECTS, ROOT, Failed, copy_tree, run
+import checks
+import wheels
+from imports import NOTEBOOKS, TESTS, distances, paths
+from jobs import Job, nothing_left_behind, run_jobs
+from tree import ROOT
 
-def differences(before, after):
-    "Readable differences between two mappings of name to text."
-    for name in sorted(before.keys() | after.keys()):
-        old, new = before.get(name), after.get(name)
-        if old is None: yield f"{name} is missing"
-        elif new is None: yield f"{name} comes from no notebook"
-        elif old != new:
-            yield "\n".join(
-                [*difflib.unified_diff(
-                    old.splitlines(), new.splitlines(), name, f"{name} as it should be", lineterm=""
-                )][:40]
+RESULT = ROOT / "benchmarks" / "results" / "checks.json"
+SINGLE = {
+    "clean": checks.clean, "export": checks.export, "lint": checks.lint, "types": checks.types, "docs": checks.docs
+}
+STEPS = {name: check.__doc__ for name, check in SINGLE.items()} | {
+    "notebooks": "every notebook runs from top to bottom",
+    "tests": "pytest passes",
+    "wheels": "wheels install in fresh environments outside the checkout, each extra alone resolves from them and its "
+    "recipes run, a stranger's plugin comes and goes",
+}
+FAST = "clean", "export", "lint", "types"
+RULES = ROOT / "tests" / "test_imports.py"
+WORKERS = 2
+MINUTES = 3.0  # of `--changed`
+
+
+def recorded():
+    "{(step, name): seconds} of each job, as last recorded; empty without a record."
+    if not RESULT.is_file(): return {}
+    return {
+        (row["step"], row["name"]): row["seconds"] for row in json.loads(RESULT.read_text(encoding="utf-8"))["rows"]
+    }
+
+
+def jobs_of(steps, folder, save=False):
+    "The jobs of the named steps, notebooks and test files; wheels are built beforehand, in `folder`."
+    files = paths(step for step in steps if step not in STEPS)
+    yield from (notebook_job(found, save) for found in NOTEBOOKS if "notebooks" in steps or found[0] in files)
+    yield from (test_job(path) for path in TESTS if "tests" in steps or path in files)
+    for step in SINGLE.keys() & set(steps): yield Job(step, step, SINGLE[step])
+    if "wheels" in steps: yield from wheels.environments(folder)
+
+
+def notebook_job(found, save=False):
+    return Job("notebooks", named(found[0]), checks.notebook, (*found, save))
+
+
+def test_job(path):
+    return Job("tests", named(path), checks.tests, (named(path),))
+
+
+def named(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+def expecting(jobs):
+    "The same jobs, with the seconds that the last record says."
+    seconds = recorded()
+    return [Job(job.step, job.name, job.function, job.arguments, seconds.get((job.step, job.name), 20.0)) for job in jobs]
+
+
+def changed_files(since):
+    """Paths that differ from the commit where this branch left `since`, from the index and the folder;
+    without a name, from the branch that this one follows.
+    """
+    git = lambda *words: subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
+    for name in [since] if since else ["@{upstream}", "origin/HEAD", "origin/main", "HEAD"]:
+        base = git("merge-base", "HEAD", name)
+        if not base.returncode: break
+    else: sys.exit(f"no commit {since!r} is known here; --since takes a branch or a commit")
+    listed = git("diff", "--name-only", base.stdout.strip()).stdout.splitlines()
+    return paths([*listed, *git("ls-files", "--others", "--exclude-standard").stdout.splitlines()])
+
+
+def touched(since, minutes):
+    "The jobs that a change touches, nearest first, as many as fit into the minutes; and the names of those left out."
+    far = distances(changed_files(since))
+    jobs = {path: test_job(path) for path in TESTS} | {found[0]: notebook_job(found) for found in NOTEBOOKS}
+    chosen = expecting([*(Job(step, step, SINGLE[step]) for step in FAST), test_job(RULES)])
+    found = {path: job for path, job in zip(far, expecting([jobs[path] for path in far])) if path != RULES}
+    spent, over = sum(job.expected for job in chosen), []
+    for path, job in sorted(found.items(), key=lambda entry: (far[entry[0]], entry[1].expected)):
+        if spent + job.expected > 60 * minutes * WORKERS: over.append(job.name)
+        else:
+            chosen.append(job)
+            spent += job.expected
+    print(f"{len(found)} notebooks and tests touch what changed; {len(found) - len(over)} of them run here", flush=True)
+    return chosen, over
+
+
+def tell(outcome):
+    "A line for what came of a job, and where it failed why."
+    word = "passed" if outcome.passed else "FAILED"
+    print(f"{word}  {outcome.processor_seconds:7.1f} s  {outcome.step:10} {outcome.name}", flush=True)
+    if not outcome.passed: print(outcome.said, flush=True)
+
+
+def summary(outcomes, seconds):
+    "Skipped tests with their reasons, then a line for each step, then the jobs that failed."
+    lines = []
+    for outcome in outcomes:
+        reasons = Counter(row.get("reason", "") for row in outcome.rows if row.get("outcome") == "skipped")
+        lines += [f"skipped  {count} of {outcome.name}: {reason}" for reason, count in reasons.items()]
+    lines.append("\n== summary (processor seconds)")
+    for step in [*STEPS, "build"]:
+        found = [outcome for outcome in outcomes if outcome.step == step]
+        if found:
+            word = "passed" if all(outcome.passed for outcome in found) else "FAILED"
+            spent = sum(outcome.processor_seconds for outcome in found)
+            lines.append(f"{word:8}{step:12}{spent:7.1f} s  {len(found):4} jobs  {STEPS.get(step, '')}")
+    failed = [f"{outcome.step} {outcome.name}" for outcome in outcomes if not outcome.passed]
+    spent = sum(outcome.processor_seconds for outcome in outcomes)
+    print("\n".join(lines))
+    print(
+        f"{'failed: ' + ', '.join(failed) if failed else 'all passed'}; "
+        f"{seconds:.0f} s, {spent:.0f} s of processor time"
+    )
+
+
+def record(outcomes, seconds, name):
+    "Write what each job and each test took, beside what earlier records of other names hold."
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    from common import write
+    before = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.is_file() else dict(figures={}, rows=[])
+    figures = {key: value for key, value in before["figures"].items() if not key.startswith(f"{name}: ")}
+    figures[f"{name}: wall seconds"] = round(seconds, 1)
+    figures[f"{name}: processor seconds"] = round(sum(outcome.processor_seconds for outcome in outcomes), 1)
+    for step in dict.fromkeys(outcome.step for outcome in outcomes):
+        spent = sum(outcome.processor_seconds for outcome in outcomes if outcome.step == step)
+        figures[f"{name}: {step}, processor seconds"] = round(spent, 1)
+    rows = [row for row in before["rows"] if row["record"] != name]
+    for outcome in outcomes:
+        rows.append(dict(
+            record=name, step=outcome.step, name=outcome.name, seconds=round(outcome.seconds, 1),
+            processor_seconds=round(outcome.processor_seconds, 1),
+        ))
+        rows += [
+            dict(
+                record=name, step=f"{outcome.step}, one by one", name=row["name"], seconds=round(row["seconds"], 1),
+                processor_seconds=round(row["processor_seconds"], 1),
             )
+            for row in outcome.rows if row["processor_seconds"] >= 1
+        ]
+    write("checks", figures, rows, command=f"python tools/check.py --record {name}")
 
 
-def texts(folder, pattern):
-    return {str(path.relative_to(folder)): path.read_text(encoding="utf-8") for path in sorted(folder.glob(pattern))}
+def main(given):
+    known = {*STEPS, *map(named, TESTS), *(named(path) for path, _ in NOTEBOOKS)}
+    unknown = [name for name in given.steps if name not in known]
+    if unknown: sys.exit(f"{unknown[0]!r} is no notebook, no test file and no step; the steps are {', '.join(STEPS)}")
+    begin, outcomes, over = time.perf_counter(), [], []
 
+    def run(jobs):
+        for outcome in run_jobs(jobs, WORKERS):
+            outcomes.append(outcome)
+            tell(outcome)
+            if given.stop and not outcome.passed: break
 
-def rewritten(tool, pattern, forget=lambda path: False):
-    "Run an nbdev tool over a copy of every project; raises `Failed` when it changes files that match `pattern`."
-    found = []
-    with TemporaryDirectory() as folder:
-        tree = copy_tree(Path(folder))
-        for project in PROJECTS:
-            before = texts(tree / project, pattern(project))
-            for path in (tree / project).glob(pattern(project)):
-                if forget(path): path.unlink()
-            run(BIN / tool, cwd=tree / project)
-            found += (f"{project}: {line}" for line in differences(before, texts(tree / project, pattern(project))))
-    if found: raise Failed(f"{tool} changes files:\n" + "\n".join(found))
-
-
-def clean():
-    "notebooks hold no run counts or other noise"
-    rewritten("nbdev-clean", lambda project: "nbs/**/*.ipynb")
-
-
-def export():
-    "modules are exactly what the notebooks export"
-    rewritten(
-        "nbdev-export", lambda project: f"{PACKAGES[project]}/**/*.py",
-        forget=lambda path: path.name != "__init__.py",
-    )
-
-
-def lint():
-    "every name that is used exists, every import and variable is used, and none shadows a built-in"
-    rules = "--select", "F,A001,A002", "--ignore", "F402,F403,F405"
-    # notebooks: their code is in the modules
-    run(BIN / "ruff", "check", "--quiet", "--isolated", "--no-cache", *rules, "--extend-exclude", "*.ipynb", ROOT)
-
-
-def type_checked(python):
-    """Raise `Failed` when pyright or mypy, both strict, find something in a user's script,
-    with the kit that this Python has.
-    """
-    with TemporaryDirectory() as folder:
-        script = shutil.copy(USER_SCRIPT, folder)
-        settings = dict(include=[Path(script).name], typeCheckingMode="strict", reportMissingTypeStubs=False)
-        Path(folder, "pyrightconfig.json").write_text(json.dumps(settings), encoding="utf-8")
-        run(BIN / "pyright", "--pythonpath", python, "--project", folder, cwd=folder)
-        run(
-            BIN / "mypy", "--strict", "--follow-imports", "silent", "--python-executable", python,
-            "--cache-dir", Path(folder, "cache"), script, cwd=folder,
-        )
-
-
-def types():
-    "a user's script passes strict type checkers, with the kit as it is installed here"
-    type_checked(sys.executable)
-
-
-def notebooks():
-    "every notebook runs from top to bottom"
-    found = [
-        path for project in PROJECTS for path in sorted((ROOT / project / "nbs").glob("**/*.ipynb"))
-        if ".ipynb_checkpoints" not in path.parts
-    ]
-    # the long ones first, so that no core waits at the end
-    found.sort(key=lambda path: ("tutorials" not in path.parts, path))
-
-    def execute(path):
-        start = time.perf_counter()
-        # two run at a time
-        try: run(BIN / "nbdev-test", path, "--n-workers", "0", environment=ENVIRONMENT | {"OMP_NUM_THREADS": "1"})
-        except Failed as error: return f"{path.relative_to(ROOT)}: {error}"
-        finally: print(f"  {time.perf_counter() - start:6.1f} s  {path.relative_to(ROOT)}", flush=True)
-
-    with ThreadPoolExecutor(2) as pool: failures = [failure for failure in pool.map(execute, found) if failure]
-    if failures: raise Failed("\n\n".join(failures))
-
-
-def tests():
-    "pytest passes"
-    done = subprocess.run([sys.executable, "-m", "pytest", "tests"], cwd=ROOT, env=ENVIRONMENT)
-    if done.returncode: raise Failed(f"pytest exit code {done.returncode}")
-
-
-USER_SCRIPT = ROOT / "examples" / "user_script.py"
-OFFERS = "python", "-I", ROOT / "tools" / "offers.py"  # isolated: nothing of the checkout is on the path
-RECIPES = "python", "-I", ROOT / "tools" / "recipes.py"
-FIT = "clfm", "fit", "--recipe", "probe", "--data", "helpdesk", "--model", "minilm", "--out", "model"
-PLOT = (
-    "import ipywidgets, jupyterlab, matplotlib; matplotlib.use('agg'); from clfm_kit.evaluation.calibration import "
-    "plot_reliability; plot_reliability({'one': ([0.2, 0.9], [0, 1])})"
-)
-
-
-def brought(name):
-    "The plugin and those that it requires."
-    lines = tomllib.loads(
-        (ROOT / "plugins" / name / "pyproject.toml").read_text(encoding="utf-8")
-    )["project"]["dependencies"]
-    needed = {other for other in PLUGINS for line in lines if re.split(r"[^a-z0-9-]", line)[0] == f"clfm-kit-{other}"}
-    return {name}.union(*map(brought, needed))
-
-
-def extras(folder, dist):
-    "Each extra alone: what it brings is found, nothing else is, and its recipes run."
-    for name in PLUGINS:
-        alone = Fresh(folder / name, dist, f"clfm-kit[{name}]")
-        alone.run(*OFFERS, " ".join(sorted(brought(name))), PACKAGES[Path("plugins", name)])
-        alone.run(*RECIPES, name)
-    core = Fresh(folder / "core", dist, "clfm-kit")
-    core.run(*OFFERS, "", "clfm_kit")
-    core.run(*RECIPES, "clfm-kit")
-    Fresh(folder / "demo", dist, "clfm-kit[demo]").run(*FIT)
-    Fresh(folder / "notebook", dist, "clfm-kit[notebook]").run("python", "-c", PLOT)
-    Fresh(folder / "tune", dist, "clfm-kit[tune]").run("python", "-c", "import optuna, clfm_kit.study.tuning")
-
-
-def stranger(everything):
-    "A plugin that is not ours: found, tested, used, shown at work by its notebook, and missed once it is gone."
-    everything.run(*OFFERS, " ".join(["hello", *PLUGINS]), " ".join(["clfm_kit_hello", *PACKAGES.values()]))
-    type_checked(everything.python)
-    everything.run("python", USER_SCRIPT)
-    cells = json.loads((ROOT / EXAMPLE / "hello.ipynb").read_text(encoding="utf-8"))["cells"]
-    (everything.folder / "notebook.py").write_text(
-        "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"), encoding="utf-8"
-    )
-    shutil.copy(ROOT / EXAMPLE / "test_hello.py", everything.folder)
-    everything.run("python", "-m", "pytest", "-q", "test_hello.py")
-    everything.run("python", "notebook.py")
-    everything.run(*FIT, "--set", "head=hello")
-    everything.run("clfm", "predict", "model", "Where is my parcel?")
-    everything.pip("uninstall", "--yes", "clfm-kit-hello")
-    everything.run(*OFFERS, " ".join(PLUGINS), "clfm_kit")
-    try: everything.run("clfm", "predict", "model", "Where is my parcel?")
-    except Failed as error:
-        if "made with plugin hello" not in str(error): raise
-    else: raise Failed("a model whose plugin is gone still predicts")
-
-
-def wheels():
-    """wheels install in fresh environments outside the checkout, each extra alone resolves from them and its recipes
-    run, a stranger's plugin comes and goes
-    """
-    with TemporaryDirectory(prefix="clfm-kit-") as folder:
-        folder = Path(folder)
-        dist = build(folder, *PROJECTS, EXAMPLE)
-        extras(folder, dist)
-        stranger(Fresh(folder / "everything", dist, "clfm-kit[all]", "clfm-kit-hello[test]"))
-
-
-def docs():
-    "the site builds without a warning, and no page loads anything from elsewhere"
-    print("  " + run(sys.executable, ROOT / "docs" / "make.py").strip())
-
-
-STEPS = {step.__name__: step for step in (clean, export, lint, types, notebooks, tests, wheels, docs)}
-
-
-def main(names):
-    unknown = [name for name in names if name not in STEPS]
-    if unknown: sys.exit(f"unknown step {unknown[0]!r}; the steps are {', '.join(STEPS)}")
-    lines, failed, begin = [], [], time.perf_counter()
-    for name in names or STEPS:
-        print(f"\n== {name}: {STEPS[name].__doc__}", flush=True)
-        start = time.perf_counter()
-        try: STEPS[name]()
-        except Failed as error:
-            failed.append(name)
-            print(error, flush=True)
-        lines.append(f"{'FAILED' if name in failed else 'passed':8}{name:12}{time.perf_counter() - start:7.1f} s")
-        print(lines[-1], flush=True)
-    print("\n== summary", *lines, sep="\n")
-    print(f"{'failed: ' + ', '.join(failed) if failed else 'all passed'}, {time.perf_counter() - begin:.0f} s in all")
-    return 1 if failed else 0
+    with nothing_left_behind() as folder:
+        steps = given.steps or list(STEPS)
+        if given.changed: jobs, over = touched(given.since, given.minutes)
+        else:
+            jobs = expecting(jobs_of(steps, folder, given.save))
+            if "wheels" in steps:
+                os.environ["CLFM_KIT_WHEELS"] = str(folder / "dist")  # before the fork server starts
+                run([Job("build", "wheels", wheels.built, (folder,))])
+        run(jobs)
+    seconds = time.perf_counter() - begin
+    summary(outcomes, seconds)
+    if over: print(f"left to `make test`: {len(over)}, among them {', '.join(over[:5])}")
+    if given.record: record(outcomes, seconds, given.record)
+    return 0 if all(outcome.passed for outcome in outcomes) else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("steps", nargs="*", metavar="STEP", help=f"{', '.join(STEPS)}, or notebooks and test files")
+    parser.add_argument("--save", action="store_true", help="keep the outputs that notebooks give")
+    parser.add_argument("--stop", action="store_true", help="end at the first failure")
+    parser.add_argument("--changed", action="store_true", help="only what a change touches")
+    parser.add_argument("--since", metavar="REF", help="with --changed: the branch or commit that it is a change of")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="with --changed: how long it may take")
+    parser.add_argument("--record", metavar="NAME", help="write seconds to benchmarks/results/checks.json")
+    try: sys.exit(main(parser.parse_args()))
+    except KeyboardInterrupt:
+        print("\ninterrupted; processes and temporary folders are gone", file=sys.stderr)
+        sys.exit(130)

@@ -6,9 +6,10 @@
 __all__ = ['Json', 'Data', 'Model', 'Saved', 'Settings', 'Strangers', 'Text', 'Label', 'TaskName', 'show', 'drawn', 'progress',
            'SideBySide', 'show_report', 'finish']
 
-# %% ../../nbs/11_cli/00_options.ipynb #fadd13b7
+# %% ../../nbs/11_cli/00_options.ipynb #340d7329
 import json
 import sys
+import time
 from contextlib import contextmanager
 from typing import Annotated, Optional
 
@@ -57,18 +58,24 @@ def drawn(given):
     for row in rows: found.add_row(*map(RichText, row))
     return found
 
-# %% ../../nbs/11_cli/00_options.ipynb #f8018c27
+# %% ../../nbs/11_cli/00_options.ipynb #c173aa80
 @contextmanager
-def progress():
-    "Show bars for the runs inside the block."
+def progress(every: float = 10.0):
+    "Show bars for the runs inside the block; without a terminal a line for each `every` seconds."
     bars, columns = (
         {}, (TextColumn("{task.description:18}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+    console, last = Console(stderr=True), time.monotonic()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
         def run_event(event):
+            nonlocal last
             if event["kind"] not in STAGES or "done" not in event: return
-            if event["kind"] not in bars: bars[event["kind"]] = shown.add_task(STAGES[event["kind"]])
+            stage = STAGES[event["kind"]]
+            if event["kind"] not in bars: bars[event["kind"]] = shown.add_task(stage)
             shown.update(bars[event["kind"]], completed=event["done"], total=event["total"])
+            if shown.disable and time.monotonic() - last >= every:
+                last = time.monotonic()
+                console.print(f"{stage}: {event['done']} of {event['total']}")
         with using("command line", run_event=run_event): yield
 
 # %% ../../nbs/11_cli/00_options.ipynb #32b6ec18

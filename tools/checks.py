@@ -1,0 +1,127 @@
+"""The checks, one function each; a docstring says what holds when it passes, and it raises `Failed` where it does not.
+
+Nothing in the checkout changes, apart from ignored folders.
+"""
+import difflib
+import json
+import os
+import shutil
+import sys
+from contextlib import chdir
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from jobs import processor_seconds
+from tree import BIN, PACKAGES, PROJECTS, ROOT, Failed, copy_tree, run
+
+USER_SCRIPT = ROOT / "examples" / "user_script.py"
+
+
+def differences(before, after):
+    "Readable differences between two mappings of name to text."
+    for name in sorted(before.keys() | after.keys()):
+        old, new = before.get(name), after.get(name)
+        if old is None: yield f"{name} is missing"
+        elif new is None: yield f"{name} comes from no notebook"
+        elif old != new:
+            lines = difflib.unified_diff(
+                old.splitlines(), new.splitlines(), name, f"{name} as it should be", lineterm=""
+            )
+            yield "\n".join([*lines][:40])
+
+
+def texts(folder, pattern):
+    return {str(path.relative_to(folder)): path.read_text(encoding="utf-8") for path in sorted(folder.glob(pattern))}
+
+
+def rewritten(tool, pattern, forget=lambda path: False):
+    "Run an nbdev tool over a copy of every project; raises `Failed` when it changes files that match `pattern`."
+    found = []
+    with TemporaryDirectory() as folder:
+        tree = copy_tree(Path(folder))
+        for project in PROJECTS:
+            before = texts(tree / project, pattern(project))
+            for path in (tree / project).glob(pattern(project)):
+                if forget(path): path.unlink()
+            run(BIN / tool, cwd=tree / project)
+            found += (f"{project}: {line}" for line in differences(before, texts(tree / project, pattern(project))))
+    if found: raise Failed(f"{tool} changes files:\n" + "\n".join(found))
+
+
+def clean():
+    "notebooks hold no run counts or other noise"
+    rewritten("nbdev-clean", lambda project: "nbs/**/*.ipynb")
+
+
+def export():
+    "modules are exactly what the notebooks export"
+    rewritten(
+        "nbdev-export", lambda project: f"{PACKAGES[project]}/**/*.py",
+        forget=lambda path: path.name != "__init__.py",
+    )
+
+
+def lint():
+    "every name that is used exists, every import and variable is used, and none shadows a built-in"
+    rules = "--select", "F,A001,A002", "--ignore", "F402,F403,F405"
+    # notebooks: their code is in the modules
+    run(BIN / "ruff", "check", "--quiet", "--isolated", "--no-cache", *rules, "--extend-exclude", "*.ipynb", ROOT)
+
+
+def type_checked(python):
+    """Raise `Failed` when pyright or mypy, both strict, find something in a user's script,
+    with the kit that this Python has.
+    """
+    with TemporaryDirectory() as folder:
+        script = shutil.copy(USER_SCRIPT, folder)
+        settings = dict(include=[Path(script).name], typeCheckingMode="strict", reportMissingTypeStubs=False)
+        Path(folder, "pyrightconfig.json").write_text(json.dumps(settings), encoding="utf-8")
+        run(BIN / "pyright", "--pythonpath", python, "--project", folder, cwd=folder)
+        run(
+            BIN / "mypy", "--strict", "--follow-imports", "silent", "--python-executable", python,
+            "--cache-dir", Path(folder, "cache"), script, cwd=folder,
+        )
+
+
+def types():
+    "a user's script passes strict type checkers, with the kit as it is installed here"
+    type_checked(sys.executable)
+
+
+def docs():
+    "the site builds without a warning, and no page loads anything from elsewhere"
+    run(sys.executable, ROOT / "docs" / "make.py")
+
+
+def notebook(path, project, save=False):
+    "a notebook runs from top to bottom; `save` stores the outputs that it gives"
+    from nbdev.test import test_nb
+    os.chdir(project)
+    passed, _ = test_nb(path, skip_flags=["slow", "gpu"], basepath=project, save=save)
+    if not passed: raise Failed
+
+
+class Recorder:
+    "A plugin of pytest that keeps seconds and outcome of each test."
+
+    def __init__(self): self.rows = {}
+
+    def pytest_runtest_logstart(self, nodeid): self.before = processor_seconds()
+
+    def pytest_runtest_logreport(self, report):
+        row = self.rows.setdefault(report.nodeid, dict(name=report.nodeid, seconds=0.0, outcome="passed"))
+        row["seconds"] += report.duration
+        if report.outcome != "passed": row["outcome"] = report.outcome
+        if report.skipped: row["reason"] = str(report.longrepr[-1])
+
+    def pytest_runtest_logfinish(self, nodeid):
+        self.rows[nodeid]["processor_seconds"] = processor_seconds() - self.before
+
+
+def tests(*words):
+    "tests pass; `words` are what pytest is given: a file, names of tests, options"
+    import pytest
+    recorder = Recorder()
+    with chdir(ROOT): code = pytest.main(["-q", "-p", "no:cacheprovider", *words], plugins=[recorder])
+    if code: raise Failed
+    return list(recorder.rows.values())

@@ -1,0 +1,88 @@
+"""Wheels, each in fresh environments outside the checkout: every extra alone, and a stranger's plugin that comes and
+goes. A job for each environment; all share one build.
+"""
+import json
+import re
+import shutil
+import tomllib
+from pathlib import Path
+
+from checks import USER_SCRIPT, type_checked
+from fresh import Fresh, build
+from jobs import Job
+from tree import EXAMPLE, PACKAGES, PLUGINS, PROJECTS, ROOT, Failed
+
+OFFERS = "python", "-I", ROOT / "tools" / "offers.py"  # isolated: nothing of the checkout is on the path
+RECIPES = "python", "-I", ROOT / "tools" / "recipes.py"
+FIT = "clfm", "fit", "--recipe", "probe", "--data", "helpdesk", "--model", "minilm", "--out", "model"
+PLOT = (
+    "import ipywidgets, jupyterlab, matplotlib; matplotlib.use('agg'); from clfm_kit.evaluation.calibration import "
+    "plot_reliability; plot_reliability({'one': ([0.2, 0.9], [0, 1])})"
+)
+
+
+def brought(name):
+    "The plugin and those that it requires."
+    lines = tomllib.loads(
+        (ROOT / "plugins" / name / "pyproject.toml").read_text(encoding="utf-8")
+    )["project"]["dependencies"]
+    needed = {other for other in PLUGINS for line in lines if re.split(r"[^a-z0-9-]", line)[0] == f"clfm-kit-{other}"}
+    return {name}.union(*map(brought, needed))
+
+
+def plugin(folder, dist, name):
+    "An extra alone: what it brings is found, nothing else is, and its recipes run."
+    alone = Fresh(folder / name, dist, f"clfm-kit[{name}]")
+    alone.run(*OFFERS, " ".join(sorted(brought(name))), PACKAGES[Path("plugins", name)])
+    alone.run(*RECIPES, name)
+
+
+def core(folder, dist):
+    "The core alone: no plugin is found, and its recipes run."
+    core = Fresh(folder / "core", dist, "clfm-kit")
+    core.run(*OFFERS, "", "clfm_kit")
+    core.run(*RECIPES, "clfm-kit")
+
+
+def extra(folder, dist, name, *command):
+    "An extra that brings no plugin: what it is for runs."
+    Fresh(folder / name, dist, f"clfm-kit[{name}]").run(*command)
+
+
+def stranger(folder, dist):
+    "A plugin that is not ours: found, tested, used, shown at work by its notebook, and missed once it is gone."
+    everything = Fresh(folder / "everything", dist, "clfm-kit[all]", "clfm-kit-hello[test]")
+    everything.run(*OFFERS, " ".join(["hello", *PLUGINS]), " ".join(["clfm_kit_hello", *PACKAGES.values()]))
+    type_checked(everything.python)
+    everything.run("python", USER_SCRIPT)
+    cells = json.loads((ROOT / EXAMPLE / "hello.ipynb").read_text(encoding="utf-8"))["cells"]
+    (everything.folder / "notebook.py").write_text(
+        "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"), encoding="utf-8"
+    )
+    shutil.copy(ROOT / EXAMPLE / "test_hello.py", everything.folder)
+    everything.run("python", "-m", "pytest", "-q", "test_hello.py")
+    everything.run("python", "notebook.py")
+    everything.run(*FIT, "--set", "head=hello")
+    everything.run("clfm", "predict", "model", "Where is my parcel?")
+    everything.pip("uninstall", "--yes", "clfm-kit-hello")
+    everything.run(*OFFERS, " ".join(PLUGINS), "clfm_kit")
+    try: everything.run("clfm", "predict", "model", "Where is my parcel?")
+    except Failed as error:
+        if "made with plugin hello" not in str(error): raise
+    else: raise Failed("a model whose plugin is gone still predicts")
+
+
+def built(folder):
+    "All wheels, in the folder `dist` of `folder`; the file `ready` there says that they are complete."
+    (build(folder, *PROJECTS, EXAMPLE) / "ready").touch()
+
+
+def environments(folder):
+    "A job for each environment; `folder` is the one that `built` was given."
+    dist = folder / "dist"
+    yield Job("wheels", "everything", stranger, (folder, dist))
+    yield Job("wheels", "core", core, (folder, dist))
+    for name in PLUGINS: yield Job("wheels", name, plugin, (folder, dist, name))
+    yield Job("wheels", "demo", extra, (folder, dist, "demo", *FIT))
+    yield Job("wheels", "notebook", extra, (folder, dist, "notebook", "python", "-c", PLOT))
+    yield Job("wheels", "tune", extra, (folder, dist, "tune", "python", "-c", "import optuna, clfm_kit.study.tuning"))
