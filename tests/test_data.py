@@ -171,7 +171,9 @@ def test_strange_texts_survive(tmp_path, name, text):
     st.floats(0.1, 0.5), st.integers(0, 9),
 )
 def test_holding_out_loses_nothing_and_keeps_every_label(labels, share, seed):
-    rows = Rows([f"text {i // 2}" if i % 7 == 0 else f"other {i}" for i in range(len(labels))], labels)
+    # some are equal but for case and spaces
+    rows = Rows([f"text {i // 7}" if i % 7 == 0 else f"Text  {i // 7}" if i % 7 == 1 else f"other {i}"
+                 for i in range(len(labels))], labels)
     try: rest, held = split_off(rows, share, seed)
     except UserError: return
     assert Counter(rest.texts + held.texts) == Counter(rows.texts)

@@ -11,11 +11,11 @@ import time
 
 import numpy as np
 import pytest
+from command import clfm, refused
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
-from test_hostile import clfm, refused
 from tree import ROOT
 
 from clfm_kit import Classifier, UserError, compare, load_data
@@ -84,27 +84,43 @@ def test_all_rows_rejected_is_undefined_not_zero(tiny, few):
     ) and not {"auroc", "out_of_scope_recall"} & alone.figures.keys()
 
 
-@pytest.mark.parametrize("reject", [
-    0.8, "energy", {"score": "centroid-distance", "coverage": 0.9}, {"score": "energy", "out_of_scope": STRANGERS}
-])
-def test_a_reject_option_survives_saving(reject, tiny, few, tmp_path):
-    clf = clone(Classifier("probe", tiny, reject=reject)).fit(few)
-    clf.save_pretrained(tmp_path / "model")
+REJECTS = {
+    "coverage": 0.8, "energy": "energy", "distance": {"score": "centroid-distance", "coverage": 0.9},
+    "strangers": {"score": "energy", "out_of_scope": STRANGERS},
+}
+
+
+@pytest.fixture(scope="module")
+def rejecting(tiny, few, tmp_path_factory):
+    """{name: classifier} with each reject option, saved in a folder of that name; and that folder."""
+    place = tmp_path_factory.mktemp("rejecting")
+    found = {name: clone(Classifier("probe", tiny, reject=reject)).fit(few) for name, reject in REJECTS.items()}
+    for name, clf in found.items(): clf.save_pretrained(place / name)
+    return found, place
+
+
+def test_reject_options_survive_saving(rejecting, few):
+    found, place = rejecting
     code = (
-        "import sys, json; from clfm_kit import Classifier; "
-        "print(json.dumps(Classifier.from_pretrained(sys.argv[1]).predict(json.loads(sys.argv[2])).tolist()))"
+        "import sys, json; from clfm_kit import Classifier; texts = json.loads(sys.argv[2])\n"
+        "answers = {name: Classifier.from_pretrained(f'{sys.argv[1]}/{name}').predict(texts).tolist() "
+        "for name in sys.argv[3:]}\nprint(json.dumps(answers))"
     )
     texts = [*few["test"].texts[:20], *STRANGERS]
     there = json.loads(subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "model", json.dumps(texts)], capture_output=True,
-        text=True, check=True,
+        [sys.executable, "-c", code, place, json.dumps(texts), *REJECTS], capture_output=True, text=True, check=True
     ).stdout)
-    assert there == clf.predict(texts).tolist()
+    assert there == {name: clf.predict(texts).tolist() for name, clf in found.items()}
+
+
+@pytest.mark.parametrize("name", REJECTS)
+def test_a_reject_option_answers_the_share_that_it_says(name, rejecting, few):
+    clf, place = rejecting[0][name], rejecting[1]
     assert abs(
         clf.task().reject.rejection.coverage
         - np.mean(clf.confidence(few["validation"].texts) >= clf.task().reject.rejection.cut)
     ) < 0.05
-    assert "leaves texts unanswered" in (tmp_path / "model" / "README.md").read_text()
+    assert "leaves texts unanswered" in (place / name / "README.md").read_text()
 
 
 @pytest.mark.parametrize("reject, message", [

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from command import clfm, refused
 
 from clfm_kit import Classifier, UserError
 from clfm_kit.backbone.encoder import TextEncoder
@@ -20,19 +21,6 @@ ODD = {
     "mixed": "where is заказ 注文 #12", "NUL": "where\x00is it", "long": "my parcel is late " * 5556, "one letter": "x",
     "combining": "e\u0301" * 50, "html": "<script>alert(1)</script>",
 }
-
-
-def clfm(*words, **kwargs):
-    return subprocess.run(
-        [sys.executable, "-m", "clfm_kit.cli.main", *map(str, words)], capture_output=True, text=True, **kwargs
-    )
-
-
-def refused(done, *parts):
-    """One sentence on standard error, exit code 2, nothing on standard output, no traceback."""
-    assert done.returncode == 2 and done.stdout == "", done
-    assert "Traceback" not in done.stderr and done.stderr.strip().splitlines()[-1].startswith("clfm: "), done.stderr
-    for part in parts: assert part in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("name", ODD)
@@ -281,6 +269,11 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tiny, tmp_path):
 
 
 def test_results_are_json_and_nothing_else(fitted):
-    done = clfm("predict", fitted, "where is my parcel", "--json")
+    """In a fresh process, as a user starts it."""
+    command = [sys.executable, "-m", "clfm_kit.cli.main"]
+    done = subprocess.run(
+        [*command, "predict", fitted, "where is my parcel", "--json"], capture_output=True, text=True
+    )
     assert json.loads(done.stdout)[0]["text"] == "where is my parcel"
     assert abs(sum(json.loads(done.stdout)[0]["probabilities"].values()) - 1) < 1e-3
+    refused(subprocess.run([*command, "predict", "no-model", "a"], capture_output=True, text=True), "no-model")

@@ -19,6 +19,7 @@ from clfm_kit.builtin.formats import Plain
 from clfm_kit.plugins import using
 from clfm_kit.testing import Words
 from clfm_kit_token_sparse.budgets import Budget, caught, moved, price, spend
+from clfm_kit_token_sparse.groups import candidates
 from clfm_kit_token_sparse.sensitivity import linear_maps
 from clfm_kit_token_sparse.units import Units, delta_of, make_units
 
@@ -401,3 +402,8 @@ def test_training_ends_at_the_layer_that_probes_choose(tmp_path):
         np.array_equal(fitted.predict_proba(texts[:20]), loaded.predict_proba(texts[:20]))
         and loaded.encoder_.backbone.loaded_depth == top
     )
+
+
+def test_a_group_is_counted_once_for_each_text():
+    found = candidates([[7, 7, 7, 7], [1, 2], [1, 2]], least=2)
+    assert (7,) not in found and found[1, 2].tolist() == [1, 2]

@@ -1,5 +1,6 @@
 """Build our wheels and install them in fresh environments, outside the checkout and without an index."""
 import os
+import shutil
 import sys
 from email import message_from_bytes
 from importlib.metadata import PackageNotFoundError, distribution
@@ -8,17 +9,17 @@ from zipfile import ZipFile
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from tree import ENVIRONMENT, Failed, copy_tree, run
+from tree import ENVIRONMENT, ROOT, Failed, copy_tree, run
 
 
 def build(folder, *projects):
     """Build the wheels of `projects` from a copy of the checkout, where no earlier build lies about;
-    returns the folder of wheels. The folder that CLFM_KIT_WHEELS names is taken as it is.
+    returns the folder of wheels. Those of ours that lie ready in the folder CLFM_KIT_WHEELS are not built again.
     """
-    ready = Path(os.environ.get("CLFM_KIT_WHEELS", ""), "ready")
-    if ready.is_file(): return ready.parent
-    tree = copy_tree(folder / "tree")
+    tree, ready = copy_tree(folder / "tree"), Path(os.environ.get("CLFM_KIT_WHEELS", ""))
+    if (ready / "ready").is_file(): shutil.copytree(ready, folder / "dist")
     for project in projects:
+        if (folder / "dist" / "ready").is_file() and (ROOT / project).is_relative_to(ROOT): continue
         run(
             sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder / "dist",
             tree / project, cwd=folder,

@@ -114,7 +114,8 @@ def nothing_left_behind():
 
     def stopped(number, frame): raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stopped)
+    # SIGINT too, which a shell tells the commands that it starts in the background to ignore
+    before = {number: signal.signal(number, stopped) for number in (signal.SIGINT, signal.SIGTERM)}
     multiprocessing.util.get_temp_dir()  # its own, which it removes itself
     with tempfile.TemporaryDirectory(prefix="clfm-kit-check-", ignore_cleanup_errors=True) as folder:
         # states of the shipped data are read once for all jobs, and anew for each run
@@ -127,6 +128,6 @@ def nothing_left_behind():
                 try: process.kill()
                 except psutil.NoSuchProcess: continue
             psutil.wait_procs(left, timeout=10)
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items(): signal.signal(number, handler)
 
 

@@ -1,0 +1,88 @@
+"""The tools that check: what an interrupted, crashed or failed job leaves and says, and what a change touches."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from imports import distances
+from tree import ROOT
+
+SCRIPT = """
+import json, os, subprocess, sys, tempfile, time
+sys.path.insert(0, {tools!r})
+import jobs
+from tree import Failed
+jobs.LIBRARIES = []
+
+def passes(): return [dict(name="one", seconds=1.0)]
+def fails(): raise Failed("row 7 has no label")
+def fails_in_print():
+    print("said before")
+    raise Failed
+def crashes(): os._exit(7)
+def hangs(place):
+    child = subprocess.Popen(["sleep", "600"])
+    with open(place, "w") as file: json.dump(dict(process=os.getpid(), child=child.pid, folder=tempfile.mkdtemp()), file)
+    time.sleep(600)
+
+if __name__ == "__main__":
+    found = [jobs.Job("step", name, globals()[name], tuple(sys.argv[2:])) for name in sys.argv[1].split()]
+    with jobs.nothing_left_behind():
+        for outcome in jobs.run_jobs(found): print(json.dumps([outcome.name, outcome.passed, outcome.said, outcome.rows]))
+"""
+
+
+@pytest.fixture
+def script(tmp_path):
+    path = tmp_path / "script.py"
+    path.write_text(SCRIPT.format(tools=str(ROOT / "tools")))
+    return path
+
+
+def test_a_job_passes_fails_or_crashes_and_the_others_go_on(script):
+    done = subprocess.run(
+        [sys.executable, script, "passes fails fails_in_print crashes"], capture_output=True, text=True, check=True
+    )
+    found = {name: more for name, *more in map(json.loads, done.stdout.splitlines())}
+    assert found["passes"] == [True, "", [dict(name="one", seconds=1.0)]]
+    assert found["fails"][:2] == [False, "row 7 has no label"]
+    assert not found["fails_in_print"][0] and "said before" in found["fails_in_print"][1]
+    assert not found["crashes"][0] and "exit code 7" in found["crashes"][1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_check_leaves_no_process_and_no_folder(number, script, tmp_path):
+    place = tmp_path / "started.json"
+    process = subprocess.Popen([sys.executable, script, "hangs", place], stderr=subprocess.PIPE)
+    while not place.is_file() or not place.read_text(): time.sleep(0.05)
+    started = json.loads(place.read_text())
+    assert psutil.pid_exists(started["child"]) and Path(started["folder"]).is_dir()
+    os.kill(process.pid, number)
+    process.communicate()
+    assert process.returncode
+    for who in ("process", "child"): assert not psutil.pid_exists(started[who])
+    assert not Path(started["folder"]).exists() and not Path(started["folder"]).parent.exists()
+
+
+def test_what_a_change_touches_comes_nearest_first():
+    module = ROOT / "clfm_kit" / "evaluation" / "metrics.py"
+    far = {path.relative_to(ROOT).as_posix(): found for path, found in distances({module}).items()}
+    assert far["nbs/04_evaluation/00_metrics.ipynb"] <= 1 < far["tests/test_training.py"]
+    assert "nbs/02_display/00_html.ipynb" not in far
+    assert distances({ROOT / "tests" / "test_data.py"}) == {ROOT / "tests" / "test_data.py": 0}
+
+
+def test_every_fault_can_be_put_in():
+    faults = yaml.safe_load((ROOT / "tools" / "faults.yaml").read_text(encoding="utf-8"))
+    assert len({fault["guarantee"] for fault in faults}) == len(faults) >= 60
+    for fault in faults:
+        text = (ROOT / fault["file"]).read_text(encoding="utf-8")
+        assert text.count(fault["before"]) == 1, fault["guarantee"]
+        assert fault["before"] != fault["after"]
+        assert (ROOT / fault["check"].partition("::")[0]).is_file(), fault["check"]
