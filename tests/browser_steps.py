@@ -28,14 +28,15 @@ def run_cell(page, cell, first, begun):
     """Run a cell until it has a number, or has `begun`; what is sent before the kernel is ready is lost,
     and is sent again.
     """
+    prompt = cell.locator(".jp-InputPrompt").first
     for attempt in range(20):
         if first or attempt: cell.locator(".cm-content").click()  # Shift+Enter then goes from cell to cell
         page.keyboard.press("Shift+Enter")
-        for waited in range(PATIENCE // 300):
-            page.wait_for_timeout(300)
-            prompt = cell.locator(".jp-InputPrompt").first.inner_text()
-            if re.search(r"\d", prompt) or begun and "*" in prompt: return
-            if "*" not in prompt and waited > 20: break
+        try: expect(prompt).to_have_text(re.compile(r"[\d*]"), timeout=PATIENCE / 20)
+        except AssertionError: continue
+        if begun: return
+        expect(prompt).not_to_have_text(re.compile(r"\*"), timeout=PATIENCE)
+        if re.search(r"\d", prompt.inner_text()): return
     raise AssertionError(f"a cell does not run: {cell.inner_text()[:200]}")
 
 
@@ -165,7 +166,7 @@ def restarted(page, given):
     save(page)
     page.evaluate("""async address => { for (const kernel of await (await fetch(address + '/api/kernels')).json())
         await fetch(`${address}/api/kernels/${kernel.id}/restart`, {method: 'POST', headers: {'X-XSRFToken': (document.cookie.match('_xsrf=([^;]*)') || [])[1] || ''}}); }""", given["address"])
-    page.wait_for_timeout(3000)
+    expect(page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']").first).to_be_attached(timeout=PATIENCE)
     expect(page.locator(".clfm").locator("visible=true").first).to_contain_text("Answer:")
     open_notebook(page, given, run=False)
     expect(page.locator(".clfm").locator("visible=true").first).to_contain_text("Answer:", timeout=PATIENCE)
@@ -181,7 +182,6 @@ def save(page):
         lambda response: "/api/contents/" in response.url and response.request.method == "PUT", timeout=PATIENCE
     ):
         page.keyboard.press("Control+s")
-    page.wait_for_timeout(1000)
 
 
 def main(given):
