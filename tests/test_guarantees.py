@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from clfm_kit import Classifier, Rows, compare, load_data
+from clfm_kit import Classifier, Rows, UserError, compare, load_data
 from clfm_kit.backbone.cache import group_key
 from clfm_kit.builtin.formats import Plain
 from clfm_kit.builtin.labels import SingleLabel
@@ -86,3 +86,12 @@ def test_rows_without_a_label_teach_nothing(tiny, data):
     ]
     np.testing.assert_allclose(scores[0]["intent"], scores[1]["intent"], atol=1e-5)
     assert np.abs(scores[0]["tone"] - scores[1]["tone"]).max() > 1e-4
+
+
+def test_a_row_with_one_label_takes_one_label():
+    from clfm_kit.notebook.error_browser import ErrorBrowser
+    view = ErrorBrowser(["one", "two"], ["x", "y"], ["y", "y"])
+    for wrong in ([], ["x", "y"]):
+        with pytest.raises(UserError, match="row 0 has one label"): view.relabel(0, wrong)
+    view.relabel(0, ["y"])
+    assert view.new == {0: "y"}

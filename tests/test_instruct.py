@@ -586,3 +586,9 @@ def test_parts_keep_the_contract():
         check_part("format", "instruction", beside, keep="tail"),
         check_part("head", "verbalizer", beside, length="mean"), check_part("recipe", "instruct-zero-shot"),
     )
+
+
+def test_rows_without_a_label_are_no_examples():
+    from clfm_kit_instruct.format import some_rows
+    rows = Rows(["a", "bb", "c"], ["x", "y", None])
+    assert some_rows(rows, SingleLabel.of(("x", "y")), 2) == [["a", "x"], ["bb", "y"]]

@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from command import clfm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +18,7 @@ from clfm_kit.cli.main import main
 from clfm_kit.builtin.heads import Logistic
 from clfm_kit.display.highlights import Highlighted
 from clfm_kit.builtin.tags import Tags, decode_tags
-from clfm_kit.data.rows import Splits
+from clfm_kit.data.rows import Rows, Splits
 from clfm_kit.data.tasks import load_tasks, read_tasks, rows_to_fit, set_aside
 from clfm_kit.data.words import find_words, repair, spans, split_words
 from clfm_kit.recipes import Recipe
@@ -738,3 +739,14 @@ def test_a_model_loaded_without_the_plugin_says_what_to_install(tiny, parts, tmp
         env=os.environ | {"CLFM_KIT_PLUGINS": "stc"}, check=True,
     ).stdout
     assert 'pip install "clfm-kit[multitask]"' in found
+
+
+def test_the_command_shows_the_tags_of_a_task_without_a_name(tiny, tmp_path):
+    rows = load_tasks("helpdesk", read_tasks({"slots": "slots"}))
+    only = lambda found: Rows(found.texts[:60], found.by_task["slots"][:60], places=found.places[:60])
+    clf = Classifier("probe", tiny, cache=None).fit(only(rows.train), validation=only(rows.validation))
+    folder = clf.save_pretrained(tmp_path / "model")
+    said = json.loads(clfm("predict", folder, "where is my blue kettle", "--json").stdout)
+    assert said[0]["text"] == "where is my blue kettle" and isinstance(said[0]["spans"], list)
+    shown = clfm("predict", folder, "where is my blue kettle")
+    assert shown.returncode == 0 and "kettle" in shown.stdout

@@ -156,7 +156,8 @@ def record(outcomes, seconds, name):
             )
             for row in outcome.rows if row["processor_seconds"] >= 1
         ]
-    write("checks", figures, rows, command=f"python tools/check.py --record {name}")
+    kept = {key: before[key] for key in ("about",) if key in before}
+    write("checks", figures, rows, command=f"python tools/check.py --record {name}", **kept)
 
 
 def main(given):

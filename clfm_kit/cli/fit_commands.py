@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['Score', 'fit', 'predict', 'evaluate']
 
-# %% ../../nbs/11_cli/03_fit_commands.ipynb #7b28df47
+# %% ../../nbs/11_cli/03_fit_commands.ipynb #de088cc8
 import sys
+from itertools import chain
 from typing import Annotated, Optional
 
 import typer
@@ -110,7 +111,7 @@ def _measured(clf, splits, out_of_scope) -> dict:
         "TF-IDF baseline, test": baseline.evaluate(splits.test),
     }
 
-# %% ../../nbs/11_cli/03_fit_commands.ipynb #21fe5351
+# %% ../../nbs/11_cli/03_fit_commands.ipynb #c6ad32a9
 def predict(
     folder: Saved, texts: Annotated[Optional[list[str]], typer.Argument(help="Texts; without any, --data.")] = None,
     data: Annotated[Optional[str], typer.Option(
@@ -129,7 +130,9 @@ def predict(
     thresholds = _thresholds(threshold, clf)
     with progress(): found = clf.answers(given, thresholds)
     facts = [map(each.task.schema.facts, each.labels, each.probabilities) for each in found.values()]
-    tell = lambda answers: dict(zip(found, answers)) if clf.named else answers[0]
+    # tags are a list of spans, and have no name of their own where the task has none
+    names = found if clf.named else ["spans"]
+    tell = lambda answers: answers[0] if isinstance(answers[0], dict) and not clf.named else dict(zip(names, answers))
     show(
         [dict(text=str(text), **tell(answers)) for text, *answers in zip(given, *facts)], as_json,
         _answers_table(clf, given, found),
@@ -147,10 +150,10 @@ def _answers_table(clf, texts, found) -> Table:
     others = [name for name in found if name not in tagged]
     def cells(row, text):
         said = [(found[n].task.schema.words(found[n].labels[row]), f"{_chance(found[n], row):.2f}") for n in others]
-        answered = [f"{words} ({chance})" for words, chance in said] if clf.named else said[0]
+        answered = [f"{words} ({chance})" for words, chance in said] if clf.named else [*chain(*said)]
         marked = [str(Highlighted(text, found[name].labels[row])) for name in tagged]
         return [*answered, *(marked or [text])]
-    head = [*(others if clf.named else ["label", "probability"]), *(tagged or ["text"])]
+    head = [*(others if clf.named or tagged else ["label", "probability"]), *(tagged if clf.named else ["text"])]
     rows = [cells(row, str(text)) for row, text in enumerate(texts)]
     return Table("answers" if clf.named else "predictions", head, rows)
 

@@ -108,7 +108,7 @@ def write_rows(records: list, path) -> Path:
             writer.writerows({name: _csv_cell(value) for name, value in record.items()} for record in records)
     return path
 
-# %% ../../nbs/10_notebook/05_error_browser.ipynb #c86b8b4e
+# %% ../../nbs/10_notebook/05_error_browser.ipynb #e5f163a6
 SIZE, PAGE, LISTED = 8, 20, 50  # labels of the matrix shown at once, rows of a cell, confusions in the menu
 
 class ErrorBrowser(View):
@@ -167,6 +167,8 @@ class ErrorBrowser(View):
         known, several = {str(name): name for name in self.order}, isinstance(self.labels[row], list)
         parts = [part.strip() for part in str(label).split(",") if part.strip()]
         names = label if isinstance(label, list) else parts if several else [label]
+        if not several and len(names) != 1:
+            raise UserError(f"row {row} has one label; {label!r} given, a label or None expected")
         for name in names:
             if str(name) not in known:
                 raise unknown("label", name, known) if len(known) <= 50 else UserError(

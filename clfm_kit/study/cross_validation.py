@@ -24,7 +24,7 @@ from ..evaluation.metrics import Report, Undefined
 from ..plugins import emit
 from ..recipes import Recipe
 
-# %% ../../nbs/09_study/03_cross_validation.ipynb #8de9d3e3
+# %% ../../nbs/09_study/03_cross_validation.ipynb #f5a5b0c7
 def _groups(rows, seed, schemas):
     """Row numbers of each distinct text in random order, and the (task, label) pairs of each.
 
@@ -39,7 +39,7 @@ def _groups(rows, seed, schemas):
     }
     names = [set().union(*map(found, group)) for group in groups.values()]
     count = Counter(name for found in names for name in found)
-    for task, label in count:
+    for task, label in sorted(count, key=str):
         if count[task, label] < 2 and not (schemas and schemas[task].unit == "word"):
             where = "" if task == UNNAMED else f" of task {task!r}"
             raise UserError(

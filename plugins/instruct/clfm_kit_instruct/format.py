@@ -41,7 +41,7 @@ def same_tokens(words: dict, tokens) -> tuple:  # (label, label), or ()
         if other != label: return other, label
     return ()
 
-# %% ../nbs/03_format.ipynb #20f9378f
+# %% ../nbs/03_format.ipynb #b1729f35
 def some_rows(rows, schema, shots: int) -> list:  # of [text, label]
     "The shortest `shots` training rows of each label."
     if not shots: return []
@@ -49,6 +49,7 @@ def some_rows(rows, schema, shots: int) -> list:  # of [text, label]
         {label: [] for label in schema.labels}, sorted(range(len(rows)), key=lambda row: (len(rows.texts[row]), row))
     )
     for row in order:
+        if rows.labels[row] is None: continue
         for label in [rows.labels[row]] if schema.exclusive else rows.labels[row]:
             if len(found[label]) < shots:
                 found[label].append([getattr(rows.texts[row], "columns", rows.texts[row]), rows.labels[row]])
