@@ -13,7 +13,7 @@ DATA ?= helpdesk
 demo: $(STAMP)
 	$(VENV)/bin/clfm demo
 
-# What a change since the merge base touches, nearest first, in at most three minutes.
+# What a change since the merge base touches, nearest first, in about three minutes.
 check: $(STAMP)
 	$(RUN) tools/check.py --changed
 

@@ -3,7 +3,7 @@
 
     tools/check.py                 all steps; `tools/check.py export docs` only those named
     tools/check.py PATH …          notebooks and test files; `--save` keeps the outputs of notebooks
-    tools/check.py --changed       what a change since the merge base touches, nearest first, within three minutes
+    tools/check.py --changed       what a change since the merge base touches, nearest first, in about three minutes
     tools/check.py --record NAME   also writes seconds of each job and test to benchmarks/results/checks.json
 
 Run it with the Python of the environment that the Makefile made. Exit code 1 when something fails, 130 after Ctrl-C;
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 
 import checks
 import wheels
@@ -71,7 +72,7 @@ def named(path):
 def expecting(jobs):
     "The same jobs, with the seconds that the last record says."
     seconds = recorded()
-    return [Job(job.step, job.name, job.function, job.arguments, seconds.get((job.step, job.name), 20.0)) for job in jobs]
+    return [replace(job, expected=seconds.get((job.step, job.name), 20.0)) for job in jobs]
 
 
 def changed_files(since):

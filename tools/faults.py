@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Do the checks catch what they are for? Applies small faults to a copy, one at a time, and says what catches each.
 
-    tools/faults.py NAME [--tree FOLDER] [--only WORD]    results go to benchmarks/results/faults.json under NAME
+    tools/faults.py NAME [--tree FOLDER] [--only WORD]    writes benchmarks/results/faults.json, under NAME
 
 Each fault in `faults.yaml` breaks one guarantee, in the module and in the notebook that exports it. The check that it names is tried first, then notebooks and tests that
 touch the module, nearest first, until one fails or the time of a fault is over. Faults that the results hold are not
@@ -21,8 +21,7 @@ from tempfile import TemporaryDirectory
 
 import yaml
 from imports import NOTEBOOKS, distances, exports, sources
-from jobs import VARIABLES
-from tree import BIN, PROJECTS, ROOT, copy_tree
+from tree import BIN, ENVIRONMENT, PROJECTS, ROOT, copy_tree
 
 RESULT = ROOT / "benchmarks" / "results" / "faults.json"
 FAULTS = yaml.safe_load((ROOT / "tools" / "faults.yaml").read_text(encoding="utf-8"))
@@ -33,7 +32,8 @@ WORKERS = 2
 def broken(text, fault):
     "The text of a module with the fault in it. The text that it replaces must stand there exactly once."
     if text.count(fault["before"]) != 1:
-        sys.exit(f"{fault['guarantee']}: {fault['before']!r} stands {text.count(fault['before'])} times in {fault['file']}")
+        times = text.count(fault["before"])
+        sys.exit(f"{fault['guarantee']}: {fault['before']!r} stands {times} times in {fault['file']}")
     return text.replace(fault["before"], fault["after"])
 
 
@@ -53,7 +53,7 @@ def fails(tree, name, seconds):
         else [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", name]
     )
     folders = os.pathsep.join(str(tree / project) for project in PROJECTS)
-    environment = os.environ | VARIABLES | {"PYTHONPATH": folders, "HYPOTHESIS_STORAGE_DIRECTORY": str(tree / "examples")}
+    environment = ENVIRONMENT | {"PYTHONPATH": folders, "HYPOTHESIS_STORAGE_DIRECTORY": str(tree / "examples")}
     project = tree / next((found for found in reversed(PROJECTS) if Path(name).is_relative_to(found)), Path("."))
     try:
         done = subprocess.run(
@@ -129,7 +129,8 @@ def main(name, source, only, minutes):
 
         for row in pool.map(work, todo):
             rows.append(row)
-            print(f"{len(rows):3} of {len(FAULTS)}  {row['caught_by'] or 'NOT CAUGHT':60} {row['guarantee']}", flush=True)
+            by = row["caught_by"] or "NOT CAUGHT"
+            print(f"{len(rows):3} of {len(FAULTS)}  {by:60} {row['guarantee']}", flush=True)
             keep(name, rows)
     missed = [row["guarantee"] for row in rows if not row["caught_by"]]
     print(f"{len(rows) - len(missed)} of {len(rows)} faults are caught; not: {missed or 'none'}")

@@ -17,10 +17,9 @@ from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
 
-from tree import Failed
+from tree import VARIABLES, Failed
 
 LIBRARIES = ["torch", "transformers", "sklearn.linear_model", "pandas", "matplotlib.pyplot", "nbdev.test", "pytest"]
-VARIABLES = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "MPLBACKEND": "Agg"}
 LIMIT = 1800  # seconds that a job may take
 TAIL = 6000  # characters kept of what a failed job said
 

@@ -16,7 +16,8 @@ PACKAGES = {
 }
 EXAMPLE = Path("examples", "clfm-kit-hello")
 BIN = Path(sys.executable).parent
-ENVIRONMENT = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "MPLBACKEND": "Agg"}
+VARIABLES = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "MPLBACKEND": "Agg"}  # of every check
+ENVIRONMENT = {**os.environ, **VARIABLES}
 
 
 class Failed(Exception):
