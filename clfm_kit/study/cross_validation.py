@@ -70,7 +70,7 @@ def fold_numbers(rows: Rows, folds: int, seed: int = 0, schemas: dict | None = N
         total[place] += len(groups[i])
     return found
 
-# %% ../../nbs/09_study/03_cross_validation.ipynb #9dabd2f6
+# %% ../../nbs/09_study/03_cross_validation.ipynb #1709e659
 @dataclass
 class OutOfFold:
     "What was answered in one task to the rows that have a label of it, by classifiers that did not see them."
@@ -88,8 +88,9 @@ class OutOfFold:
 def one_task(tasks: dict, name: str | None = None) -> str:
     "The name of one of several tasks; without one, that of the only task. Raises `UserError` where that is unclear."
     if name is None and len(tasks) == 1: return next(iter(tasks))
-    if name not in tasks: raise UserError(f"task {name!r} is not one of {', '.join(tasks)}; say which one is meant")
-    return name
+    if name in tasks: return name
+    given = "there are several tasks" if name is None else f"task {name!r} does not exist"
+    raise UserError(f"{given}: {', '.join(tasks)}; say which one is meant, as in task={next(iter(tasks))!r} (--task)")
 
 @dataclass
 class CrossValidation(Result):

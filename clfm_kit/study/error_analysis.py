@@ -6,7 +6,7 @@
 __all__ = ['NOTHING', 'STYLE', 'PAGE', 'TABLES', 'SUMMARY', 'SHOWN', 'confident_mistakes', 'confused_pairs', 'tag_mistakes',
            'confused_slots', 'noise_suspects', 'ErrorAnalysis', 'analyse_errors']
 
-# %% ../../nbs/09_study/05_error_analysis.ipynb #dc4b33b7
+# %% ../../nbs/09_study/05_error_analysis.ipynb #98b2127e
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from ..errors import UserError
 from ..evaluation.metrics import Report
 from ..evaluation.significance import note_seen
 from .comparison import entry_tasks
-from .cross_validation import CrossValidation, cross_validate
+from .cross_validation import CrossValidation, cross_validate, one_task
 from .measuring import beside, place
 
 # %% ../../nbs/09_study/05_error_analysis.ipynb #5ce3d830
@@ -254,7 +254,7 @@ def _cell(value) -> str:
     if isinstance(value, list): return ", ".join(map(str, value)) or NOTHING
     return NOTHING if value is None else f"{100 * value:.0f} %" if isinstance(value, float) else str(value)
 
-# %% ../../nbs/09_study/05_error_analysis.ipynb #c8ed398e
+# %% ../../nbs/09_study/05_error_analysis.ipynb #2cefbac2
 def analyse_errors(
     entry, data, model: str = "minilm", folds: int = 5, most: int = 50, task: str | None = None
 ) -> ErrorAnalysis:
@@ -264,12 +264,7 @@ def analyse_errors(
     rows to look at.
     """
     specs = entry_tasks(entry)
-    name = next(iter(specs)) if task is None and len(specs) == 1 else task
-    if name not in specs:
-        given = "there are several tasks" if task is None else f"task {task!r} does not exist"
-        raise UserError(
-            f"{given}: {', '.join(specs)}; say which one is looked at, as in task={next(iter(specs))!r} (--task)"
-        )
+    name = one_task(specs, task)
     splits = load_rows(data, specs)
     part, rows = splits.items()[-1]
     if not rows.by_task.get(name):
