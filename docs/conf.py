@@ -47,7 +47,15 @@ def sign(app, what, name, thing, options, signature, returns):
     )
 
 
+def keep_to_itself(app, doctree):
+    """Let each node belong to its page: those of a reference block belong to a document of the block's own,
+    which holds the state of the whole site, and would be stored with each page.
+    """
+    for node in doctree.findall(): node.document = doctree
+
+
 def setup(app):
     # Before napoleon (priority 500): it must find the text already escaped.
     app.connect("autodoc-process-docstring", document, priority=400)
     app.connect("autodoc-process-signature", sign)
+    app.connect("doctree-read", keep_to_itself)

@@ -82,6 +82,8 @@ def page(source, folder, package):
     made.metadata = {
         "language_info": {"name": "python", "pygments_lexer": "ipython3"},
         "kernelspec": {"name": "python3", "display_name": "Python 3"},
+        # a warning names the cell as its line; without this, 10,000 lines a cell, which docutils reads one by one
+        "source_map": list(range(len(made.cells))),
     }
     folder.mkdir(parents=True, exist_ok=True)
     nbformat.write(made, folder / source.name)

@@ -1,17 +1,32 @@
 """What the browser tests do in a browser, one function a notebook.
 
-Run by tests/test_browser.py with the Python that has Playwright.
+Run by tests/test_browser.py with the Python that has Playwright, once for all notebooks.
 """
 import json
 import os
 import re
 import sys
+import traceback
 from pathlib import Path
 
 from playwright.sync_api import expect, sync_playwright
 
 PATIENCE = 120_000  # milliseconds; a busy machine is slow
 HOSTILE = '<script>document.title = "taken over"</script> my parcel is late'
+
+
+def share_kernel(page, given):
+    "Let a notebook begin in the kernel that an earlier one has started, where there is one."
+    page.goto(f"{given['address']}/api/kernels", timeout=PATIENCE)
+    kernels = page.request.get(f"{given['address']}/api/kernels").json()
+    if not kernels: return
+    token = next((cookie["value"] for cookie in page.context.cookies() if cookie["name"] == "_xsrf"), "")
+    path = f"{given['name']}.ipynb"
+    answer = page.request.post(
+        f"{given['address']}/api/sessions", headers={"X-XSRFToken": token},
+        data=dict(path=path, name=path, type="notebook", kernel=dict(id=kernels[0]["id"])),
+    )
+    assert answer.ok, answer.text()
 
 
 def open_notebook(page, given, run=True):
@@ -184,27 +199,40 @@ def save(page):
         page.keyboard.press("Control+s")
 
 
-def main(given):
-    browser = given["browser"]
-    with sync_playwright() as play:
-        chromium = play.chromium.launch(
-            executable_path=browser["executable"], args=browser.get("arguments", []),
-            env={**os.environ, **browser.get("variables", {})},
-        )
-        page = chromium.new_page(viewport=dict(width=1200, height=1500))
-        outside = []
-        page.on(
-            "request",
-            lambda request: outside.append(request.url)
-                if not request.url.startswith((given["address"], "data:", "blob:")) else None,
-        )
+def walk(context, given):
+    "Open a notebook in a page of its own, run it, and do what its function here does."
+    page = context.new_page()
+    outside = []
+    page.on(
+        "request",
+        lambda request: outside.append(request.url)
+            if not request.url.startswith((given["address"], "data:", "blob:")) else None,
+    )
+    try:
+        share_kernel(page, given)
         open_notebook(page, given)
         try:
             globals()[given["name"]](page, given)
             save(page)
         finally: page.screenshot(path=Path(given["shots"], f"{given['name']}.png"), full_page=True)
         assert not outside, f"the page asked for {outside[:3]}"
-        chromium.close()
+    finally: page.close()
+
+
+def main(chromium):
+    "Answer each line, what a test is given as JSON, with one: what went wrong, or an empty string."
+    with sync_playwright() as play:
+        browser = play.chromium.launch(
+            executable_path=chromium["executable"], args=chromium.get("arguments", []),
+            env={**os.environ, **chromium.get("variables", {})},
+        )
+        context = browser.new_context(viewport=dict(width=1200, height=1500))  # shared, so that JupyterLab's scripts are fetched once
+        for line in sys.stdin:
+            try: walk(context, json.loads(line))
+            except Exception: said = traceback.format_exc()
+            else: said = ""
+            print(json.dumps(said), flush=True)
+        browser.close()
 
 
 if __name__ == "__main__":

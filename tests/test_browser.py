@@ -56,10 +56,10 @@ NOTEBOOKS = dict(
             "other = Classifier('probe', '{tiny}', ['pooler=first'], cache=None, tasks=tasks).fit('helpdesk')\n"
             "Playground(clf, other, 'kettle arrived broken')",
     ],
+    nothing=["from clfm_kit.notebook.widgets import ErrorBrowser\nErrorBrowser([], [], [])"],
     restarted=[
         FIT, "from clfm_kit.notebook.widgets import Playground\nPlayground(clf, text='kettle arrived broken')"
     ],
-    nothing=["from clfm_kit.notebook.widgets import ErrorBrowser\nErrorBrowser([], [], [])"],
 )
 
 
@@ -114,8 +114,25 @@ def wait_for(address, server, log, seconds=120):
     pytest.fail(f"JupyterLab did not start: {log.read_text()[-2000:]}")
 
 
+@pytest.fixture(scope="module")
+def driver(chromium, lab):
+    "One browser for all notebooks; it takes a line for each and answers with what went wrong."
+    command = [chromium["python"], STEPS, json.dumps(chromium["browser"])]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield process
+        process.stdin.close()
+
+
+def walked(driver, given):
+    "What went wrong in the browser with one notebook; empty where nothing did."
+    driver.stdin.write(json.dumps(given) + "\n")
+    driver.stdin.flush()
+    line = driver.stdout.readline()
+    return json.loads(line) if line else "the browser has ended"
+
+
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_widget_in_a_browser(name, chromium, lab, tiny, tmp_path):
+def test_widget_in_a_browser(name, driver, lab, tiny, tmp_path):
     address, folder = lab
     facts = dict(
         tiny=tiny, recipe="stc" if name == "layer_lens" else "probe", settings=[],
@@ -127,9 +144,8 @@ def test_widget_in_a_browser(name, chromium, lab, tiny, tmp_path):
     )
     nbformat.write(notebook, folder / f"{name}.ipynb")
     shots = Path(os.environ.get("CLFM_KIT_SHOTS") or tmp_path)
-    given = dict(browser=chromium["browser"], address=address, name=name, cells=len(cells), shots=str(shots))
-    done = subprocess.run([chromium["python"], STEPS, json.dumps(given)], capture_output=True, text=True, timeout=420)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    wrong = walked(driver, dict(address=address, name=name, cells=len(cells), shots=str(shots)))
+    assert not wrong, wrong[-3000:]
     assert (shots / f"{name}.png").stat().st_size > 10_000
     stored = nbformat.read(folder / f"{name}.ipynb", as_version=4)
     pages = [
