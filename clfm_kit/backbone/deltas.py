@@ -41,18 +41,19 @@ def levels(backbone, sites) -> dict:  # {parameter name: level}
     finally:
         for parameter, moves in zip(parameters, moving): parameter.requires_grad_(moves)
         model.zero_grad(set_to_none=True)
+    inside = _block_numbers(backbone)
     return {
-        name: _level(backbone, p, b is not None)
+        name: inside.get(id(p), len(backbone.blocks) if b is None else -1)
         for name, p, g, b in zip(names, parameters, found, below) if g is not None
     }
 
 # %% ../../nbs/05_backbone/08_deltas.ipynb #30006f9a3c
-def _level(backbone, parameter, low):
-    "The number of the block that holds a parameter; outside all blocks, below or above them."
-    inside = [
-        number for number, block in enumerate(backbone.blocks) if any(p is parameter for p in block.parameters())
-    ]
-    return min(inside) if inside else (-1 if low else len(backbone.blocks))
+def _block_numbers(backbone) -> dict:
+    "{id of a parameter: the number of the first block that holds it}."
+    found: dict = {}
+    for number, block in enumerate(backbone.blocks):
+        for parameter in block.parameters(): found.setdefault(id(parameter), number)
+    return found
 
 def refuse_quantised(model):
     "Raise `UserError` when the base is held in fewer bits than can be trained."
@@ -264,8 +265,9 @@ class Delta:
 def refuse_shared(model, change):
     "Raise `UserError` when a slice of a tied weight would move in one place and not in the other."
     weight = locate(model, change.name)[1]
+    if change.index is None: return
     names = [name for name, p in model.named_parameters(remove_duplicate=False) if p is weight]
-    if len(names) > 1 and change.index is not None:
+    if len(names) > 1:
         raise UserError(
             f"{names[0]!r} and {names[1]!r} are one tied weight; rows of it cannot move in one place only, "
             f"so choose whole tensors"
