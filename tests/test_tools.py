@@ -1,4 +1,5 @@
 """The tools that check: what an interrupted, crashed or failed job leaves and says, and what a change touches."""
+import importlib.util
 import json
 import os
 import signal
@@ -11,7 +12,8 @@ import psutil
 import pytest
 import yaml
 from imports import distances
-from tree import ROOT
+from jobs import LIBRARIES
+from tree import ROOT, VARIABLES
 
 SCRIPT = """
 import json, os, subprocess, sys, tempfile, time
@@ -54,6 +56,16 @@ def test_a_job_passes_fails_or_crashes_and_the_others_go_on(script):
     assert found["fails"][:2] == [False, "row 7 has no label"]
     assert not found["fails_in_print"][0] and "said before" in found["fails_in_print"][1]
     assert not found["crashes"][0] and "exit code 7" in found["crashes"][1]
+
+
+def test_jobs_begin_with_slow_libraries_and_ask_no_network():
+    # what cannot be imported is passed over without a word
+    assert all(importlib.util.find_spec(name) for name in LIBRARIES)
+    # without a network, a model that is not there takes half a minute otherwise
+    asked = "from huggingface_hub.constants import HF_HUB_OFFLINE; print(HF_HUB_OFFLINE)"
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"} | VARIABLES
+    done = subprocess.run([sys.executable, "-c", asked], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

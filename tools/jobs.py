@@ -14,12 +14,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from pathlib import Path
 
 from tree import VARIABLES, Failed
 
-LIBRARIES = ["torch", "transformers", "sklearn.linear_model", "pandas", "matplotlib.pyplot", "nbdev.test", "pytest"]
+# transformers loads its parts when they are first used: the model that is shipped, and its trainer with peft and datasets
+LIBRARIES = [
+    "torch", "transformers.models.bert.modeling_bert", "transformers.trainer", "sklearn.linear_model", "pandas",
+    "matplotlib.pyplot", "nbdev.test", "pytest",
+]
 LIMIT = 1800  # seconds that a job may take
 TAIL = 6000  # characters kept of what a failed job said
 
@@ -82,12 +87,23 @@ def _outcome(job, log, result, process, seconds):
     return Outcome(job.step, job.name, False, seconds, 0.0, f"{_printed(log)}\nthe job's process: {ended}")
 
 
+def _start_server(log):
+    "Start the process that others are forked from; what libraries say while they load goes to the file `log`."
+    forkserver.set_forkserver_preload(LIBRARIES)
+    kept = os.dup(2)
+    with open(log, "wb") as file: os.dup2(file.fileno(), 2)
+    try: forkserver.ensure_running()
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 def run_jobs(jobs: list[Job], workers: int = 2) -> Iterator[Outcome]:
     """Yield what comes of each job as it ends, whichever way; `workers` run at a time."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(LIBRARIES)
     waiting, running = sorted(jobs, key=lambda job: job.expected), {}
     with tempfile.TemporaryDirectory(prefix="jobs-") as folder:
+        _start_server(Path(folder, "server.log"))
         while waiting or running:
             while waiting and len(running) < workers:
                 job, number = waiting.pop(), len(waiting)

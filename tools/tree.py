@@ -16,7 +16,8 @@ PACKAGES = {
 }
 EXAMPLE = Path("examples", "clfm-kit-hello")
 BIN = Path(sys.executable).parent
-VARIABLES = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "MPLBACKEND": "Agg"}  # of every check
+# of every check; a check needs no network, and huggingface_hub waits half a minute for one where there is none
+VARIABLES = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "MPLBACKEND": "Agg", "HF_HUB_OFFLINE": "1"}
 ENVIRONMENT = {**os.environ, **VARIABLES}
 
 
