@@ -14,6 +14,7 @@ import shutil
 import uuid
 import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import NoneType
 
@@ -50,7 +51,11 @@ class Column:
 def tokenizer_hash(tokenizer) -> str:
     "SHA-256 of all that decides how a tokenizer cuts a text."
     if not hasattr(tokenizer, "backend_tokenizer"): return hashlib.sha256(repr(type(tokenizer)).encode()).hexdigest()
-    found = json.loads(tokenizer.backend_tokenizer.to_str())
+    return _written_hash(tokenizer.backend_tokenizer.to_str())
+
+@lru_cache(maxsize=8)
+def _written_hash(tokenizer: str) -> str:
+    found = json.loads(tokenizer)
     found.pop("truncation"), found.pop("padding")  # the last call's settings, not the tokenizer's
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
@@ -136,18 +141,22 @@ class Shard:
         """
         return np.load(self.path / _file_name(name), mmap_mode="r")
 
-def shards(folder: Path):
-    "The readable shards in a folder, oldest first; unreadable ones are named in a warning."
+def shards(folder: Path, columns):
+    """(keys, {column: array}) of the shards in a folder that have any of some columns, oldest first;
+    unreadable ones are named in a warning.
+    """
     for path in sorted(folder.glob("[!.]*"), key=lambda path: path.stat().st_mtime_ns):
+        shard = Shard(path)
+        if not any(map(shard.has, columns)): continue
         try:
-            rows = len(Shard(path).keys())
-            if any(len(np.load(file, mmap_mode="r")) != rows for file in path.glob("*@*.npy")):
+            keys, arrays = shard.keys(), {name: shard.column(name) for name in columns if shard.has(name)}
+            if any(len(values) != len(keys) for values in arrays.values()):
                 raise ValueError("columns of different length")
         except (ValueError, OSError) as error:
             warnings.warn(
                 f"cached states in {path} are damaged ({error}); they are ignored, and the folder can be deleted"
             )
-        else: yield Shard(path)
+        else: yield keys, arrays
 
 # %% ../../nbs/05_backbone/07_cache.ipynb #8471b9b7
 def cache_folder() -> Path:
@@ -183,6 +192,10 @@ class Index:
                 {key: (len(self.pieces[name]), row) for row, key in rows if key not in self.found[name]}
             )
             self.pieces[name].append(values)
+
+    def complete(self) -> bool:
+        "Whether every column has a row for every key."
+        return all(len(found) == len(self.numbers) for found in self.found.values())
 
     def keys_of(self, texts) -> list:
         "The keys of some texts, one text after the other."

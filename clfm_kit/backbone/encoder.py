@@ -92,9 +92,9 @@ class TextEncoder:
         columns = list(self.widths if columns is None else columns)
         indexes = self._indexes(texts, columns, places)
         folder = Path(self.cache, group_key(self.backbone, self.text_format, self.dtype)) if self.cache else None
-        for shard in shards(folder) if folder else ():
-            for index in indexes:
-                index.add(shard.keys(), {name: shard.column(name) for name in index.found if shard.has(name)})
+        for keys, arrays in shards(folder, columns) if folder else ():
+            for index in indexes: index.add(keys, {name: arrays[name] for name in index.found if name in arrays})
+            if all(index.complete() for index in indexes): break
         missing = [index.missing() for index in indexes]
         numbers = sorted(set().union(*(rows for rows, _ in missing)))
         if numbers:
