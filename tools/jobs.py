@@ -2,6 +2,7 @@
 
 A fork server imports them once; a process forked from it starts in milliseconds, where a fresh one takes seconds.
 """
+import gc
 import json
 import multiprocessing
 import multiprocessing.util
@@ -20,10 +21,11 @@ from pathlib import Path
 
 from tree import VARIABLES, Failed
 
-# transformers loads its parts when they are first used: the model that is shipped, and its trainer with peft and datasets
+# with what torch and transformers themselves import late, in most jobs: the model that is shipped, and the trainer
 LIBRARIES = [
-    "torch", "transformers.models.bert.modeling_bert", "transformers.trainer", "sklearn.linear_model", "pandas",
-    "matplotlib.pyplot", "nbdev.test", "pytest",
+    "torch", "torch.distributed.tensor", "torch._inductor.compile_fx", "transformers.models.bert.modeling_bert",
+    "transformers.models.auto.modeling_auto", "transformers.trainer", "accelerate", "datasets",
+    "sklearn.linear_model", "pandas", "matplotlib.pyplot", "nbdev.test", "pytest", "hypothesis.strategies",
 ]
 LIMIT = 1800  # seconds that a job may take
 TAIL = 6000  # characters kept of what a failed job said
@@ -70,6 +72,7 @@ def _work(job, log, result):
     "What the process of a job does: all that it prints goes to the file `log`, its outcome to the file `result`."
     with open(log, "wb") as file:
         for stream in (1, 2): os.dup2(file.fileno(), stream)
+    gc.freeze()  # each training begins with a collection, which need not go through the libraries
     start, before, passed, said, rows = time.perf_counter(), processor_seconds(), True, "", []
     try: rows = job.function(*job.arguments) or []
     except Failed as error:
