@@ -1,10 +1,13 @@
-"""The `clfm` command for tests, in processes that begin with the libraries loaded."""
+"""The `clfm` command, scripts and functions for tests, in processes that begin with the libraries loaded."""
 import os
+import pickle
+import runpy
 import subprocess
 import sys
 import traceback
 import warnings
-from tempfile import TemporaryFile
+from pathlib import Path
+from tempfile import TemporaryDirectory, TemporaryFile
 
 
 def clfm(*words, cwd=None, env=None) -> subprocess.CompletedProcess:
@@ -13,19 +16,67 @@ def clfm(*words, cwd=None, env=None) -> subprocess.CompletedProcess:
     The process is forked from this one, as a fresh one would spend seconds on importing torch; one test in
     test_hostile.py starts a fresh one.
     """
-    words = [str(word) for word in words]
-    with TemporaryFile() as out, TemporaryFile() as err:
+    words = ["clfm", *map(str, words)]
+    return Forked(lambda: _clfm(words), cwd, env).wait(words)
+
+
+def script(path, *words):
+    "The function that runs a Python file as `python PATH WORDS` would, for `Forked`."
+    def run():
+        sys.path.insert(0, str(Path(path).parent))
+        sys.argv = [str(path), *map(str, words)]
+        runpy.run_path(str(path), run_name="__main__")
+    return run
+
+
+AFRESH = """
+import pickle, sys
+from clfm_kit import Classifier
+with open(sys.argv[1], "rb") as file: asked = pickle.load(file)
+found = {
+    name: getattr(Classifier.from_pretrained(folder), method)(texts) for name, (folder, method, texts) in asked.items()
+}
+with open(sys.argv[2], "wb") as file: pickle.dump(found, file)
+"""
+
+
+def afresh(asked: dict) -> dict:
+    """What saved models say in a fresh process, which has another seed of hashes: {name: answers} from
+    {name: (folder, method, texts)}. Starting it takes seconds, so ask it for all models of a module at once.
+    """
+    with TemporaryDirectory() as place:
+        files = Path(place, "asked"), Path(place, "found")
+        files[0].write_bytes(pickle.dumps(asked))
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "5"}
+        subprocess.run([sys.executable, "-W", "ignore", "-c", AFRESH, *files], check=True, env=environment)
+        return pickle.loads(files[1].read_bytes())
+
+
+class Forked:
+    """A process forked from this one, which runs a function and ends.
+
+    It shares what is imported and the seed of hashes with this one: where a test asks whether another process sees
+    the same, it needs a fresh one.
+    """
+    def __init__(self, function, cwd=None, env=None):
+        self.out, self.err = TemporaryFile(), TemporaryFile()
         sys.stdout.flush(), sys.stderr.flush()
-        child = os.fork()
-        if not child: _run(words, cwd, env, out.fileno(), err.fileno())
-        _, status = os.waitpid(child, 0)
-        out.seek(0), err.seek(0)
-        return subprocess.CompletedProcess(
-            ["clfm", *words], os.waitstatus_to_exitcode(status), out.read().decode(), err.read().decode()
-        )
+        self.pid = os.fork()
+        if not self.pid: _run(function, cwd, env, self.out.fileno(), self.err.fileno())
+
+    def send_signal(self, number): os.kill(self.pid, number)
+
+    def wait(self, words=()) -> subprocess.CompletedProcess:
+        "Its exit code, standard output and standard error, once it has ended."
+        _, status = os.waitpid(self.pid, 0)
+        with self.out, self.err:
+            self.out.seek(0), self.err.seek(0)
+            return subprocess.CompletedProcess(
+                words, os.waitstatus_to_exitcode(status), self.out.read().decode(), self.err.read().decode()
+            )
 
 
-def _run(words, cwd, env, out, err):
+def _run(function, cwd, env, out, err):
     "What the forked process does; it never returns."
     code = 70
     try:
@@ -36,26 +87,33 @@ def _run(words, cwd, env, out, err):
         if env is not None:
             os.environ.clear()
             os.environ.update(env)
-        code = _exit_code(words)
+        code = _exit_code(function)
     except BaseException: traceback.print_exc()
     finally:
         sys.stdout.flush(), sys.stderr.flush()
         os._exit(code)
 
 
-def _exit_code(words):
-    import huggingface_hub.constants as hub
+def _exit_code(function):
     import torch
-
-    from clfm_kit.cli.main import main
     torch.set_num_threads(1)  # a pool of threads does not survive a fork
-    hub.HF_HUB_OFFLINE = os.environ.get("HF_HUB_OFFLINE") == "1"  # read when the library was imported
-    sys.argv = ["clfm", *words]
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *where, **more: print(f"warning: {message}", file=sys.stderr)
-        try: main()
-        except SystemExit as stop: return stop.code if isinstance(stop.code, int) else 1 if stop.code else 0
+        try: function()
+        except SystemExit as stop:
+            if stop.code is None or isinstance(stop.code, int): return stop.code or 0
+            print(stop.code, file=sys.stderr)
+            return 1
     return 0
+
+
+def _clfm(words):
+    import huggingface_hub.constants as hub
+
+    from clfm_kit.cli.main import main
+    hub.HF_HUB_OFFLINE = os.environ.get("HF_HUB_OFFLINE") == "1"  # read when the library was imported
+    sys.argv = words
+    main()
 
 
 def refused(done, *parts):
