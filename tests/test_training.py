@@ -5,16 +5,19 @@ import subprocess
 import sys
 import textwrap
 import time
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from command import Forked, script
 from safetensors.torch import load_file
 
 from clfm_kit import Classifier, UserError, load_data
 
 SETTINGS = ["training.epochs=2", "training.learning_rate=1e-3", "training.save_steps=5"]
+BUDGETS = [4096, 90]
 
 FIT = textwrap.dedent("""
     import sys, torch
@@ -22,22 +25,25 @@ FIT = textwrap.dedent("""
     torch.set_num_threads(1)
     tiny, recipe, out, checkpoints, *settings = sys.argv[1:]
     data = load_data("helpdesk")
-    fitted = Classifier(recipe, tiny, settings=settings, cache=None).fit(data.train.texts[:320], data.train.labels[:320], data.validation, checkpoints=checkpoints or None)
+    fitted = Classifier(recipe, tiny, settings=settings, cache=None).fit(data.train.texts[:224], data.train.labels[:224], data.validation.take(range(60)), checkpoints=checkpoints or None)
     fitted.save_pretrained(out)
 """)
 
 
-def some_rows(rows=320):
-    data = load_data("helpdesk")
-    return data.train.texts[:rows], data.train.labels[:rows], data.validation
+@pytest.fixture(scope="module")
+def fit(tmp_path_factory):
+    """A Python file that fits."""
+    path = tmp_path_factory.mktemp("script") / "fit.py"
+    path.write_text(FIT)
+    return path
 
 
-def start(tiny, recipe, out, checkpoints="", settings=SETTINGS, launcher=()):
-    """A fit in another process."""
-    environment = dict(os.environ, OMP_NUM_THREADS="1")
-    return subprocess.Popen(
-        [sys.executable, *launcher, "-c", FIT, tiny, recipe, str(out), str(checkpoints), *settings], env=environment
-    )
+helpdesk = cache(lambda: load_data("helpdesk"))
+
+
+def some_rows(rows):
+    data = helpdesk()
+    return data.train.texts[:rows], data.train.labels[:rows], data.validation.take(range(80))
 
 
 def tensors(folder):
@@ -48,21 +54,25 @@ def tensors(folder):
 
 
 @pytest.fixture(scope="module")
-def through(tiny, tmp_path_factory):
+def through(fit, tiny, tmp_path_factory):
     """A run that nothing disturbed."""
     out = tmp_path_factory.mktemp("through") / "model"
-    assert start(tiny, "finetune", out).wait() == 0
+    done = Forked(script(fit, tiny, "finetune", out, "", *SETTINGS)).wait()
+    assert done.returncode == 0, done.stderr
     return out
 
 
-def test_a_killed_run_goes_on_bit_for_bit(tiny, tmp_path, through):
+def test_a_killed_run_goes_on_bit_for_bit(fit, tiny, tmp_path, through):
+    """In a fresh process, with another seed of hashes; of 7 steps an epoch, so that no checkpoint ends one."""
     checkpoints = tmp_path / "checkpoints"
-    run = start(tiny, "finetune", tmp_path / "model", checkpoints)
-    while run.poll() is None and len(list(checkpoints.glob("checkpoint-*/complete"))) < 1: time.sleep(0.02)
+    words = [tiny, "finetune", tmp_path / "model", checkpoints, *SETTINGS]
+    run = Forked(script(fit, *words))
+    while len(list(checkpoints.glob("checkpoint-*/complete"))) < 1: time.sleep(0.02)
     run.send_signal(signal.SIGKILL)
-    run.wait()
+    assert run.wait().returncode == -signal.SIGKILL
     assert not (tmp_path / "model").exists() and list(checkpoints.glob("checkpoint-*"))
-    assert start(tiny, "finetune", tmp_path / "model", checkpoints).wait() == 0
+    environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONHASHSEED="5")
+    subprocess.run([sys.executable, fit, *words], check=True, env=environment)
     found, expected = tensors(tmp_path / "model"), tensors(through)
     assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
 
@@ -102,13 +112,12 @@ def test_what_was_not_chosen_keeps_its_bits(tiny):
     assert all(torch.equal(p, base[name]) for name, p in fitted.encoder_.backbone.model.named_parameters())
 
 
-@pytest.mark.parametrize("budget", [4096, 90])
-def test_two_processes_give_what_one_gives(budget, tmp_path):
-    """Half of each batch in each of two processes, with 90 tokens at once in unlike numbers of pieces; dropout off,
-    because each process draws its own.
-    """
-    script = tmp_path / "run.py"
-    script.write_text(textwrap.dedent("""
+@pytest.fixture(scope="module")
+def of_processes(tmp_path_factory):
+    """What one process and what two learn, at each budget, in a folder; `torchrun` starts the two afresh."""
+    place = tmp_path_factory.mktemp("processes")
+    path = place / "run.py"
+    path.write_text(textwrap.dedent("""
         import sys, torch
         from torch.distributed import is_initialized, get_rank
         from transformers import AutoModel, BertConfig
@@ -127,34 +136,41 @@ def test_two_processes_give_what_one_gives(budget, tmp_path):
         from clfm_kit.training.network import Heads, Network, Objective
         from clfm_kit.training.trainer import train_delta
         from safetensors.torch import save_file
-        torch.set_num_threads(1), torch.manual_seed(0)
+        place, processes, *budgets = sys.argv[1:]
         small = dict(vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=40, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-        backbone, schema = Backbone(AutoModel.from_config(BertConfig(**small)).eval(), Words()), SingleLabel.of(("a", "b"))
-        rows = Rows(["a bb ccc " * (n % 5 + 1) + "dddd " * (n % 2) for n in range(75)], {"one": ["ab"[n % 2] for n in range(75)]})
-        encoder = TextEncoder(backbone, Plain(), Mean())
-        train, validation = (Examples(encoder, rows, {"one": schema}) for _ in range(2))
-        head = Linear(dropout=0.0); head.build({"hidden.2/mean": 16}, schema)
-        weights = learn_class_weights({"a": 3}, train.targets["one"], schema)
-        network = Network(encoder, Heads({"one": head}), {"one": ["hidden.2/mean"]}, {"one": Objective(head, schema, weights)}, {"one": 1.0})
-        delta = Delta([Change(name, level=level) for name, level in levels(backbone, network.sites).items()])
-        settings = Training(epochs=2, learning_rate=1e-3, token_budget=int(sys.argv[3]))
-        train_delta(network, delta, train, validation, draw=class_draw(weights, train.targets["one"]), settings=settings)
-        assert is_initialized() == (sys.argv[2] == "2")
-        if not is_initialized() or get_rank() == 0: save_file({c.name: c.difference.contiguous() for c in delta.changes}, sys.argv[1])
+        for budget in budgets:
+            torch.set_num_threads(1), torch.manual_seed(0)
+            backbone, schema = Backbone(AutoModel.from_config(BertConfig(**small)).eval(), Words()), SingleLabel.of(("a", "b"))
+            rows = Rows(["a bb ccc " * (n % 5 + 1) + "dddd " * (n % 2) for n in range(75)], {"one": ["ab"[n % 2] for n in range(75)]})
+            encoder = TextEncoder(backbone, Plain(), Mean())
+            train, validation = (Examples(encoder, rows, {"one": schema}) for _ in range(2))
+            head = Linear(dropout=0.0); head.build({"hidden.2/mean": 16}, schema)
+            weights = learn_class_weights({"a": 3}, train.targets["one"], schema)
+            network = Network(encoder, Heads({"one": head}), {"one": ["hidden.2/mean"]}, {"one": Objective(head, schema, weights)}, {"one": 1.0})
+            delta = Delta([Change(name, level=level) for name, level in levels(backbone, network.sites).items()])
+            settings = Training(epochs=2, learning_rate=1e-3, token_budget=int(budget))
+            train_delta(network, delta, train, validation, draw=class_draw(weights, train.targets["one"]), settings=settings)
+            assert is_initialized() == (processes == "2")
+            if not is_initialized() or get_rank() == 0: save_file({c.name: c.difference.contiguous() for c in delta.changes}, f"{place}/{processes}-{budget}.safetensors")
     """))
     environment = dict(os.environ, OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
-    for processes in (1, 2):
-        launcher = (
-            ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
-        )
-        subprocess.run(
-            [
-                sys.executable, *launcher, str(script), str(tmp_path / f"{processes}.safetensors"),
-                str(processes), str(budget),
-            ],
-            check=True, env=environment, timeout=300,
-        )
-    one, two = (load_file(tmp_path / f"{n}.safetensors") for n in (1, 2))
+
+    def torchrun():
+        from torch.distributed.run import main
+        main(["--standalone", "--nproc_per_node=2", str(path), str(place), "2", *map(str, BUDGETS)])
+
+    for run in (script(path, place, 1, *BUDGETS), torchrun):
+        done = Forked(run, env=environment).wait()
+        assert done.returncode == 0, done.stderr
+    return place
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_two_processes_give_what_one_gives(budget, of_processes):
+    """Half of each batch in each of two processes, with 90 tokens at once in unlike numbers of pieces; dropout off,
+    because each process draws its own.
+    """
+    one, two = (load_file(of_processes / f"{n}-{budget}.safetensors") for n in (1, 2))
     for name in one: torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=2e-5, msg=name)
 
 
