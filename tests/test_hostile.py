@@ -1,7 +1,6 @@
 """What users really feed a program: each is answered, or refused in one sentence that names the row, file or field.
 """
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -9,7 +8,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from command import clfm, refused
+from command import Forked, clfm, refused
 
 from clfm_kit import Classifier, UserError
 from clfm_kit.backbone.encoder import TextEncoder
@@ -232,20 +231,16 @@ def test_an_export_does_not_take_the_place_of_a_model(fitted):
     assert (fitted / "clfm.json").exists()
 
 
-def _read_states(model, folder, queue):
-    from clfm_kit.backbone.backbone import Backbone
-    found = TextEncoder(Backbone.load(model), Plain(), Mean(), folder).features([f"text {i}" for i in range(200)])
-    queue.put(float(np.asarray(found["hidden.3/mean"]).sum()))
-
-
 def test_two_processes_may_fill_the_same_cache(tiny, tmp_path):
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    workers = [context.Process(target=_read_states, args=(tiny, str(tmp_path), queue)) for _ in range(2)]
-    for worker in workers: worker.start()
-    sums = [queue.get(timeout=120) for _ in workers]
-    for worker in workers: worker.join()
-    assert sums[0] == sums[1] and not list(tmp_path.rglob(".part*"))
+    from clfm_kit.backbone.backbone import Backbone
+
+    def read_states():
+        encoder = TextEncoder(Backbone.load(tiny), Plain(), Mean(), tmp_path)
+        print(float(np.asarray(encoder.features([f"text {i}" for i in range(200)])["hidden.3/mean"]).sum()))
+
+    both = [worker.wait() for worker in [Forked(read_states) for _ in range(2)]]
+    assert [done.returncode for done in both] == [0, 0], both
+    assert both[0].stdout == both[1].stdout != "" and not list(tmp_path.rglob(".part*"))
 
 
 @pytest.mark.skipif(
@@ -269,11 +264,10 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tiny, tmp_path):
 
 
 def test_results_are_json_and_nothing_else(fitted):
-    """In a fresh process, as a user starts it."""
-    command = [sys.executable, "-m", "clfm_kit.cli.main"]
+    """In a fresh process, as a user starts it; test_plugins.py has one that refuses."""
     done = subprocess.run(
-        [*command, "predict", fitted, "where is my parcel", "--json"], capture_output=True, text=True
+        [sys.executable, "-m", "clfm_kit.cli.main", "predict", fitted, "where is my parcel", "--json"],
+        capture_output=True, text=True,
     )
     assert json.loads(done.stdout)[0]["text"] == "where is my parcel"
     assert abs(sum(json.loads(done.stdout)[0]["probabilities"].values()) - 1) < 1e-3
-    refused(subprocess.run([*command, "predict", "no-model", "a"], capture_output=True, text=True), "no-model")

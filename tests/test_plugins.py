@@ -9,6 +9,7 @@ from keyword import iskeyword
 import nbformat
 import numpy as np
 import pytest
+from command import clfm, refused
 from fresh import Fresh, build
 from hypothesis import given
 from hypothesis import strategies as st
@@ -93,7 +94,7 @@ def test_an_unknown_part_is_refused_with_the_broken_plugins_named(strangers):
         strangers, "-m", "clfm_kit.cli.main", "fit", "--recipe", "probe", "--set", "head=wroks",
         "--data", "helpdesk", "--dry-run",
     )
-    assert done.returncode == 2 and "did you mean 'works'" in done.stderr and done.stdout == ""
+    refused(done, "did you mean 'works'")
     for name, (_, why) in BROKEN.items():
         assert f"Plugin {name!r} could not be used" in done.stderr and why in done.stderr
 
@@ -168,11 +169,8 @@ def test_a_place_that_is_no_folder_is_refused(tmp_path):
 
 
 def test_the_command_writes_a_package_that_installs_and_passes(tmp_path):
-    """A stranger's way, in a fresh environment: write, build, install, list, test."""
-    done = subprocess.run(
-        [sys.executable, "-m", "clfm_kit.cli.main", "new-plugin", "two-words", "--in", str(tmp_path), "--json"],
-        capture_output=True, text=True,
-    )
+    """A stranger's way: write, and in a fresh environment build, install, list, test."""
+    done = clfm("new-plugin", "two-words", "--in", tmp_path, "--json")
     folder = tmp_path / "clfm-kit-two-words"
     assert json.loads(done.stdout) == dict(folder=str(folder), files=sorted(plugin_files("two-words")))
     dist = build(tmp_path / "built", ROOT, folder)
@@ -181,11 +179,13 @@ def test_the_command_writes_a_package_that_installs_and_passes(tmp_path):
     fresh.run("python", "-m", "pytest", "-q", folder)
 
 
-def test_an_array_that_a_pooler_learns_is_saved(tmp_path):
+def test_an_array_that_a_pooler_learns_is_saved(tiny, tmp_path):
     class Centred(Mean):
         def bind(self, context):
             if context.rows is not None: self.centre_ = np.array([1.5, 2.5], dtype=np.float32)
 
     with using("centring", register_poolers=lambda register: register("centred", Centred)):
-        folder = Classifier(Recipe(pooler="centred"), cache=None).fit("helpdesk").save_pretrained(tmp_path / "model")
+        texts, labels = [f"text {n}" for n in range(40)], ["x", "y"] * 20
+        clf = Classifier(Recipe(pooler="centred"), tiny, cache=None).fit(texts, labels)
+        folder = clf.save_pretrained(tmp_path / "model")
         assert Classifier.from_pretrained(folder).parts_["pooler"].centre_ == [1.5, 2.5]
