@@ -5,13 +5,12 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
-from command import clfm, refused
+from command import Forked, afresh, clfm, refused, script
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -101,16 +100,11 @@ def rejecting(tiny, few, tmp_path_factory):
 
 def test_reject_options_survive_saving(rejecting, few):
     found, place = rejecting
-    code = (
-        "import sys, json; from clfm_kit import Classifier; texts = json.loads(sys.argv[2])\n"
-        "answers = {name: Classifier.from_pretrained(f'{sys.argv[1]}/{name}').predict(texts).tolist() "
-        "for name in sys.argv[3:]}\nprint(json.dumps(answers))"
-    )
     texts = [*few["test"].texts[:20], *STRANGERS]
-    there = json.loads(subprocess.run(
-        [sys.executable, "-c", code, place, json.dumps(texts), *REJECTS], capture_output=True, text=True, check=True
-    ).stdout)
-    assert there == {name: clf.predict(texts).tolist() for name, clf in found.items()}
+    there = afresh({name: (place / name, "predict", texts) for name in REJECTS})
+    assert {name: answers.tolist() for name, answers in there.items()} == {
+        name: clf.predict(texts).tolist() for name, clf in found.items()
+    }
 
 
 @pytest.mark.parametrize("name", REJECTS)
@@ -330,18 +324,14 @@ def test_the_error_page_shows_hostile_texts_as_texts(tiny, few, tmp_path):
     assert not re.search(r"""(src|href)\s*=\s*["']?http""", page) and page.count("<table>") <= 3
 
 
-def peers(results, *words, **kwargs):
-    return [
-        sys.executable, str(ROOT / "benchmarks" / "peers.py"), "--technique", "tfidf",
-        "--results", str(results), *map(str, words),
-    ]
+def peers(results, *words):
+    """A process that runs the benchmark; each of its cells starts a fresh one."""
+    return Forked(script(ROOT / "benchmarks" / "peers.py", "--technique", "tfidf", "--results", results, *words))
 
 
 def test_the_benchmark_keeps_finished_cells(few, tmp_path):
     data = written(tmp_path / "mine", **{part: (rows.texts, rows.labels) for part, rows in few.items()})
-    run = lambda *words: subprocess.run(
-        peers(tmp_path / "results", "--data", data, *words), capture_output=True, text=True
-    )
+    run = lambda *words: peers(tmp_path / "results", "--data", data, *words).wait()
     first = run("--seeds", 2, "--shots", 4)
     assert first.returncode == 0, first.stderr
     cells = sorted((tmp_path / "results" / "peers").glob("*.json"))
@@ -362,13 +352,10 @@ def test_the_benchmark_keeps_finished_cells(few, tmp_path):
 
 def test_a_failed_cell_is_told_and_the_others_stay(few, tmp_path):
     data = written(tmp_path / "mine", **{part: (rows.texts, rows.labels) for part, rows in few.items()})
-    done = subprocess.run(
-        [
-            *peers(tmp_path / "results", "--data", data, "--technique", "setfit", "--seeds", 1, "--python"),
-            f"setfit={sys.executable}",
-        ],
-        capture_output=True, text=True,
-    )
+    done = peers(
+        tmp_path / "results", "--data", data, "--technique", "setfit", "--seeds", 1,
+        "--python", f"setfit={sys.executable}",
+    ).wait()
     assert done.returncode == 1 and "setfit, all rows, seed 0: FAILED" in done.stderr
     assert [path.name for path in (tmp_path / "results" / "peers").glob("*.json")] == ["mine.tfidf.all.0.json"]
 
@@ -376,14 +363,13 @@ def test_a_failed_cell_is_told_and_the_others_stay(few, tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="sends an interrupt as a terminal does")
 def test_a_stopped_benchmark_leaves_nothing_half_written(few, tmp_path):
     data = written(tmp_path / "mine", **{part: (rows.texts, rows.labels) for part, rows in few.items()})
-    # a shell's background job starts with interrupts ignored
-    process = subprocess.Popen(
-        peers(tmp_path / "results", "--data", data, "--seeds", 20), stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    # a shell's background job starts with interrupts ignored, and what it forks inherits that
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = peers(tmp_path / "results", "--data", data, "--seeds", 20)
+    signal.signal(signal.SIGINT, before)
     while not list((tmp_path / "results" / "peers").glob("*.json")): time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=60)[1]
-    assert process.returncode == 1 and "finished cells are kept" in said, said
+    done = process.wait()
+    assert done.returncode == 1 and "finished cells are kept" in done.stderr, done.stderr
     for path in (tmp_path / "results").rglob("*"):
         assert path.is_dir() or json.loads(path.read_text())["figures"], path
