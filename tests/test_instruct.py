@@ -1,10 +1,10 @@
 """Instruction format: exact scores for any set of labels, whatever the text says, the same after saving."""
-import subprocess
-import sys
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
+from command import afresh
 from hypothesis import given, settings, strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModel, GPT2Config, LlamaConfig, MistralConfig, PreTrainedTokenizerFast, Qwen3Config
@@ -59,12 +59,20 @@ def tokenizer():
     )
 
 
+@pytest.fixture(scope="module")
+def folders(tokenizer, tmp_path_factory):
+    "Folders of a decoder of each architecture."
+    found = {}
+    for name, config in CONFIGS.items():
+        torch.manual_seed(0)
+        found[name] = str(tmp_path_factory.mktemp(name))
+        AutoModelForCausalLM.from_config(config).save_pretrained(found[name])
+        tokenizer.save_pretrained(found[name])
+    return found
+
+
 @pytest.fixture(scope="module", params=sorted(CONFIGS))
-def folder(request, tokenizer, tmp_path_factory):
-    torch.manual_seed(0)
-    place = tmp_path_factory.mktemp(request.param)
-    AutoModelForCausalLM.from_config(CONFIGS[request.param]).save_pretrained(place), tokenizer.save_pretrained(place)
-    return str(place)
+def folder(request, folders): return folders[request.param]
 
 
 @pytest.fixture(scope="module")
@@ -103,11 +111,12 @@ def alone(context, text, answer):
     return float(sum(logits[place - 1, ids[0, place]] for place in range(first, ids.shape[1])))
 
 
-def rows(number=48):
+@cache
+def rows():
     data = load_data("helpdesk").train
     few = [
         row for row, label in enumerate(data.labels) if label in ("track_order", "login_problem", "return_item")
-    ][:number]
+    ][:48]
     return data.take(few)
 
 
@@ -200,27 +209,38 @@ def test_any_set_of_answers(answers, seed):
     torch.testing.assert_close(total, torch.tensor(1.0))
 
 
-def test_zero_shot_in_a_fresh_process(folder, tmp_path):
+def test_there_is_nothing_to_weigh_without_training(decoder):
     data = rows()
     with pytest.raises(UserError, match="nothing to weigh"):
         Classifier(
-            "instruct-zero-shot", folder, settings=["class_weight=balanced"], cache=None
+            "instruct-zero-shot", decoder, settings=["class_weight=balanced"], cache=None
         ).fit(data.texts, data.labels)
-    clf = Classifier(
-        "instruct-zero-shot", folder,
-        settings=["head.calibration=pmi", "head.length=mean", "format.shots=1"], cache=None,
-    ).fit(data.texts, data.labels)
+
+
+@pytest.fixture(scope="module")
+def saved(folders, decoder, tmp_path_factory):
+    """{name: (classifier, its scores in a fresh process)}, of zero-shot with each architecture, and of `default`,
+    the recipe's own adapters over four bits, where they are installed.
+    """
+    data, place = rows(), tmp_path_factory.mktemp("saved")
+    settings = ["head.calibration=pmi", "head.length=mean", "format.shots=1"]
+    found = {
+        name: Classifier("instruct-zero-shot", folder, settings=settings, cache=None)
+        for name, folder in folders.items()
+    }
+    if "lora" in catalogue.entries("selector"):
+        found["default"] = Classifier("instruct", decoder, settings=["training.epochs=1"], cache=None)
+    for name, clf in found.items(): clf.fit(data.texts, data.labels).save_pretrained(place / name)
+    scores = afresh({name: (place / name, "decision_function", TEXTS) for name in found})
+    return {name: (clf, scores[name]) for name, clf in found.items()}
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_zero_shot_in_a_fresh_process(saved, name):
+    clf, scores = saved[name]
     probabilities = clf.predict_proba(TEXTS)
-    assert np.allclose(probabilities.sum(1), 1) and set(clf.predict(TEXTS)) <= set(data.labels)
-    out = clf.save_pretrained(tmp_path / "model")
-    code = (
-        "import sys, numpy; from clfm_kit import Classifier; numpy.save(sys.argv[2], "
-        "Classifier.from_pretrained(sys.argv[1]).decision_function(sys.argv[3:]))"
-    )
-    subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, str(out), str(tmp_path / "scores.npy"), *TEXTS], check=True
-    )
-    np.testing.assert_array_equal(np.load(tmp_path / "scores.npy"), clf.decision_function(TEXTS))
+    assert np.allclose(probabilities.sum(1), 1) and set(clf.predict(TEXTS)) <= set(rows().labels)
+    np.testing.assert_array_equal(scores, clf.decision_function(TEXTS))
 
 
 @pytest.mark.parametrize("calibration", ["none", "content-free", "pmi"])
@@ -429,21 +449,12 @@ def test_columns_are_cut_to_the_greatest_length_that_fits(sizes, room):
     assert taken(found) <= room and (found >= max(sizes) or taken(found + 1) > room)
 
 
-def test_the_default_recipe_end_to_end(decoder, tmp_path):
+def test_the_default_recipe_end_to_end(saved):
     """Adapters over four bits, saved and loaded in another process."""
-    if "lora" not in catalogue.entries("selector"): pytest.skip("the plugin lora-4bit is not installed")
-    data = rows()
-    clf = Classifier("instruct", decoder, settings=["training.epochs=1"], cache=None).fit(data.texts, data.labels)
-    assert np.allclose(clf.predict_proba(TEXTS).sum(1), 1) and set(clf.predict(TEXTS)) <= set(data.labels)
-    out = clf.save_pretrained(tmp_path / "model")
-    code = (
-        "import sys, numpy; from clfm_kit import Classifier; numpy.save(sys.argv[2], "
-        "Classifier.from_pretrained(sys.argv[1]).decision_function(sys.argv[3:]))"
-    )
-    subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, str(out), str(tmp_path / "scores.npy"), *TEXTS], check=True
-    )
-    np.testing.assert_allclose(np.load(tmp_path / "scores.npy"), clf.decision_function(TEXTS), rtol=1e-4, atol=1e-3)
+    if "default" not in saved: pytest.skip("the plugin lora-4bit is not installed")
+    clf, scores = saved["default"]
+    assert np.allclose(clf.predict_proba(TEXTS).sum(1), 1) and set(clf.predict(TEXTS)) <= set(rows().labels)
+    np.testing.assert_allclose(scores, clf.decision_function(TEXTS), rtol=1e-4, atol=1e-3)
 
 
 def test_what_does_not_fit(decoder):
