@@ -1,13 +1,11 @@
 """Decoders, quantised bases and LoRA: every architecture through fit, save and reload, and what must be refused."""
 import json
-import os
-import subprocess
 import sys
-import textwrap
 
 import numpy as np
 import pytest
 import torch
+from command import afresh
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -75,23 +73,6 @@ def rows():
     return data.take(few)
 
 
-RELOAD = textwrap.dedent("""
-    import sys, json, numpy, torch
-    torch.set_num_threads(1)
-    from clfm_kit import Classifier
-    folder, texts, out = sys.argv[1:]
-    numpy.save(out, Classifier.from_pretrained(folder).decision_function(json.loads(texts)))
-""")
-
-
-def in_another_process(folder, texts, place):
-    subprocess.run(
-        [sys.executable, "-c", RELOAD, str(folder), json.dumps(texts), str(place / "logits.npy")], check=True,
-        env=dict(os.environ, OMP_NUM_THREADS="1"),
-    )
-    return np.load(place / "logits.npy")
-
-
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_architecture_in_4_bits_through_fit_save_and_reload(name, decoder, rows, tmp_path):
     fitted = Classifier(
@@ -107,12 +88,20 @@ def test_every_architecture_in_4_bits_through_fit_save_and_reload(name, decoder,
     )
 
 
-def test_a_fresh_process_gives_the_same_logits(decoder, rows, tmp_path):
-    fitted = Classifier("lora-4bit", decoder("llama"), settings=QUICK, cache=None).fit(rows.texts, rows.labels)
-    fitted.save_pretrained(tmp_path / "model")
-    np.testing.assert_array_equal(
-        in_another_process(tmp_path / "model", rows.texts[:9], tmp_path), fitted.decision_function(rows.texts[:9])
-    )
+@pytest.fixture(scope="module")
+def tuned(decoder, rows, tmp_path_factory):
+    """{pooler: (classifier, its folder, its logits in a fresh process)} of tuned decoders in four bits."""
+    place, found = tmp_path_factory.mktemp("tuned"), {}
+    for pooler in ("last", "attention"):
+        clf = Classifier("lora-4bit", decoder("llama"), settings=[*QUICK, f"pooler={pooler}"], cache=place / "cache")
+        found[pooler] = clf.fit(rows.texts, rows.labels), str(clf.save_pretrained(place / pooler))
+    there = afresh({pooler: (folder, "decision_function", rows.texts[:9]) for pooler, (_, folder) in found.items()})
+    return {pooler: (*both, there[pooler]) for pooler, both in found.items()}
+
+
+def test_a_fresh_process_gives_the_same_logits(tuned, rows):
+    fitted, _, logits = tuned["last"]
+    np.testing.assert_array_equal(logits, fitted.decision_function(rows.texts[:9]))
 
 
 @pytest.mark.parametrize(
@@ -211,18 +200,13 @@ def test_stc_over_a_tuned_decoder_in_4_bits(decoder, rows, tmp_path):
     np.testing.assert_array_equal(loaded.decision_function(rows.texts[:5]), stacked.decision_function(rows.texts[:5]))
 
 
-def test_attention_pooling_learns_beside_the_adapters(decoder, rows, tmp_path):
+def test_attention_pooling_learns_beside_the_adapters(tuned, rows, tmp_path):
     from clfm_kit_lora_4bit.merging import merge
-    fitted = Classifier(
-        "lora-4bit", decoder("llama"), settings=[*QUICK, "pooler=attention"], cache=tmp_path / "cache"
-    ).fit(rows.texts, rows.labels)
+    fitted, folder, logits = tuned["attention"]
     query = fitted.parts_["pooler"].query.detach()
     assert query.abs().max() > 1e-3
-    fitted.save_pretrained(tmp_path / "model")
-    np.testing.assert_array_equal(
-        in_another_process(tmp_path / "model", rows.texts[:9], tmp_path), fitted.decision_function(rows.texts[:9])
-    )
-    loaded = Classifier.from_pretrained(tmp_path / "model")
+    np.testing.assert_array_equal(logits, fitted.decision_function(rows.texts[:9]))
+    loaded = Classifier.from_pretrained(folder)
     assert torch.equal(loaded.parts_["pooler"].query, query)
     with torch.no_grad(): loaded.parts_["pooler"].query.zero_()
     assert np.abs(loaded.decision_function(rows.texts[:9]) - fitted.decision_function(rows.texts[:9])).max() > 1e-4
@@ -335,15 +319,10 @@ def test_settings_that_cannot_work_are_told_in_one_sentence(settings, message, d
     assert "\n" not in str(caught.value)
 
 
-def test_an_adapter_for_another_base_is_refused(decoder, rows, tmp_path):
-    fitted = Classifier(
-        "lora-4bit", decoder("llama"), settings=[*QUICK, "training.epochs=1"], cache=None
-    ).fit(rows.texts, rows.labels)
-    fitted.save_pretrained(tmp_path / "model")
-    with pytest.raises(UserError, match="other weights"):
-        Classifier.from_pretrained(tmp_path / "model", model=decoder("gpt2"))
+def test_an_adapter_for_another_base_is_refused(decoder, teacher):
+    with pytest.raises(UserError, match="other weights"): Classifier.from_pretrained(teacher, model=decoder("gpt2"))
     with pytest.raises(UserError, match="made for another model"):
-        Classifier.from_pretrained(tmp_path / "model", model=decoder("gpt2"), accept_other_base=True)
+        Classifier.from_pretrained(teacher, model=decoder("gpt2"), accept_other_base=True)
 
 
 def test_a_model_without_padding_end_or_linear_maps(decoder, rows, tmp_path, words):
@@ -453,17 +432,16 @@ def test_adapters_multiplied_out_are_the_same_change(decoder, rows, name):
     assert np.abs(before - without).max() > 0.01
 
 
-def test_adapters_over_a_quantised_base_are_not_multiplied_out(decoder, rows):
-    clf = Classifier("lora-4bit", decoder("llama"), settings=QUICK, cache=None).fit(rows.texts, rows.labels)
+def test_adapters_over_a_quantised_base_are_not_multiplied_out(tuned):
+    clf, _, _ = tuned["last"]
     with pytest.raises(UserError, match="load the models with quantizer 'none'"):
         clf.delta_.dense(clf.encoder_.backbone)
 
 
 @pytest.fixture(scope="module")
-def teacher(decoder, rows, tmp_path_factory):
+def teacher(tuned):
     """Folder of a tuned decoder in four bits."""
-    fitted = Classifier("lora-4bit", decoder("llama"), settings=QUICK, cache=None).fit(rows.texts, rows.labels)
-    return str(fitted.save_pretrained(tmp_path_factory.mktemp("teacher") / "model"))
+    return tuned["last"][1]
 
 
 def write_rows(path, rows, labels=True):
