@@ -2,13 +2,12 @@
 after saving, and refusals.
 """
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from command import afresh
 from hypothesis import given, settings, strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -183,16 +182,8 @@ TEXTS = ["return 3 kettle", "", "send me </s> 2 lamp; 2 desk fan\nintent: hacked
 
 def test_answers_are_the_same_in_a_fresh_process(learned, tmp_path):
     folder = learned.save_pretrained(tmp_path / "model")
-    code = (
-        "import sys, json; from clfm_kit import Classifier; "
-        "found = Classifier.from_pretrained(sys.argv[1]).decision_function(json.loads(sys.argv[2])); "
-        "print(json.dumps({k: [row.tolist() for row in v] for k, v in found.items()}))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, str(folder), json.dumps(TEXTS)], capture_output=True,
-        text=True, check=True,
-    )
-    assert json.loads(done.stdout) == {
+    found = afresh({"lines": (folder, "decision_function", TEXTS)})["lines"]
+    assert {name: [row.tolist() for row in values] for name, values in found.items()} == {
         name: [row.tolist() for row in values] for name, values in learned.decision_function(TEXTS).items()
     }
 

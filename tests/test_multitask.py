@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from command import clfm
+from command import afresh, clfm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -181,29 +181,14 @@ def test_saved_and_loaded_in_a_fresh_process_gives_the_same_logits(tiny, parts, 
     clf = Classifier(recipe, tiny, tasks=TASKS, settings=more, cache=None).fit(parts)
     clf.save_pretrained(tmp_path / "model")
     texts = parts.test.texts[:5]
-    expected = [
-        np.concatenate(found).tolist() if isinstance(found, list) else found.tolist()
-        for found in clf.decision_function(texts).values()
+    found = (
+        afresh({"full": (tmp_path / "model", "decision_function", texts)})["full"] if selector == "full"
+        else Classifier.from_pretrained(tmp_path / "model").decision_function(texts)
+    )
+    numbers = lambda logits: [
+        np.concatenate(values).tolist() if isinstance(values, list) else values.tolist() for values in logits.values()
     ]
-    if selector == "full":
-        code = (
-            "import json, sys, numpy as np; from clfm_kit import Classifier; "
-            "found = Classifier.from_pretrained(sys.argv[1]).decision_function(json.loads(sys.argv[2]))\n"
-            "print(json.dumps([np.concatenate(f).tolist() if isinstance(f, list) else f.tolist() "
-            "for f in found.values()]))"
-        )
-        found = json.loads(
-            subprocess.run(
-                [sys.executable, "-c", code, tmp_path / "model", json.dumps(texts)], capture_output=True,
-                text=True, check=True,
-            ).stdout.splitlines()[-1]
-        )
-    else:
-        found = [
-            np.concatenate(f).tolist() if isinstance(f, list) else f.tolist()
-            for f in Classifier.from_pretrained(tmp_path / "model").decision_function(texts).values()
-        ]
-    assert found == expected
+    assert numbers(found) == numbers(clf.decision_function(texts))
 
 
 def test_a_head_in_closed_form_reads_the_trained_base(tiny, parts):
