@@ -74,7 +74,7 @@ def _figures(reports, own):
         "|---" * (len(reports) + 1) + "|",
         *(row([name.replace("_", " "), *(_cell(report, name) for report in reports.values())]) for name in names),
         "", "Validation rows chose settings and calibration, so figures on them flatter; "
-            "95 % bootstrap intervals in brackets.",
+            "95 % intervals in brackets.",
     ])
 
 # %% ../../nbs/08_classifier/04_card.ipynb #4b79f909
