@@ -5,11 +5,14 @@ Nothing in the checkout changes, apart from ignored folders.
 import difflib
 import json
 import os
+import re
 import shutil
 import sys
+from collections import Counter
 from contextlib import chdir
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
 from jobs import processor_seconds
 from tree import BIN, PACKAGES, PROJECTS, ROOT, Failed, copy_tree, run
@@ -94,11 +97,37 @@ def docs():
 
 
 def notebook(path, project, save=False):
-    "a notebook runs from top to bottom; `save` stores the outputs that it gives"
+    "a notebook runs from top to bottom, and says what its stored outputs say; `save` stores those that it gives"
+    from fastcore.nbio import write_nb
     from nbdev.test import test_nb
     os.chdir(project)
-    passed, _ = test_nb(path, skip_flags=["slow", "gpu"], basepath=project, save=save)
+    ran = []
+    with patch("nbdev.test.write_nb", lambda notebook, target: ran.append(notebook)):
+        passed, _ = test_nb(path, skip_flags=["slow", "gpu"], basepath=project, save=True)
     if not passed: raise Failed
+    if save: return write_nb(ran[0], path)
+    stored = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    found = [line for before, after in zip(stored, ran[0].cells) for line in stale(before, after)]
+    if found: raise Failed("\n".join([f"{path.name}: stored outputs are not those of this run; --save", *found]))
+
+
+def said(cell):
+    """The words that a cell prints or shows, and how often: numbers, places and addresses differ from machine to
+    machine, and what is said of them does not.
+    """
+    outputs = [output for output in cell.get("outputs", []) if output.get("name") != "stderr"]
+    shown = ["".join(output.get("text") or output.get("data", {}).get("text/plain", "")) for output in outputs]
+    plain = re.sub(r"(?: at)? 0x\w+|\S*/\S*|\btmp\w+", "", "\n".join(shown))
+    return Counter(re.findall(r"[^\W\d_]+|…", plain))
+
+
+def stale(before, after):
+    "What a code cell said, where a quarter of it or an answer of yes and no is not what it says now."
+    if before["cell_type"] != "code" or not before["outputs"]: return
+    old, new = said(before), said(after)
+    gone = old - new
+    if 4 * gone.total() > old.total() or {"True", "False"} & (gone.keys() | (new - old).keys()):
+        yield f"cell {before['id']} said {' '.join(gone)[:200]!r}, and says {' '.join(new - old)[:200]!r}"
 
 
 class Recorder:
