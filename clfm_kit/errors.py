@@ -13,6 +13,8 @@ from importlib import import_module
 class UserError(ValueError):
     "Something the user gave cannot work; the message says what, and the cure."
 
+    def _render_traceback_(self): return [f"{type(self).__name__}: {self}"]  # what a notebook shows of it
+
 class NotFitted(UserError, AttributeError):
     """Something was asked that only fitting can tell; to tools that look for attributes,
     it is one that is not there yet.

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Count', 'Dropout', 'Part', 'Format', 'Quantizer', 'Selector', 'Pooler', 'Head', 'Merger', 'TaskKind', 'PartOptions',
            'FormatOptions', 'QuantizerOptions', 'SelectorOptions', 'PoolerOptions', 'HeadOptions', 'TaskKindOptions',
-           'MergerOptions', 'name_and_params', 'expected', 'make']
+           'MergerOptions', 'name_and_params', 'expected', 'parameters', 'make']
 
 # %% ../nbs/01_core/03_parts.ipynb #afc2bc16
 import inspect
@@ -314,11 +314,14 @@ def expected(annotation, value) -> str:
     return "" if number and fits(value) else words + (" or null" if NoneType in kinds else "")
 
 # %% ../nbs/01_core/03_parts.ipynb #fc11ecf8
+def parameters(kind: str, spec):  # {name: inspect.Parameter}
+    "Parameters of the part that `spec` names. Raises `UserError` for an unknown name."
+    return inspect.signature(catalogue.find(kind, name_and_params(spec)[0]).load()).parameters
+
 def make(kind: str, spec):  # a fresh part
     "Build the part that `spec` names. Raises `UserError` for an unknown name, parameter or value."
     name, params = name_and_params(spec)
-    factory = catalogue.find(kind, name).load()
-    known = inspect.signature(factory).parameters
+    factory, known = catalogue.find(kind, name).load(), parameters(kind, spec)
     for param, value in params.items():
         check_known(f"parameter of {kind} {name!r}", param, known)
         if words := expected(known[param].annotation, value):

@@ -16,7 +16,8 @@ import torch
 from ..backbone.encoder import TextEncoder
 from .task import FittedTask
 from ..errors import unknown
-from ..display.html import AGAINST, FOR, join, markup, table
+from ..display.html import AGAINST, FOR, join, markup
+from ..display.tables import Result, Table
 
 # %% ../../nbs/08_classifier/03_explanation.ipynb #26005e5a8c
 MOST = 64
@@ -28,8 +29,8 @@ def pieces(text: str, most: int = MOST) -> list:  # [(start, end)]
     return [(spans[group[0]][0], spans[group[-1]][1]) for group in groups]
 
 # %% ../../nbs/08_classifier/03_explanation.ipynb #cb1e401d
-@dataclass
-class Explanation:
+@dataclass(repr=False)
+class Explanation(Result):
     "Why a text got a label: `words` [(start, end, weight)], and what the head itself says (`features`)."
     text: str
     label: Any
@@ -46,11 +47,17 @@ class Explanation:
         ranked = sorted(self.words, key=lambda word: -word[2])[:number]
         return [(self.text[start:end], round(weight, 3)) for start, end, weight in ranked]
 
+    def tables(self) -> list[Table]:
+        "The words with their weights, and the features where the head names some."
+        words = [[self.text[start:end], f"{weight:+.3f}"] for start, end, weight in self.words]
+        features = [[f["column"], f["index"], f"{f['contribution']:+.3f}"] for f in self.features]
+        found = [Table(f"{self.label}, {self.probability:.3f}", ["word", "weight"], words)]
+        return found + ([Table("features", ["column", "index", "contribution"], features)] if features else [])
+
     def _repr_html_(self):
         strongest = max((abs(weight) for _, _, weight in self.words), default=1) or 1
         words = join((_shade(self.text[start:end], weight, strongest) for start, end, weight in self.words), " ")
-        features = [[f["column"], f["index"], f"{f['contribution']:+.3f}"] for f in self.features]
-        said = table(["column", "index", "contribution"], features) if features else ""
+        said = join(table.to_html() for table in self.tables()[1:])
         return str(markup("<div><p><b>{}</b> {:.2f}</p><p>{}</p>{}</div>", self.label, self.probability, words, said))
 
 # %% ../../nbs/08_classifier/03_explanation.ipynb #2600925495

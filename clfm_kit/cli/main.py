@@ -7,6 +7,8 @@ __all__ = ['app', 'Commands', 'clfm', 'main']
 
 # %% ../../nbs/11_cli/07_main.ipynb #f4a883ed
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 from typer.core import TyperGroup
@@ -31,12 +33,17 @@ class Commands(TyperGroup):
         with formatter.section("Commands"):
             formatter.write_dl([(name, entry.about) for name, entry in catalogue.entries("command").items()])
 
-app = typer.Typer(
-    cls=Commands, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
-)
+app = typer.Typer(cls=Commands, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+def _version(asked: bool):
+    if not asked: return
+    print(f"clfm-kit {version('clfm-kit')}")
+    raise typer.Exit
 
 @app.callback()
-def clfm():
+def clfm(told: Annotated[
+    bool, typer.Option("--version", help="Say the version and end.", callback=_version, is_eager=True)
+] = False):
     "Make text classifiers out of small language models."
 
 def main(args=None):

@@ -47,6 +47,7 @@ class Result:
         return []
 
     def __str__(self): return "\n\n".join([*map(str, self.tables()), *filter(None, ["\n".join(self.remarks())])])
+    def __repr__(self): return str(self)
 
     def _repr_html_(self) -> str:
         "Plain HTML; reads without styles or scripts."

@@ -59,7 +59,7 @@ FIGURES = dict(
 LOWER_IS_BETTER = ("log_loss", "ece", "brier")
 
 # %% ../../nbs/04_evaluation/00_metrics.ipynb #fc876808
-@dataclass
+@dataclass(repr=False)
 class Report(Result):
     """An evaluation: `figures` by name (float or `Undefined`), `per_class` rows, (coverage, accuracy) `curve`,
     `notes`, 95 % `intervals` of figures.

@@ -92,7 +92,7 @@ def one_task(tasks: dict, name: str | None = None) -> str:
     given = "there are several tasks" if name is None else f"task {name!r} does not exist"
     raise UserError(f"{given}: {', '.join(tasks)}; say which one is meant, as in task={next(iter(tasks))!r} (--task)")
 
-@dataclass
+@dataclass(repr=False)
 class CrossValidation(Result):
     "Out-of-fold answers to all rows, their report, and the report of each fold."
     rows: Rows

@@ -48,7 +48,7 @@ def _common(base, name, changes):
     return index, axis, level, vectors
 
 # %% ../../nbs/09_study/08_interference.ipynb #7a798921
-@dataclass
+@dataclass(repr=False)
 class Interference(Result):
     """Overlap, sign conflicts and cosine of each pair of models, as dicts of `models`, `moved_by_both`,
     `sign_conflicts`, `cosine` and `rows_shared`.

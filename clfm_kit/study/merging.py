@@ -118,7 +118,7 @@ def name_tasks(clf, called: dict):
 COEFFICIENTS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 # %% ../../nbs/09_study/09_merging.ipynb #0c0317c2
-@dataclass
+@dataclass(repr=False)
 class Merged(Result):
     """A merged classifier, the coefficient and how it was found, each task before and after,
     and how the models interfere.

@@ -19,7 +19,7 @@ from clfm_kit.errors import UserError, unknown
 from .adapters import linear_maps, weight_of
 
 # %% ../nbs/03_merging.ipynb #9631e5cd
-@dataclass
+@dataclass(repr=False)
 class Drift(Result):
     "What merging changed on some rows."
     rows: int
