@@ -126,6 +126,9 @@ class TaskKind(Protocol):
     def read_label(self, record, task, where) -> tuple:
         "The label of a record, and how many repairs it took. Raises `UserError` naming `where`."
 
+    def cuts(self, given, tuned):
+        "The thresholds to decide by, from those given or tuned. Raises `UserError` where there are none."
+
     def strata(self, value) -> tuple:
         "What a row with this label is stratified by."
 

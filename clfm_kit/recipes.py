@@ -107,10 +107,12 @@ FIELDS = [entry.name for entry in fields(Recipe)]
 
 # %% ../nbs/01_core/05_recipes.ipynb #040104a88a
 class Loader(yaml.SafeLoader):
-    "Safe YAML in which 1e-3 is a number."
+    "Safe YAML in which 1e-3 is a number, and names are as they are written: `NO` is no truth value."
 
     def construct_mapping(loader, node, deep=False):
         "A mapping in which no name stands twice; YAML itself would keep the last."
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and not key.tag.endswith(":merge"): key.tag = "tag:yaml.org,2002:str"
         names = [(key.tag, key.value) for key, _ in node.value]
         for number, (key, _) in enumerate(node.value):
             if names[number] in names[:number]:
@@ -118,6 +120,13 @@ class Loader(yaml.SafeLoader):
                     problem=f"{key.value!r} stands twice", problem_mark=key.start_mark
                 )
         return yaml.SafeLoader.construct_mapping(loader, node, deep)
+
+    def construct_sequence(loader, node, deep=False):
+        "A list, such as one of labels, in which only `true` and `false` are truth values."
+        for item in node.value:
+            if item.tag == "tag:yaml.org,2002:bool" and item.value.casefold() not in ("true", "false"):
+                item.tag = "tag:yaml.org,2002:str"
+        return yaml.SafeLoader.construct_sequence(loader, node, deep)
 
 Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")

@@ -58,6 +58,10 @@ class Training:
     def of(cls, given: Mapping[str, Any]) -> "Training":
         "Settings from a mapping. Raises `UserError` for unknown names and values that cannot work."
         self = settings_of(cls, given, "training setting")
+        if self.label_smoothing >= 1:
+            raise UserError(f"training.label_smoothing is {self.label_smoothing}; a share from 0 to below 1 expected")
+        if self.warmup > 1:
+            raise UserError(f"training.warmup is {self.warmup}; a share of the steps from 0 to 1 expected")
         check_known("training.head_start", self.head_start, ("probe", "random"))
         check_known("training.gradient_checkpointing", self.gradient_checkpointing, ("none", "blocks"))
         return self

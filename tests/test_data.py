@@ -120,7 +120,7 @@ FILES = {
     "empty.csv": (b"", "empty.csv has no rows"),
     "header.csv": (b"text,label\n", "header.csv has no rows"),
     "latin.csv": ("text,label\na,x\né,y\n".encode("latin1"), "latin.csv line 3: byte 0xe9 is not UTF-8"),
-    "wide.csv": ("text,label\na,x\n".encode("utf-16"), "wide.csv line 1"),
+    "wide.csv": ("text,label\na,x\n".encode("utf-16")[:-1], "wide.csv line 2: byte 0x0a is not utf-16"),
     "label.csv": (b"text,label\na,\n", "label.csv line 2: field 'label' is ''"),
     "missing.jsonl": (b'{"text": "a"}\n{"txt": "b"}\n', "missing.jsonl line 2: field 'text' is None"),
     "nan.jsonl": (b'{"text": "a", "label": NaN}\n', "nan.jsonl line 1: field 'label' is nan"),

@@ -227,13 +227,13 @@ def test_the_commands_work_on_a_folder_of_ones_own(tiny, few, tmp_path):
 
 
 def test_a_fit_is_kept_when_its_test_rows_cannot_be_measured(tiny, few, tmp_path):
-    strange = Rows([*few["test"].texts, "can you gift wrap it"], [*few["test"].labels, "gift_wrap"])
+    strange = Rows(["can you gift wrap it", "in red paper please"], ["gift_wrap", "gift_wrap"])
     data = written(
         tmp_path / "mine", **{part: (rows.texts, rows.labels) for part, rows in (few | {"test": strange}).items()}
     )
     refused(
         clfm("fit", "--recipe", "probe", "--model", tiny, "--data", data, "--out", tmp_path / "model"),
-        "cannot be measured: row 54: label 'gift_wrap' was not seen",
+        "cannot be measured: row 0: label 'gift_wrap' was not seen",
     )
     assert Classifier.from_pretrained(tmp_path / "model").predict(["where is my parcel"]).shape == (1,)
     refused(

@@ -60,8 +60,13 @@ def test_a_class_with_one_row_is_kept(tiny):
 
 
 def test_unseen_labels_are_named(fitted):
-    with pytest.raises(UserError, match="row 1: label 'weather' was not seen in training"):
-        Classifier.from_pretrained(fitted).evaluate(["where is it", "will it rain"], ["track_order", "weather"])
+    clf = Classifier.from_pretrained(fitted)
+    report = clf.evaluate(["where is it", "will it rain"], ["track_order", "weather"])
+    said = "1 row of data (1) has labels that training never showed ('weather')"
+    assert report.rows == 1 and said in " ".join(report.notes)
+    assert report.figures["accuracy_with_unseen"] == report.figures["accuracy"] / 2
+    with pytest.raises(UserError, match="row 0: label 'weather' was not seen in training"):
+        clf.evaluate(["will it rain"], ["weather"])
 
 
 def test_missing_value_in_a_frame_names_row_and_field(tiny):
@@ -79,7 +84,9 @@ def test_missing_value_in_a_frame_names_row_and_field(tiny):
     (b"text,label\n", ("no rows",)),
     (b"text\nhello\nbye\n", ("rows.csv", "has no labels")),
     (b"text,text,label\na,b,x\nc,d,y\n", ("rows.csv line 1", "names a column twice")),
-    ("text,label\na,x\nb,y\n".encode("utf-16"), ("line 1", "iconv -f utf-16")),
+    (b"text,label\na,x\n\x81,y\n", ("line 3", "iconv -f latin1", "--encoding latin1")),
+    (b"text,category\na,x\nb,y\n", ("rows.csv", "its columns are text, category", "--label-column")),
+    (b"text,label\na,\nb,\n", ("rows.csv line 2", "field 'label' is ''")),
 ])
 def test_bad_files_at_the_command_line(content, parts, tiny, tmp_path):
     file = tmp_path / "rows.csv"

@@ -8,8 +8,9 @@ __all__ = ['TextLabels', 'SingleLabel', 'MultiLabel']
 # %% ../../nbs/06_builtin/02_labels.ipynb #b089c6ef
 import numpy as np
 
+from ..data.fields import match, short
 from ..data.schemas import Schema, columns_of
-from ..errors import UserError
+from ..errors import UserError, unknown
 from ..evaluation.calibration import tune_thresholds
 from ..evaluation.metrics import ratio
 from ..evaluation.significance import f1_counts, judge
@@ -46,7 +47,7 @@ class TextLabels(Schema):
         """One answer as JSON: its label, several, or None where the text was left unanswered,
         and every label's probability.
         """
-        plain = answer if isinstance(answer, list) or answer is None else str(answer)
+        plain = answer.item() if isinstance(answer, np.generic) else answer
         return dict(label=plain, probabilities=dict(zip(map(str, self.labels), map(float, probabilities.round(6)))))
 
     def words(self, answer) -> str:
@@ -148,7 +149,26 @@ class MultiLabel(TextLabels):
     def learn(self, values):
         super().learn(values)
         if not self.labels: raise UserError("no row has a label")
+        if set(self.labels) == {0, 1} and all(len(value) == 2 for value in values):
+            raise UserError(
+                "every row has both 0 and 1, so they mark columns and name nothing; "
+                "list the names of the labels a row has"
+            )
         return self
+
+    def cuts(self, given, tuned):
+        """One threshold for all labels, one for each, or {label: threshold}; labels that are not named keep
+        the `tuned` one. Raises `UserError` for a label that is not known and a number that is no probability.
+        """
+        if not isinstance(given, dict): return tuned if given is None else given
+        found = [0.5] * len(self) if tuned is None else list(tuned)
+        for label, cut in given.items():
+            known = match(label, self.labels)
+            if known is None: raise unknown("label in thresholds", label, self.labels)
+            if isinstance(cut, bool) or not isinstance(cut, (int, float, np.number)) or not 0 <= cut <= 1:
+                raise UserError(f"the threshold of {label!r} is {short(cut)}; a probability from 0 to 1 expected")
+            found[self.labels.index(known)] = float(cut)
+        return found
 
     def targets(self, values) -> np.ndarray:
         "Zeros and ones float32 [N, C]. Raises `UserError` naming a row with an unknown label."

@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.metrics import cohen_kappa_score
 
 from .labels import SingleLabel
+from ..data.fields import match
 from ..errors import UserError
 from ..evaluation.metrics import Undefined
 
@@ -40,11 +41,12 @@ class Ordinal(SingleLabel):
                 f"labels such as {self.labels[0]!r} have no order of their own; "
                 f"give it from low to high, as in task.order=[low, high]"
             )
-        if missing := [label for label in self.labels if self.order and label not in self.order]:
+        order = [match(label, self.labels) for label in self.order] if self.order else self.labels
+        if missing := [label for label in self.labels if label not in order]:
             raise UserError(
                 f"label {missing[0]!r} is not in the order {self.order}; name every label, from low to high"
             )
-        self.labels = tuple(label for label in self.order or self.labels if label in self.labels)
+        self.labels = tuple(dict.fromkeys(label for label in order if label is not None))
         return self
 
     def cumulative(self, probabilities) -> np.ndarray:

@@ -46,6 +46,7 @@ OFFERED = {
     "format": {
         "plain": ("clfm_kit.builtin.formats:Plain", "the text as it is, cut to the model's limit"),
         "windows": ("clfm_kit.builtin.formats:Windows", "overlapping windows over long texts, states averaged"),
+        "html": ("clfm_kit.builtin.formats:Html", "what a browser shows of a text of HTML, cut to the model's limit"),
         "pair": (
             "clfm_kit.builtin.pair:PairFormat",
             "two texts as the model's own pair of sequences; for tasks of kind pair",

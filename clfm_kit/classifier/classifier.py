@@ -159,7 +159,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
         started = time.perf_counter()
         self.prepare()
         train, other, schemas = rows_to_fit(data, self.specs_, labels, validation, self.recipe_.seed)
-        unseen = {name: set_aside(other, name, schema) for name, schema in schemas.items() if self.named}
+        unseen = {name: set_aside(other, name, schema) for name, schema in schemas.items()}
         for name, schema in schemas.items(): check_reject(self.specs_[name].reject, schema)
         check_training(self.recipe_, self.parts_)
         for name in ("encoder_", "tasks_", "delta_"): vars(self).pop(name, None)
@@ -199,6 +199,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
                 for name in tasks
             }
             self.facts_ |= dict(tasks=counts, unread_words=examples[0].encoded.unread if self._words() else 0)
+        elif unseen[UNNAMED]: self.facts_["unseen_in_validation"] = unseen[UNNAMED]
         if delta is not None: self.facts_["training"] = training
         emit(self, "end", facts=self.facts_)
         return self

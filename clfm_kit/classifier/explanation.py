@@ -15,6 +15,7 @@ import torch
 
 from ..backbone.encoder import TextEncoder
 from .task import FittedTask
+from ..data.fields import match
 from ..errors import unknown
 from ..display.html import AGAINST, FOR, join, markup
 from ..display.tables import Result, Table
@@ -79,8 +80,9 @@ def explain(task: FittedTask, encoder: TextEncoder, text: str, label=None, featu
     read = encoder.features([text] + [text[:start] + text[end:] for start, end in spans], task.columns)
     probabilities, labels = task.calibration.probabilities(task.logits(read), task.schema), list(task.schema.labels)
     if label is not None and label not in labels:  # a number or truth value, as a command line says it
-        label = next((known for known in labels if str(known) == str(label)), label)
-        if label not in labels: raise unknown("label", label, labels)
+        known = match(label, labels)
+        if known is None: raise unknown("label", label, labels)
+        label = known
     column = labels.index(label) if label is not None else int(probabilities[0].argmax())
     fall = np.log(probabilities[0, column] + 1e-12) - np.log(probabilities[1:, column] + 1e-12)
     words = [(start, end, float(weight)) for (start, end), weight in zip(spans, fall)]

@@ -17,7 +17,7 @@ from .reject import RejectOption, fit_reject, reject_tensors, rejection_figures
 from ..data.class_weights import learn_class_weights, row_weights
 from ..data.rows import UNNAMED
 from ..data.schemas import Schema, schema_from
-from ..data.tasks import Task, split_known
+from ..data.tasks import Task, split_known, unseen_words
 from ..evaluation.calibration import Calibration, calibrate
 from ..evaluation.metrics import Report, joint_exact_match
 from ..evaluation.significance import add_intervals
@@ -120,7 +120,7 @@ class FittedTask:
         confidence = self.confidence(logits, features)
         probabilities = self.by_text(self.calibration.probabilities(logits, self.schema), texts)
         rejected = None if confidence is None else self.reject.rejection.rejected(confidence)
-        cut = self.calibration.thresholds if thresholds is None else thresholds
+        cut = self.schema.cuts(thresholds, self.calibration.thresholds)
         return Answers(self, self.schema.answers(probabilities, cut, rejected, texts), probabilities, confidence)
 
     def report(
@@ -130,9 +130,8 @@ class FittedTask:
 
         Raises `UserError` as the schema does.
         """
-        numbers, unseen = (
-            (rows.known(self.name), []) if self.name == UNNAMED else split_known(rows, self.name, self.schema)
-        )
+        numbers, unseen = split_known(rows, self.name, self.schema)
+        if unseen and not numbers: self.schema.targets([rows.by_task[self.name][row] for row in unseen])  # which raises
         probabilities = self.by_text(self.calibration.probabilities(logits, self.schema), texts)
         values = [rows.by_task[self.name][row] for row in numbers]
         if self.schema.unit == "word": some, chosen = texts.some(numbers), [probabilities[row] for row in numbers]
@@ -145,7 +144,7 @@ class FittedTask:
         found = dict(zip(numbers, right.tolist())) | dict.fromkeys(unseen, False)
         if unseen:
             report.notes.append(
-                f"{len(unseen)} rows have labels that training never showed; they cannot be right, and only "
+                f"{unseen_words(rows, self.name, self.schema, unseen)}; they cannot be right, and only "
                 "accuracy_with_unseen counts them"
             )
             report.figures["accuracy_with_unseen"] = float(np.mean(list(found.values())))

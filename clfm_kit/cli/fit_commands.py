@@ -8,13 +8,15 @@ __all__ = ['Score', 'fit', 'predict', 'evaluate']
 # %% ../../nbs/11_cli/03_fit_commands.ipynb #de088cc8
 import sys
 from itertools import chain
+from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
 import clfm_kit
 from clfm_kit.cli.options import (
-    Data, Json, Label, Model, Saved, Settings, Strangers, Text, finish, progress, show, show_report,
+    Data, Encoding, Json, Label, Model, Saved, Separator, Settings, Strangers, Text, finish, progress, show,
+    show_report,
 )
 from ..display.highlights import Highlighted
 from ..display.tables import Table
@@ -40,7 +42,7 @@ def fit(
     checkpoints: Annotated[
         Optional[str], typer.Option("--checkpoints", help="A folder from which a killed training run goes on.")
     ] = None,
-    text_column: Text = "text", label_column: Label = None,
+    text_column: Text = None, label_column: Label = None, separator: Separator = None, encoding: Encoding = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check recipe, model and data, show the report, fit nothing.")
     ] = False,
@@ -49,8 +51,10 @@ def fit(
     "Fit a classifier and save it, with its card, to a folder."
     from clfm_kit.backbone.sizes import sizes_for
     from clfm_kit.classifier.artifacts import check_folder
+    from clfm_kit.classifier.reject import check_reject
+    from clfm_kit.data.files import Files
     from clfm_kit.data.report import data_report
-    from clfm_kit.data.tasks import load_rows, task_splits
+    from clfm_kit.data.tasks import load_rows, rows_to_fit, task_splits
     if out_of_scope is not None: clfm_kit.load_data(out_of_scope)  # now, rather than after the fit
     if out is None and not dry_run:
         raise UserError("say where the model goes with --out DIR, or check only with --dry-run")
@@ -65,7 +69,9 @@ def fit(
     clf.prepare()
     check_training(checked, clf.parts_)
     if dry_run: sizes_for(clf.parts_, model)
-    splits = load_rows(data, clf.specs_, text=text_column, label=label_column)
+    splits = load_rows(Files(data, separator, encoding), clf.specs_, text=text_column, label=label_column)
+    schemas = rows_to_fit(splits, clf.specs_, seed=checked.seed)[2]  # a dry run refuses what a fit does
+    for name, schema in schemas.items(): check_reject(clf.specs_[name].reject, schema)
     reports = {
         name: data_report(task_splits(splits, task) if clf.named else splits) for name, task in clf.specs_.items()
     }
@@ -120,15 +126,22 @@ def predict(
     threshold: Annotated[Optional[float], typer.Option(
         "--threshold", help="For several labels a text: one threshold for all, in place of the tuned ones."
     )] = None,
-    text_column: Text = "text", as_json: Json = False,
+    out: Annotated[Optional[str], typer.Option(
+        "--out", help="With --data, a file for its rows with the answers beside them: .csv, .tsv, .jsonl or .parquet."
+    )] = None,
+    text_column: Text = None, separator: Separator = None, encoding: Encoding = None, as_json: Json = False,
 ):
-    "Predict labels with probabilities."
+    "Predict labels with probabilities, of texts or of the rows of a file. Labels that the rows have are not looked at."
+    from clfm_kit.data.files import Files
     from clfm_kit.data.tasks import load_texts
     if not texts and not data: raise UserError('give texts or --data, as in: clfm predict my-model "a text"')
+    if out is not None: _check_out(out, texts, data)
     clf = clfm_kit.Classifier.from_pretrained(folder)
-    given = list(texts or []) or load_texts(data, clf.specs_, text_column)
+    given, rows = list(texts or []), []
+    if not given: given, rows = load_texts(Files(data, separator, encoding), clf.specs_, text_column)
     thresholds = _thresholds(threshold, clf)
     with progress(): found = clf.answers(given, thresholds)
+    if out is not None: return _write(out, rows, found, clf.named, as_json)
     facts = [map(each.task.schema.facts, each.labels, each.probabilities) for each in found.values()]
     # tags are a list of spans, and have no name of their own where the task has none
     names = found if clf.named else ["spans"]
@@ -157,6 +170,35 @@ def _answers_table(clf, texts, found) -> Table:
     rows = [cells(row, str(text)) for row, text in enumerate(texts)]
     return Table("answers" if clf.named else "predictions", head, rows)
 
+# %% ../../nbs/11_cli/03_fit_commands.ipynb #a240eb64
+def _check_out(out, texts, data):
+    "Raise `UserError` for a file of answers that cannot be, before anything is loaded."
+    from clfm_kit.data.files import ending
+    if texts: raise UserError("--out writes the rows of --data with their answers; leave the texts out")
+    ending(out)
+    if Path(out).resolve() == Path(data).resolve(): raise UserError(f"--out {out} is the data; name another file")
+    if not Path(out).resolve().parent.is_dir(): raise UserError(f"--out {out}: there is no folder {Path(out).parent}")
+
+def _write(out, rows, found, named, as_json):
+    "Write rows with their answers, whole or not at all."
+    from clfm_kit.classifier.artifacts import fresh_file
+    from clfm_kit.data.files import ending, write_records
+    taken, added = {column for row in rows for column in row}, {}
+    for name, answers in found.items():
+        titles = [name, f"{name}_probability", f"{name}_rejected"] if named else ["label", "probability", "rejected"]
+        while taken & {*titles}: titles = [f"predicted_{title}" for title in titles]
+        facts = answers.task.schema.facts
+        for row, record in enumerate(rows):
+            label = facts(answers.labels[row], answers.probabilities[row])
+            label = label["label"] if isinstance(label, dict) else label
+            chance = _chance(answers, row) if len(answers.probabilities[row]) else None
+            rows[row] = record = record | dict(zip(titles, (label, chance, label is None)))
+        added[name] = titles
+    with fresh_file(out) as file: write_records(rows, file, ending(out))
+    columns = [title for titles in added.values() for title in titles]
+    said = f"{len(rows)} rows, with {', '.join(columns)} → {out}"
+    show(dict(out=out, rows=len(rows), columns=columns), as_json, said)
+
 # %% ../../nbs/11_cli/03_fit_commands.ipynb #a2c2a0d8
 def _thresholds(given, clf):
     "The same threshold for every label, or None to keep the tuned ones."
@@ -173,14 +215,16 @@ def _thresholds(given, clf):
 
 # %% ../../nbs/11_cli/03_fit_commands.ipynb #d0922c4e
 def evaluate(
-    folder: Saved, data: Data, out_of_scope: Strangers = None, text_column: Text = "text", label_column: Label = None,
-    as_json: Json = False,
+    folder: Saved, data: Data, out_of_scope: Strangers = None, text_column: Text = None, label_column: Label = None,
+    separator: Separator = None, encoding: Encoding = None, as_json: Json = False,
 ):
     "Measure a saved model on labelled rows, and with --out-of-scope its reject option."
+    from clfm_kit.data.files import Files
     from clfm_kit.data.tasks import load_rows
     clf = clfm_kit.Classifier.from_pretrained(folder)
     if clf.named and label_column:
         raise UserError("this model has several tasks, which say their label columns; leave --label-column out")
+    data = Files(data, separator, encoding)
     rows = load_rows(data, clf.specs_, text=text_column, label=label_column).measured
     with progress(): report = clf.evaluate(rows, out_of_scope=out_of_scope)
     show_report(report, f"{folder} on {rows.source}", as_json)

@@ -11,7 +11,9 @@ from typing import Annotated, Optional
 import typer
 
 import clfm_kit
-from .options import Data, Json, Label, Model, Saved, Settings, TaskName, Text, progress, show
+from clfm_kit.cli.options import (
+    Data, Encoding, Json, Label, Model, Saved, Separator, Settings, TaskName, Text, progress, show,
+)
 from ..display.tables import Table
 from ..errors import UserError
 from ..recipes import Recipe
@@ -67,13 +69,14 @@ def export(
     tolerance: Annotated[
         Optional[float], typer.Option("--tolerance", help="The share of texts whose label may change.")
     ] = None,
-    text_column: Text = "text", as_json: Json = False,
+    text_column: Text = None, separator: Separator = None, encoding: Encoding = None, as_json: Json = False,
 ):
     "Write a saved model as ONNX, with its tokenizer and labels, checked against the original."
     from clfm_kit.classifier.artifacts import check_folder
     from clfm_kit.classifier.export import export as write
+    from clfm_kit.data.files import Files
     check_folder(out)  # before any work, here and below
-    texts = clfm_kit.load_data(data, text=text_column).measured.texts if data else None
+    texts = clfm_kit.load_data(Files(data, separator, encoding), text_column).measured.texts if data else None
     found = write(clfm_kit.Classifier.from_pretrained(folder), out, form, texts, tolerance)
     show(
         dict(folder=out, **found), as_json,
@@ -88,13 +91,16 @@ def merge(
     method: Annotated[
         str, typer.Option("--method", help="A merger: task-arithmetic, ties, dare, breadcrumbs or regmean.")
     ] = "task-arithmetic",
-    settings: Settings = None, text_column: Text = "text", as_json: Json = False,
+    settings: Settings = None, text_column: Text = None, separator: Separator = None, encoding: Encoding = None,
+    as_json: Json = False,
 ):
     "Merge saved models into one, and show every task before and after."
     from clfm_kit.classifier.artifacts import check_folder
+    from clfm_kit.data.files import Files
     from clfm_kit.study.merging import merge_models
     check_folder(out, [model.partition("=")[2] or model for model in models])
     chosen = Recipe(merger=method).with_params([f"merger.{setting}" for setting in settings or []]).merger
+    data = [Files(each, separator, encoding) for each in data]
     with progress(): found = merge_models(models, chosen, data, text=text_column)
     folder = found.classifier.save_pretrained(out)
     show(dict(model=str(folder), **found.to_dict()), as_json, found)
@@ -106,17 +112,18 @@ def distil(
     recipe: Annotated[
         str, typer.Option("--recipe", help="The student's recipe: a name or a YAML file.")
     ] = "finetune",
-    model: Model = "minilm", settings: Settings = None, text_column: Text = "text", label_column: Label = None,
-    as_json: Json = False,
+    model: Model = "minilm", settings: Settings = None, text_column: Text = None, label_column: Label = None,
+    separator: Separator = None, encoding: Encoding = None, as_json: Json = False,
 ):
     """Teach a smaller model what a saved one says of each text, and tell the share of macro-F1 kept and the gain in
     speed.
     """
     from clfm_kit.classifier.artifacts import check_folder
+    from clfm_kit.data.files import Files
     from clfm_kit.study.distilling import distil as run, kept, open_teacher, teaching_rows
     check_folder(out, [teacher])
     master = open_teacher(teacher)
-    splits = teaching_rows(data, master.specs_, text_column, label_column)
+    splits = teaching_rows(Files(data, separator, encoding), master.specs_, text_column, label_column)
     with progress(): student = run(master, splits, None, recipe, model, settings or [])
     rows = splits.measured
     found = kept(master, student, rows) if all(map(rows.by_task.get, master.tasks_)) else {}

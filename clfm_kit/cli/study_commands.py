@@ -10,7 +10,10 @@ from typing import Annotated, Optional
 
 import typer
 
-from .options import Data, Json, Label, Model, Settings, TaskName, Text, progress, show
+from clfm_kit.cli.options import (
+    Data, Encoding, Json, Label, Model, Separator, Settings, TaskName, Text, progress, show,
+)
+from ..data.files import Files
 from ..errors import UserError, imported
 from ..recipes import Recipe
 
@@ -23,7 +26,8 @@ def compare(
     plot: Annotated[
         Optional[str], typer.Option("--plot", help="A picture of quality against cost, such as compare.png.")
     ] = None,
-    task: TaskName = None, text_column: Text = "text", label_column: Label = None, as_json: Json = False,
+    task: TaskName = None, text_column: Text = None, label_column: Label = None, separator: Separator = None,
+    encoding: Encoding = None, as_json: Json = False,
 ):
     "Hold recipes and saved models against each other and the TF-IDF baseline, on the same rows."
     from clfm_kit.study.comparison import compare as run, entry_tasks
@@ -32,10 +36,8 @@ def compare(
         tasks = entry_tasks(entries[0])
         if len(tasks) > 1 and task not in tasks:
             raise UserError(f"a plot shows one of the tasks {', '.join(tasks)}; say which with --task")
-    with progress():
-        found = run(
-            entries, _rows(entries[0], data, text_column, label_column), model=model, seeds=range(seeds), seen=seen
-        )
+    rows = _rows(entries[0], Files(data, separator, encoding), text_column, label_column)
+    with progress(): found = run(entries, rows, model=model, seeds=range(seeds), seen=seen)
     show(found.to_dict(), as_json, found)
     if plot:
         try: found.plot(task=task).figure.savefig(plot, dpi=150)
@@ -62,13 +64,14 @@ def tune(
         "--metric", help="What is best: log_loss, accuracy, macro_f1, …; of several tasks task.figure."
     )] = None,
     out: Annotated[Optional[str], typer.Option("--out", help="A YAML file for the best recipe.")] = None,
-    text_column: Text = "text", label_column: Label = None, as_json: Json = False,
+    text_column: Text = None, label_column: Label = None, separator: Separator = None, encoding: Encoding = None,
+    as_json: Json = False,
 ):
     "Search recipe settings by cross-validation; the base model reads each text once."
     from clfm_kit.classifier.artifacts import fresh_file
     from clfm_kit.study.tuning import tune as run
     base = Recipe.of(recipe).with_params(settings or [])
-    splits = _rows(base, data, text_column, label_column)
+    splits = _rows(base, Files(data, separator, encoding), text_column, label_column)
     with progress(): found = run(base, splits, search, model, trials, folds, metric)
     found.best  # a search in which nothing worked is told as such
     if out:
@@ -84,12 +87,14 @@ def errors(
         int, typer.Option("--folds", help="Folds that look for wrong labels among the training rows; 0 for none.")
     ] = 5,
     most: Annotated[int, typer.Option("--most", help="How many rows of each kind.")] = 50, task: TaskName = None,
-    text_column: Text = "text", label_column: Label = None, as_json: Json = False,
+    text_column: Text = None, label_column: Label = None, separator: Separator = None, encoding: Encoding = None,
+    as_json: Json = False,
 ):
     "Show the surest mistakes, the labels that are confused, and labels to check."
     from clfm_kit.study.error_analysis import analyse_errors
     with progress():
-        found = analyse_errors(entry, _rows(entry, data, text_column, label_column), model, folds, most, task)
+        rows = _rows(entry, Files(data, separator, encoding), text_column, label_column)
+        found = analyse_errors(entry, rows, model, folds, most, task)
     if out: found.save_html(out)
     show(found.to_dict(), as_json, found)
 

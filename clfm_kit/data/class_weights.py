@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import UserError, check_known, unknown
+from .fields import match
 from .schemas import Schema
 
 # %% ../../nbs/03_data/06_class_weights.ipynb #e72ddb78
@@ -34,14 +35,14 @@ def named_weights(given: dict, schema: Schema) -> np.ndarray:  # float32 [C]
 
     Raises `UserError` for unknown labels and weights that are not above 0.
     """
-    # files and the command line know labels only as text
-    column = {str(label): c for c, label in enumerate(schema.labels)}
+    column = {label: c for c, label in enumerate(schema.labels)}
     weights = np.ones(len(schema), dtype=np.float32)
     for label, weight in given.items():
-        if str(label) not in column: raise unknown("label in class_weight", label, column)
+        known = match(label, schema.labels)
+        if known is None: raise unknown("label in class_weight", label, schema.labels)
         if isinstance(weight, bool) or not isinstance(weight, (int, float, np.number)) or not 0 < weight < np.inf:
             raise UserError(f"class_weight gives label {label!r} the weight {weight!r}; a number above 0 expected")
-        weights[column[str(label)]] = weight
+        weights[column[known]] = weight
     return weights
 
 # %% ../../nbs/03_data/06_class_weights.ipynb #9cfae06c

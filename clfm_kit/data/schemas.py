@@ -9,7 +9,7 @@ __all__ = ['Schema', 'distinct', 'kind_of', 'learn_schema', 'schema_from', 'colu
 from collections.abc import Iterable
 from typing import Any
 
-from .fields import read_label, read_text
+from .fields import match, read_label, read_text, short
 from ..errors import UserError
 from ..parts import Part, make
 
@@ -70,6 +70,15 @@ class Schema(Part):
         "The label of a record in the column that `task` names. Raises `UserError` naming `where`."
         return read_label(record[task.label], task.label, where), 0
 
+    def cuts(self, given, tuned):
+        """The thresholds to decide by: those given, or the `tuned` ones.
+
+        Raises `UserError` for a kind of task that decides without."""
+        if given is None: return tuned
+        raise UserError(
+            f"thresholds are {short(given)}; they are for several labels a text, and this task has {self.expects}"
+        )
+
     def strata(self, value) -> tuple:
         "What a row with this label is stratified by; (None,) for nothing."
         return (tuple(value) or (None,)) if isinstance(value, list) else (value,)
@@ -108,12 +117,15 @@ def schema_from(given: dict[str, Any]) -> Schema:
 
 # %% ../../nbs/03_data/01_schemas.ipynb #fb349ddb
 def columns_of(schema: Schema, names, row: int) -> list:
-    "Column numbers of label names. Raises `UserError` naming `row` for a label that training never showed."
+    """Column numbers of label names, which may be numbers where a file has them as text, see `match`.
+
+    Raises `UserError` naming `row` for a label that training never showed."""
     column = {name: c for c, name in enumerate(schema.labels)}
-    for name in names:
-        if name not in column:
-            raise UserError(f"row {row}: label {name!r} was not seen in training; known: {few(schema.labels)}")
-    return [column[name] for name in names]
+    known = {name: name if name in column else match(name, schema.labels) for name in names}
+    for name, found in known.items():
+        if found is None:
+            raise UserError(f"row {row}: label {short(name)} was not seen in training; known: {few(schema.labels)}")
+    return [column[known[name]] for name in names]
 
 def few(names, most: int = 8) -> str:
     "Some of many names, for a sentence."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Task', 'read_tasks', 'task_rows', 'load_tasks', 'task_sources', 'united', 'load_rows', 'load_texts', 'task_schema',
-           'split_known', 'set_aside', 'task_splits', 'rows_to_fit', 'check_rows']
+           'split_known', 'unseen_words', 'set_aside', 'task_splits', 'rows_to_fit', 'check_rows']
 
 # %% ../../nbs/03_data/05_tasks.ipynb #d178ff9b
 import re
@@ -15,9 +15,12 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from .fields import as_texts, check_texts, is_missing, plain_labels
-from .rows import SPLITS, TAG_COLUMNS, UNNAMED, Rows, Splits, load_data, records, split_off, tables_of
-from .schemas import Schema, learn_schema
+from .fields import FLAGS, as_labels, as_texts, check_texts, is_missing, joined, match, plain_labels
+from .files import Files
+from clfm_kit.data.rows import (
+    SPLITS, TAG_COLUMNS, UNNAMED, Rows, Splits, check_text_column, load_data, records, split_off, tables_of, with_flags,
+)
+from .schemas import Schema, few, learn_schema
 from .words import find_words, split_words
 from ..errors import UserError, check_known, unknown
 from ..parts import make
@@ -92,10 +95,11 @@ def _task(name, value) -> Task:
 def task_rows(source, tasks: dict, text: str = "text", group: str = "data") -> Rows:
     "One table with the columns of all tasks. Raises `UserError` naming file, line or row, and field."
     if isinstance(source, Rows): return _of_rows(source, tasks, group)
+    text = joined(text)
     name, found = records(source, text)
     parts, read, seen = {task: spec.part() for task, spec in tasks.items()}, [], set()
     for where, record in found:
-        seen.update(record)
+        seen.update(record, *({task.label} for task in tasks.values() if {*task.label.split("+")} <= record.keys()))
         read.append(_row(record, tasks, parts, text, where))
     if not read: raise UserError(f"{name} has no rows")
     for task in tasks.values():
@@ -138,6 +142,7 @@ def _of_rows(source, tasks, group) -> Rows:
 # %% ../../nbs/03_data/05_tasks.ipynb #0c45c332
 def _row(record, tasks, parts, text, where) -> tuple:  # (text, places of words, {task: (label, repairs)})
     "One record, read by the kinds of its tasks."
+    for task in tasks.values(): record = with_flags(record, task.label, where)
     words = _words(record, tasks, where)
     own = next((part for part in parts.values() if type(part).read_text is not Schema.read_text), None)
     if own is not None: found = own.read_text(record, text, where)
@@ -172,7 +177,7 @@ def _label(record, task, part, where) -> tuple:  # (label or None, number of rep
     return part.read_label(record, task, where)
 
 # %% ../../nbs/03_data/05_tasks.ipynb #f48e8f3e
-def load_tasks(source, tasks: dict, text: str = "text") -> Splits:
+def load_tasks(source, tasks: dict, text: Any = "text") -> Splits:
     "Training, validation and test rows. Raises `UserError` naming file, line or row, and field."
     sources, parts = task_sources(source, tasks), {}
     for number, (given, names) in enumerate(sources):
@@ -188,7 +193,7 @@ def task_sources(source, tasks) -> list:  # [(data set, names of its tasks)]
 
     `source` names data sets as {task: data set} or 'task=name,task=name'."""
     if isinstance(source, str) and source.partition("=")[0] in tasks:
-        pairs = [pair.split("=", 1) for pair in source.split(",")]
+        pairs = [[Files.like(word, source) for word in pair.split("=", 1)] for pair in source.split(",")]
         for pair in pairs:
             if len(pair) != 2:
                 raise UserError(
@@ -217,28 +222,33 @@ def united(tables: list, tasks) -> Rows:
     )
 
 # %% ../../nbs/03_data/05_tasks.ipynb #3b27d01b
-def load_rows(data, tasks: dict, labels=None, text: str = "text", label: str | None = None) -> Splits:
+def load_rows(data, tasks: dict, labels=None, text: Any = "text", label: str | None = None) -> Splits:
     """What `Classifier.fit` and `evaluate` take, as splits of rows with the labels of `tasks` {name: Task}.
 
     `label` is the column of the only task, where that has no name. Raises `UserError`."""
     if not isinstance(labels, (Iterable, NoneType)):
         raise UserError(f"labels are given as {type(labels).__name__}; a list with a label for each text expected")
+    if labels is not None and not isinstance(labels, dict): labels = as_labels(labels)
     named = tasks.keys() - {UNNAMED} or next(iter(tasks.values())).kind
     if named and label: tasks = {name: replace(task, label=label) for name, task in tasks.items()}
     if named: return load_tasks(data if labels is None else _records(data, labels, tasks), tasks, text)
-    splits = load_data(Rows(as_texts(data), list(labels)) if labels is not None else data, text, label)
+    splits = load_data(Rows(as_texts(data), labels) if labels is not None else data, text, label)
     return Splits(**{part: _plain(rows) for part, rows in splits.items()}, name=splits.name)
 
-def load_texts(source, tasks: dict, text: str = "text") -> list:
-    """Texts of a data set as the kinds of `tasks` read them, of its test rows where there are several parts.
-
-    They need no labels. Raises `UserError` as reading does."""
-    parts = [task.part() for task in tasks.values()]
-    own = next((part for part in parts if type(part).read_text is not Schema.read_text), None)
-    if own is None: return load_data(source, text).measured.texts
-    tables = tables_of(source)
+def load_texts(source, tasks: dict, text: Any = "text") -> tuple:  # (texts, records)
+    """Texts of a data set as the kinds of `tasks` read them, of its test rows where there are several parts, and the
+    records that they stand in. Labels are not looked at. Raises `UserError` as reading does."""
+    tables, text, found = tables_of(source), joined(text), []
     table = next(tables[part] for part in reversed(SPLITS) if part in tables)
-    return [own.read_text(record, text, where) for where, record in records(table, text)[1]]
+    if isinstance(table, Rows): return table.texts, [{"text": text} for text in table.texts]
+    parts = [task.part() for task in tasks.values()]
+    part = next((part for part in parts if type(part).read_text is not Schema.read_text), parts[0])
+    name, there = records(table, text)
+    for where, record in there:
+        if not found and type(part).read_text is Schema.read_text: check_text_column(record, text, name)
+        found.append((part.read_text(record, text, where), record))
+    if not found: raise UserError(f"{name} has no rows")
+    return tuple(map(list, zip(*found)))
 
 def _records(texts, labels, tasks) -> list:
     "Texts and {task column: labels}, or the labels of the only task, as records."
@@ -279,17 +289,28 @@ def split_known(rows: Rows, name: str, schema: Schema) -> tuple:  # (row numbers
     """Rows of a task whose labels the schema has, and the others;
     tags that it does not have are passed over one by one.
     """
-    seen = lambda value: all(label in schema.labels for label in (value if isinstance(value, list) else [value]))
-    numbers = rows.known(name)
+    numbers, values = rows.known(name), rows.by_task[name]
     if schema.unit == "word": return numbers, []
+    strange = [row for row in numbers if _strange(values[row], schema)]
+    return sorted({*numbers} - {*strange}), strange
+
+def _strange(value, schema) -> list:
+    "The labels of a row that a schema has not."
+    labels = value if isinstance(value, list) else [value]
+    return [label for label in labels if label not in schema.labels and match(label, schema.labels) is None]
+
+def unseen_words(rows: Rows, name: str, schema: Schema, numbers: list) -> str:
+    "How many rows of which file have labels that training never showed, and which labels."
+    labels = dict.fromkeys(label for row in numbers for label in _strange(rows.by_task[name][row], schema))
     return (
-        [row for row in numbers if seen(rows.by_task[name][row])],
-        [row for row in numbers if not seen(rows.by_task[name][row])],
+        f"{len(numbers)} row{'s' * (len(numbers) > 1)} of {rows.source} ({few(numbers, 3)}) "
+        f"ha{'ve' if len(numbers) > 1 else 's'} labels that training never showed ({few(list(labels), 3)})"
     )
 
 def set_aside(rows: Rows, name: str, schema: Schema) -> int:
     "Take labels that training never shows from validation rows, which cannot judge them; how many there were."
-    _, strange = split_known(rows, name, schema)
+    known, strange = split_known(rows, name, schema)
+    if strange and not known: raise UserError(f"{unseen_words(rows, name, schema, strange)}, and no row has another")
     for row in strange: rows.by_task[name][row] = None
     return len(strange)
 
@@ -309,7 +330,9 @@ def task_splits(splits: Splits, task: Task, known: Schema | None = None) -> Spli
 def rows_to_fit(data, tasks: dict, labels=None, validation=None, seed: int = 0, text: str = "text") -> tuple:
     "(training Rows, validation Rows, {task: Schema}). Raises `UserError` when there is nothing to learn from."
     splits = load_rows(data, tasks, labels, text)
-    given = None if validation is None else load_rows(validation, tasks, text=text)
+    pair = isinstance(validation, tuple) and len(validation) == 2 and not isinstance(validation[0], (str, tuple, dict))
+    given, own = validation if pair else (validation, None)
+    given = None if validation is None else load_rows(given, tasks, own, text)
     train, other = splits.train, splits.validation if given is None else given.validation or given.train
     if train is None:
         raise UserError(f"{splits.name} has no training rows, only {', '.join(part for part, _ in splits.items())}")
@@ -331,19 +354,28 @@ def check_rows(rows: Rows, tasks: dict):
     if not rows.texts: raise UserError(f"{rows.source} has no rows")
     for name in tasks:
         if not rows.by_task.get(name):
-            raise UserError(f"{rows.source} has no labels; give fit texts and labels, or a table with a label column")
+            raise UserError(f"{rows.source} has no labels; {_where_labels_are(rows.columns)}")
         if len(rows.by_task[name]) != len(rows.texts):
             raise UserError(
                 f"{len(rows.texts)} texts and {len(rows.by_task[name])} labels given; each text needs one entry"
             )
     check_texts(rows.texts)
 
+def _where_labels_are(record: dict) -> str:
+    "What to do about a table without labels, from its first record."
+    if len(record) < 2: return "give fit texts and labels, or a table with a label column"
+    flags = [name for name, value in record.items() if str(value).casefold() in FLAGS]
+    several = f"; a column of zeros and ones for each label is read with {'+'.join(flags)}" if len(flags) > 1 else ""
+    return (
+        f"its columns are {', '.join(map(str, record))}: say which one has them, as in load_data(…, label=…), "
+        f"in a terminal with --label-column{several}"
+    )
+
 def _hold_out(rows, seed, strata) -> tuple:
-    "A tenth of the rows of each data set."
-    kept, out = [], []
-    for group in dict.fromkeys(rows.group):
-        numbers = [row for row, found in enumerate(rows.group) if found == group]
-        some = rows.take(numbers)
-        some.group = numbers  # so that each row keeps its number
-        for part, found in zip((kept, out), split_off(some, 0.1, seed, strata)): part += found.group
-    return rows.take(sorted(kept)), rows.take(sorted(out))
+    "A tenth of the rows of each data set; a text that is in several is on one side."
+    if len({*rows.group}) == 1: return split_off(rows, 0.1, seed, strata)
+    marked = rows.take(range(len(rows)))
+    marked.by_task[""] = rows.group
+    parts = split_off(marked, 0.1, seed, strata | {"": lambda group: (group,)})
+    for part in parts: del part.by_task[""]
+    return parts

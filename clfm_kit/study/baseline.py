@@ -135,7 +135,7 @@ class Baseline:
         "A report on labelled rows. Raises `UserError` for labels that are not known, where the task has no name."
         answers, reports, right = self.answers(rows.texts, tokens=rows.tokens), {}, {}
         for name, task in self.tasks_.items():
-            numbers = split_known(rows, name, task.schema)[0] if self.named else rows.known(name)
+            numbers = split_known(rows, name, task.schema)[0]
             some, said = rows.take(numbers), answers[name].probabilities
             if task.schema.unit == "word":
                 seen, values = _words(some.texts, some.tokens)[0], some.by_task[name]

@@ -26,7 +26,7 @@ from ..errors import UserError
 from ..evaluation.metrics import Report
 from ..evaluation.significance import note_seen
 from .comparison import entry_tasks
-from .cross_validation import CrossValidation, cross_validate, one_task
+from .cross_validation import ALONE, CrossValidation, cross_validate, one_task
 from .measuring import beside, place
 
 # %% ../../nbs/09_study/05_error_analysis.ipynb #5ce3d830
@@ -266,7 +266,7 @@ def analyse_errors(
     specs = entry_tasks(entry)
     name = one_task(specs, task)
     splits = load_rows(data, specs)
-    part, rows = splits.items()[-1]
+    part, rows = ([each for each in splits.items() if each[1].by_task.get(name)] or splits.items())[-1]
     if not rows.by_task.get(name):
         raise UserError(f"{rows.source} has no labels; errors are found by comparing with labels")
     if hasattr(entry, "tasks_"): clf = entry
@@ -285,7 +285,10 @@ def analyse_errors(
     for mistake in mistakes: mistake["row"] = numbers[mistake["row"]]
     suspects = []
     if folds and splits.train is not None:
-        try: suspects = noise_suspects(cross_validate(clf.recipe_, splits, clf.model, folds), most, name)
+        try:
+            validation = cross_validate(clf.recipe_, splits, clf.model, folds)
+            suspects = noise_suspects(validation, most, name)
+            report.notes += [note for note in validation.report.notes if note.startswith(ALONE)]
         except UserError as error: report.notes.append(f"no labels were checked: {error}")
     return ErrorAnalysis(
         Path(entry).name if is_saved(entry) else clf.recipe_.name, splits.name, report, mistakes, pairs, suspects,
