@@ -267,7 +267,7 @@ def test_several_text_columns_are_a_list_or_a_name():
 def test_equal_texts_of_two_data_sets_stay_on_one_side():
     texts = [f"Text number {number}" for number in range(60)]
     a = [dict(text=text, a="xy"[number % 2]) for number, text in enumerate(texts)]
-    b = [dict(text=f" {text.upper()}  ", b="uv"[number % 2]) for number, text in enumerate(texts)]
+    b = [dict(text=f" {text.upper()}  ", b="uvw"[number % 3]) for number, text in enumerate(texts[::-1])]
     for seed in range(5):
         train, held, _ = rows_to_fit(dict(a=a, b=b), read_tasks(dict(a="a", b="b")), seed=seed)
         assert not {*map(normalised, train.texts)} & {*map(normalised, held.texts)}
