@@ -170,6 +170,9 @@ def test_columns_of_zeros_and_ones_are_read_by_their_names(tmp_path):
     place = put(tmp_path / "a.csv", text_of(rows, ("text", "late", "wrong", "parcel")))
     wanted = [[name for name, flag in zip(("late", "wrong", "parcel"), row) if flag] for row in FLAGS]
     assert load_data(place, label="late+wrong+parcel").train.labels == wanted
+    many = read_tasks({"t": {"label": "late+wrong+parcel", "kind": "multi"}})
+    assert load_tasks(place, many).train.by_task["t"] == wanted
+    assert "line 2: field 'text' is" in said(load_data, place, label="late+text")
     frame = pandas.DataFrame(FLAGS, columns=["late", "wrong", "parcel"])
     assert load_rows(["x"] * len(frame), {"label": UNNAMED_TASK}, frame).train.labels == wanted
     message = said(rows_to_fit, place, {"label": UNNAMED_TASK})
