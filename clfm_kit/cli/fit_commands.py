@@ -18,6 +18,7 @@ from clfm_kit.cli.options import (
     Data, Encoding, Json, Label, Model, Saved, Separator, Settings, Strangers, Text, finish, progress, show,
     show_report,
 )
+from ..data.files import Files, ending, write_records
 from ..display.highlights import Highlighted
 from ..display.tables import Table
 from ..errors import UserError
@@ -52,7 +53,6 @@ def fit(
     from clfm_kit.backbone.sizes import sizes_for
     from clfm_kit.classifier.artifacts import check_folder
     from clfm_kit.classifier.reject import check_reject
-    from clfm_kit.data.files import Files
     from clfm_kit.data.report import data_report
     from clfm_kit.data.tasks import load_rows, rows_to_fit, task_splits
     if out_of_scope is not None: clfm_kit.load_data(out_of_scope)  # now, rather than after the fit
@@ -132,7 +132,6 @@ def predict(
     text_column: Text = None, separator: Separator = None, encoding: Encoding = None, as_json: Json = False,
 ):
     "Predict labels with probabilities, of texts or of the rows of a file. Labels that the rows have are not looked at."
-    from clfm_kit.data.files import Files
     from clfm_kit.data.tasks import load_texts
     if not texts and not data: raise UserError('give texts or --data, as in: clfm predict my-model "a text"')
     if out is not None: _check_out(out, texts, data)
@@ -173,7 +172,6 @@ def _answers_table(clf, texts, found) -> Table:
 # %% ../../nbs/11_cli/03_fit_commands.ipynb #a240eb64
 def _check_out(out, texts, data):
     "Raise `UserError` for a file of answers that cannot be, before anything is loaded."
-    from clfm_kit.data.files import ending
     if texts: raise UserError("--out writes the rows of --data with their answers; leave the texts out")
     ending(out)
     if Path(out).resolve() == Path(data).resolve(): raise UserError(f"--out {out} is the data; name another file")
@@ -182,7 +180,6 @@ def _check_out(out, texts, data):
 def _write(out, rows, found, named, as_json):
     "Write rows with their answers, whole or not at all."
     from clfm_kit.classifier.artifacts import fresh_file
-    from clfm_kit.data.files import ending, write_records
     taken, added = {column for row in rows for column in row}, {}
     for name, answers in found.items():
         titles = [name, f"{name}_probability", f"{name}_rejected"] if named else ["label", "probability", "rejected"]
@@ -219,7 +216,6 @@ def evaluate(
     separator: Separator = None, encoding: Encoding = None, as_json: Json = False,
 ):
     "Measure a saved model on labelled rows, and with --out-of-scope its reject option."
-    from clfm_kit.data.files import Files
     from clfm_kit.data.tasks import load_rows
     clf = clfm_kit.Classifier.from_pretrained(folder)
     if clf.named and label_column:

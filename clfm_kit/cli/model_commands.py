@@ -14,6 +14,7 @@ import clfm_kit
 from clfm_kit.cli.options import (
     Data, Encoding, Json, Label, Model, Saved, Separator, Settings, TaskName, Text, progress, show,
 )
+from ..data.files import Files
 from ..display.tables import Table
 from ..errors import UserError
 from ..recipes import Recipe
@@ -74,7 +75,6 @@ def export(
     "Write a saved model as ONNX, with its tokenizer and labels, checked against the original."
     from clfm_kit.classifier.artifacts import check_folder
     from clfm_kit.classifier.export import export as write
-    from clfm_kit.data.files import Files
     check_folder(out)  # before any work, here and below
     texts = clfm_kit.load_data(Files(data, separator, encoding), text_column).measured.texts if data else None
     found = write(clfm_kit.Classifier.from_pretrained(folder), out, form, texts, tolerance)
@@ -96,7 +96,6 @@ def merge(
 ):
     "Merge saved models into one, and show every task before and after."
     from clfm_kit.classifier.artifacts import check_folder
-    from clfm_kit.data.files import Files
     from clfm_kit.study.merging import merge_models
     check_folder(out, [model.partition("=")[2] or model for model in models])
     chosen = Recipe(merger=method).with_params([f"merger.{setting}" for setting in settings or []]).merger
@@ -119,7 +118,6 @@ def distil(
     speed.
     """
     from clfm_kit.classifier.artifacts import check_folder
-    from clfm_kit.data.files import Files
     from clfm_kit.study.distilling import distil as run, kept, open_teacher, teaching_rows
     check_folder(out, [teacher])
     master = open_teacher(teacher)
