@@ -792,6 +792,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'clfm_kit/classifier/export.py'),
                                             'clfm_kit.classifier.export.run_graph': ( '08_classifier/export.html#run_graph',
                                                                                       'clfm_kit/classifier/export.py'),
+                                            'clfm_kit.classifier.export.without_advice': ( '08_classifier/export.html#without_advice',
+                                                                                           'clfm_kit/classifier/export.py'),
                                             'clfm_kit.classifier.export.write_graph': ( '08_classifier/export.html#write_graph',
                                                                                         'clfm_kit/classifier/export.py')},
             'clfm_kit.classifier.reject': { 'clfm_kit.classifier.reject.RejectOption': ( '08_classifier/reject.html#rejectoption',

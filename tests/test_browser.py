@@ -54,7 +54,7 @@ NOTEBOOKS = dict(
         "from clfm_kit.notebook.widgets import Playground\n"
             "tasks = dict(intent=dict(label='label', reject='energy'), slots='slots')\n"
             "other = Classifier('probe', '{tiny}', ['pooler=first'], cache=None, tasks=tasks).fit('helpdesk')\n"
-            "Playground(clf, other, 'kettle arrived broken')",
+            "Playground(clf, 'kettle arrived broken', other=other)",
     ],
     nothing=["from clfm_kit.notebook.widgets import ErrorBrowser\nErrorBrowser([], [], [])"],
     restarted=[

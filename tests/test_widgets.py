@@ -78,7 +78,7 @@ def test_every_text_is_escaped(a, b, share):
 
 def test_a_message_with_a_script_is_text(clf):
     assert "&lt;script" in safe(TokenLens(clf, HOSTILE + " parcel"))
-    assert "&lt;script" in safe(Playground(clf, clf, HOSTILE))
+    assert "&lt;script" in safe(Playground(clf, HOSTILE, other=clf))
     browser = ErrorBrowser([HOSTILE] * 2, [HOSTILE, "a"], ["a", HOSTILE], [0.9, 0.8], name=HOSTILE)
     assert "&lt;script" in safe(browser)
     assert "&lt;script" in safe(TrainingMonitor(SimpleNamespace(recipe=HOSTILE)))
@@ -136,7 +136,7 @@ def test_many_classes_in_a_playground():
 
 def test_a_playground_for_several_tasks(both, clf):
     text = HOSTILE + " 2 smart bulbs"
-    page = safe(Playground(both, clf, text))
+    page = safe(Playground(both, text, other=clf))
     assert "<b>intent</b>" in page and "<b>slots</b>" in page and "energy" in page
     assert page.count("<mark") == len(both.predict([text])["slots"][0])
 

@@ -65,9 +65,14 @@ def said(text: str, title: str, found, most: int = 6) -> Markup:
 
 # %% ../../nbs/10_notebook/06_playground.ipynb #e141d2df
 class Playground(View):
-    "Answers of all tasks to what is typed, of one classifier or of two side by side."
+    """Answers of all tasks to what is typed, of one classifier or, with `other`, of two side by side.
 
-    def __init__(self, clf, other=None, text: str | dict = "", most: int = 6):
+    Raises `UserError` for a text that is none.
+    """
+
+    def __init__(self, clf, text: str | dict = "", other=None, most: int = 6):
+        if not isinstance(text, (str, dict)):
+            raise UserError(f"text is {text!r}; a text expected, or a dict of columns; a second model is other=…")
         self.models, self.most, self.slow = [clf] if other is None else [clf, other], most, False
         self.text = Fields(text) if isinstance(text, dict) else text
 
