@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..errors import UserError
-from .kernels import Linear, product, served
+from .kernels import Linear, by_rows, product, served
 
 # %% ../../nbs/05_backbone/08_deltas.ipynb #b0258070
 def levels(backbone, sites) -> dict:  # {parameter name: level}
@@ -21,6 +21,7 @@ def levels(backbone, sites) -> dict:  # {parameter name: level}
     Raises `UserError` for a quantised base.
     """
     model, seen = backbone.model, {}
+    low = ["hidden.1"] if backbone.readable else []  # where it cannot be read, what is outside blocks counts as below
     refuse_quantised(model)
     names, parameters = zip(*model.named_parameters())
     moving = [p.requires_grad for p in parameters]
@@ -29,14 +30,14 @@ def levels(backbone, sites) -> dict:  # {parameter name: level}
         for parameter in parameters: parameter.requires_grad_(True)
         with torch.enable_grad():
             backbone.read(
-                ids, mask, {site: lambda s, site=site: seen.__setitem__(site, s) for site in {*sites, "hidden.1"}},
+                ids, mask, {site: lambda s, site=site: seen.__setitem__(site, s) for site in {*sites, *low}},
                 backbone.plain_inputs(ids, mask),
             )
         found, below = (
             torch.autograd.grad(
                 sum(seen[site].float().sum() for site in wanted), parameters, allow_unused=True, retain_graph=True
             )
-            for wanted in (sites, ["hidden.1"])
+            for wanted in (sites, low or sites)
         )
     finally:
         for parameter, moves in zip(parameters, moving): parameter.requires_grad_(moves)
@@ -155,11 +156,11 @@ def forward_of(owner, change):
                 f"single elements of {change.name!r} cannot move: its weight is stored transposed; "
                 f"choose rows or columns"
             )
-        return lambda x: SliceLinear.apply(
-            x, change.values.T, owner.weight.T, owner.bias, change.index, 1 - change.axis
+        return lambda x: by_rows(
+            SliceLinear.apply, x, change.values.T, owner.weight.T, owner.bias, change.index, 1 - change.axis
         )
     if isinstance(owner, nn.Embedding): return lambda ids: _moved_rows(owner, change, ids)
-    return lambda x: SliceLinear.apply(x, change.values, owner.weight, owner.bias, change.index, change.axis)
+    return lambda x: by_rows(SliceLinear.apply, x, change.values, owner.weight, owner.bias, change.index, change.axis)
 
 # %% ../../nbs/05_backbone/08_deltas.ipynb #9d38f4b8
 def _moved_rows(owner, change, ids):

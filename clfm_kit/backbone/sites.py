@@ -20,10 +20,12 @@ class Shape:
     hidden: int
     ffn: int = 0
     limit: int = 512  # longest sequence in tokens
+    last: int = 0  # width of the last state, where it is another (0: it is not)
 
     def width(self, site: str) -> int:
         "Width of the states at `site`."
-        return self.ffn if site.startswith("ffn.") else self.hidden
+        if site.startswith("ffn."): return self.ffn
+        return self.last or self.hidden if layer(site) == self.depth else self.hidden
 
 # %% ../../nbs/05_backbone/00_sites.ipynb #070079ea79
 def layer(column: str) -> int:

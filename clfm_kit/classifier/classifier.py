@@ -7,6 +7,7 @@ __all__ = ['UNFITTED', 'Classifier']
 
 # %% ../../nbs/08_classifier/06_classifier.ipynb #10e1e594
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,8 @@ class Classifier(ClassifierMixin, BaseEstimator):
         "{column: width} that there are to read for a task."
         pooler, shape, spec = self.parts_["pooler"], self.encoder_.backbone.shape, self.specs_[name]
         if hasattr(pooler, "task_widths"): return pooler.task_widths(shape, spec, schema)
-        words = {hidden_site(shape, spec.layer) + WORDS: shape.hidden}
+        site = hidden_site(shape, spec.layer)
+        words = {site + WORDS: shape.width(site)}
         return words if schema.unit == "word" else self.encoder_.widths
 
     def fit(self, data: Any, labels: Any = None, validation: Any = None, checkpoints: Any = None) -> "Classifier":
@@ -165,6 +167,8 @@ class Classifier(ClassifierMixin, BaseEstimator):
         for name in ("encoder_", "tasks_", "delta_"): vars(self).pop(name, None)
         self.trained_on_ = fingerprints(train.texts + other.texts)
         encoder = self.open(schemas, rows=train)
+        notes = encoder.notes(train.texts)
+        for note in notes: warnings.warn(note)
         make_examples, passes = getattr(self.parts_["pooler"], "examples", Examples), encoder.backbone.passes
         tasks = {
             name: FittedTask(name, self.specs_[name], schema, self.head_of(name), self._widths(name, schema))
@@ -200,6 +204,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
             }
             self.facts_ |= dict(tasks=counts, unread_words=examples[0].encoded.unread if self._words() else 0)
         elif unseen[UNNAMED]: self.facts_["unseen_in_validation"] = unseen[UNNAMED]
+        if notes: self.facts_["base"] = notes
         if delta is not None: self.facts_["training"] = training
         emit(self, "end", facts=self.facts_)
         return self

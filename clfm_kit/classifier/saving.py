@@ -37,7 +37,8 @@ def save(clf, folder) -> Path:
     facts = dict(
         versions={"clfm-kit": __version__, **_plugins(clf.recipe_, clf.tasks_)}, recipe=clf.recipe_.to_dict(),
         state_dtype=clf.state_dtype,
-        model=dict(source=clf.model, hash=backbone.base_hash, depth=clf.depth_, full_depth=backbone.shape.depth),
+        model=dict(source=clf.model, hash=backbone.base_hash, depth=clf.depth_, full_depth=backbone.shape.depth,
+                   states=backbone.sample(clf.depth_)),
         tasks={name: found for name, (_, found) in states.items()}, facts=clf.facts_,
         reports={name: report.to_dict() for name, report in clf.reports_.items()},
         parts={kind: found for kind in ("format", "pooler") if (found := json_state(clf.parts_[kind]))},
@@ -70,6 +71,25 @@ def _made_with(versions: dict):
             f"that load here (see clfm plugins)."
         ) from error
 
+# %% ../../nbs/08_classifier/05_saving.ipynb #1e43ebb9
+def _open_as_fitted(clf, schemas, base: dict, delta, accept_other_base: bool):
+    "Open the base with what was learned of it. Raises `UserError` for one that is not the one of the fit."
+    for depth in (base["depth"], None):
+        backbone = clf.open(schemas, depth).backbone
+        found = backbone.base_hash
+        if found != base["hash"] and not accept_other_base:
+            raise UserError(
+                f"base model {clf.model!r} has other weights or another configuration (hash {found[:12]}…) than the one this "
+                f"classifier was fitted on ({base['hash'][:12]}…); give the right one with model=…, or pass "
+                f"accept_other_base=True"
+            )
+        if delta is not None: delta.apply(backbone)
+        if accept_other_base or backbone.gives(base.get("states"), base["depth"]): return
+    raise UserError(
+        f"base model {clf.model!r} gives other states than it did when this classifier was fitted, though its files are the "
+        f"same; use the versions of torch and transformers of that time, fit again, or pass accept_other_base=True"
+    )
+
 # %% ../../nbs/08_classifier/05_saving.ipynb #a072d7db
 def load(cls, source, model: str | None = None, cache=None, accept_other_base: bool = False) -> Any:
     "The classifier saved in a folder or on the Hub. Raises `UserError` if anything is missing, damaged or different."
@@ -86,14 +106,7 @@ def load(cls, source, model: str | None = None, cache=None, accept_other_base: b
         restore_delta(self.parts_["selector"], files["delta.safetensors"], facts["delta"]) if "delta" in facts
         else None
     )
-    encoder = self.open(schemas, self.depth_)
-    found = encoder.backbone.base_hash
-    if found != base["hash"] and not accept_other_base:
-        raise UserError(
-            f"base model {self.model!r} has other weights (hash {found[:12]}…) than the one this classifier was "
-            f"fitted on ({base['hash'][:12]}…); give the right one with model=…, or pass accept_other_base=True"
-        )
-    if delta is not None: delta.apply(encoder.backbone)
+    _open_as_fitted(self, schemas, base, delta, accept_other_base)
     self.delta_ = delta
     self.tasks_ = {
         name: FittedTask.restore(self.specs_[name], self.head_of(name), task, tensors)

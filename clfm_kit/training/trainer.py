@@ -24,6 +24,7 @@ from ..builtin.heads import FEW
 from ..errors import UserError
 from ..plugins import emit
 from .batches import LengthBatches, Loader
+from .network import cast_weights
 
 # %% ../../nbs/07_training/03_trainer.ipynb #24cc2378
 class TextTrainer(Trainer):
@@ -256,7 +257,7 @@ def train_delta(
     if checkpointing: network.base.gradient_checkpointing_disable()
     delta.finish(network.backbone)
     network.eval()
-    if network.widened: network.base.to(network.dtype)
+    if network.widened: cast_weights(network.base, network.dtype)
     history = trainer.state.log_history
     quality = [entry["eval_tasks"] for entry in history if "eval_tasks" in entry]
     return (dict(validation_quality=quality) if quality else {}) | dict(
@@ -285,6 +286,7 @@ def replaying(network, level, train, validation, settings, run=None, cache=None)
     Gives the prefix, or None where nothing is saved."""
     encoder = network.encoder
     former, level = encoder.prefix, min(level, *map(layer, network.sites))
+    if not encoder.backbone.replayable: level = 0
     if level <= (former.level if former else 0) or not settings.prefix_gigabytes:
         yield former
         return

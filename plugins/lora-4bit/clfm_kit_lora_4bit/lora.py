@@ -10,7 +10,8 @@ from fnmatch import fnmatch
 
 import torch
 
-from clfm_kit.backbone.sources import load_model, model_source
+from clfm_kit.backbone.loading import load_model
+from clfm_kit.backbone.sources import model_source
 from clfm_kit.errors import UserError, unknown
 from clfm_kit.parts import Count, Dropout, Part
 from .adapters import LowRank, linear_maps, needed, sizes, weight_of

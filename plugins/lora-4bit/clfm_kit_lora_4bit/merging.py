@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import torch
 
-from clfm_kit.backbone.sources import load_model, model_source
+from clfm_kit.backbone.loading import load_model
+from clfm_kit.backbone.sources import model_source
 from clfm_kit.classifier.artifacts import fresh_folder, json_state, set_head_state
 from clfm_kit.display.tables import Result
 from clfm_kit.errors import UserError, unknown

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from clfm_kit.errors import UserError, unknown
-from clfm_kit.backbone.kernels import Linear, product, served
+from clfm_kit.backbone.kernels import Linear, by_rows, product, served
 from clfm_kit.parts import Part
 
 # %% ../nbs/00_quantizers.ipynb #000056ad19
@@ -75,7 +75,7 @@ class Unpacking:
     def __init__(self, linear, dtype): self.linear, self.dtype = linear, dtype
 
     def __call__(self, x):
-        found, bias = Product.apply(x.to(self.dtype), self.linear.weight), self.linear.bias
+        found, bias = by_rows(Product.apply, x.to(self.dtype), self.linear.weight), self.linear.bias
         return (found if bias is None else found + bias.to(found.dtype)).to(x.dtype)
 
 # %% ../nbs/00_quantizers.ipynb #ed0e43c4
