@@ -6,7 +6,7 @@
 __all__ = ['UNKNOWN', 'NO_LIMIT', 'LONG', 'SHORT', 'TOLERANCE', 'COARSE', 'text_model', 'find_blocks', 'context_length', 'Look',
            'probe_ids', 'alike', 'look']
 
-# %% ../../nbs/05_backbone/05a_blocks.ipynb #90fc513b
+# %% ../../nbs/05_backbone/05a_blocks.ipynb #05136c50
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from .sources import text_config
 from ..errors import UserError
 
-# %% ../../nbs/05_backbone/05a_blocks.ipynb #31080a73
+# %% ../../nbs/05_backbone/05a_blocks.ipynb #1fda8abe
 def text_model(model):
     "The part of a model that reads text: the encoder of an encoder-decoder, the language model beside a vision tower."
     if model.config.is_encoder_decoder: return model.get_encoder()
@@ -26,13 +26,13 @@ def text_model(model):
     inside = (m for m in model.modules() if isinstance(m, PreTrainedModel) and type(m.config) is type(text))
     return next(inside, model).base_model
 
-# %% ../../nbs/05_backbone/05a_blocks.ipynb #05b3fab5
+# %% ../../nbs/05_backbone/05a_blocks.ipynb #035b4255
 def find_blocks(model, number: int) -> nn.ModuleList:
     "The model's list of `number` blocks; an empty one for an architecture that has none."
     lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == number > 0]
     return max(lists, key=lambda blocks: sum(p.numel() for p in blocks.parameters()), default=nn.ModuleList())
 
-# %% ../../nbs/05_backbone/05a_blocks.ipynb #a9f6999b
+# %% ../../nbs/05_backbone/05a_blocks.ipynb #17c7e410
 UNKNOWN = 512  # tokens, where neither model nor tokenizer names a limit
 NO_LIMIT = 1 << 24  # tokenizers without one give an absurdly large number
 
@@ -49,7 +49,7 @@ def context_length(model, tokenizer) -> int:
     ]
     return int(min(known, default=UNKNOWN))
 
-# %% ../../nbs/05_backbone/05a_blocks.ipynb #c099baa1
+# %% ../../nbs/05_backbone/05a_blocks.ipynb #f2e08c93
 LONG, SHORT = 9, 5  # tokens of the two texts
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}  # of a state; other number types are coarser
 COARSE = 0.1
@@ -75,7 +75,7 @@ def alike(a, b) -> bool:
     difference, size = (a.float() - b.float()).abs().mean(), b.float().abs().mean()
     return bool(difference <= TOLERANCE.get(b.dtype, COARSE) * size)
 
-# %% ../../nbs/05_backbone/05a_blocks.ipynb #d842577a
+# %% ../../nbs/05_backbone/05a_blocks.ipynb #8222670d
 def look(model, blocks, tokenizer, inputs) -> Look:
     """Read two texts together and alone; `inputs(ids, mask)` makes what the model is called with.
 
@@ -93,9 +93,11 @@ def look(model, blocks, tokenizer, inputs) -> Look:
                         lambda m, args, out, number=number: calls.__setitem__(number, (m, args[0], out))
                     ))
         together = model(**inputs(ids, mask))[0]
-    widths = {states.shape[-1] for states in seen.values() if states.shape[:-1] == ids.shape}
+    shapes = [getattr(states, "shape", (0,)) for states in seen.values()]
+    widths = {shape[-1] if shape[:-1] == ids.shape else 0 for shape in shapes}
     if len(seen) == len(blocks) and len(widths) == 1: found.hidden = widths.pop()
     for number, (module, x, out) in calls.items():
+        if not torch.is_tensor(x) or not torch.is_tensor(out): continue
         if x.shape[:-1] == ids.shape and out.shape == (*ids.shape, found.hidden):
             found.ffn[number] = module, x.shape[-1]
     found.last = together.shape[-1]

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from .sites import Shape
+from .blocks import text_model
 from .sources import cannot_load, model_source, quiet, text_config
 from ..errors import UserError
 
@@ -27,6 +28,7 @@ class Sizes:
     hidden: int = 0
     ffn: int = 0
     bits: int = 32  # of a weight in the files
+    fused: int = 0  # weights in blocks that are no linear maps, such as experts that are kept as one tensor
 
 # %% ../../nbs/05_backbone/05_sizes.ipynb #6f0ec9da
 def model_sizes(source: str) -> Sizes:
@@ -38,8 +40,7 @@ def model_sizes(source: str) -> Sizes:
         config = AutoConfig.from_pretrained(source)
         with torch.device("meta"), quiet(): model = AutoModel.from_config(config)
     except (OSError, ValueError, KeyError) as error: raise cannot_load(source, error) from error
-    if config.is_encoder_decoder: model = model.get_encoder()
-    text = text_config(config)
+    model, text = text_model(model), text_config(config)
     blocks = [(name, m) for name, m in model.named_modules() if any(part.isdigit() for part in name.split("."))]
     maps = {name: (m.in_features, m.out_features) for name, m in blocks if isinstance(m, torch.nn.Linear)}
     maps |= {name: tuple(m.weight.shape) for name, m in blocks if type(m).__name__ == "Conv1D"}
@@ -48,6 +49,7 @@ def model_sizes(source: str) -> Sizes:
     return Sizes(
         linear, sum(p.numel() for p in model.parameters()) - linear, maps, text.num_hidden_layers, text.hidden_size,
         max((max(size) for size in maps.values()), default=0), bits,
+        sum(p.numel() for name, m in blocks for p in m.parameters(recurse=False) if p.ndim > 1 and name not in maps),
     )
 
 # %% ../../nbs/05_backbone/05_sizes.ipynb #6c196dec
@@ -55,7 +57,7 @@ def weight_bytes(sizes: Sizes, quantizer) -> int:
     "Bytes that the frozen base takes as a quantizer holds it."
     own = {"float32": 32, "bfloat16": 16, "float16": 16}.get(getattr(quantizer, "dtype", "auto"), None)
     bits = getattr(quantizer, "bits", None)
-    rest = own or (sizes.bits if bits is None or torch.cuda.is_available() else 32)
+    rest = own or (sizes.bits if torch.cuda.is_available() else 32)
     return int(sizes.linear * (bits or rest) / 8 + sizes.other * rest / 8)
 
 def refuse_too_large(source: str, quantizer, available: int):

@@ -51,6 +51,10 @@ class TopLayers(Full):
     def __init__(self, layers: Count = 2): self.layers = layers
 
     def choose(self, found, backbone):
-        "{name: block} of the tensors in the top `layers` blocks and above."
+        "{name: block} of the tensors in the top `layers` blocks and above. Raises `UserError` for a base without blocks."
+        if not backbone.blocks:
+            raise UserError(
+                f"{type(backbone.model).__name__} keeps no list of blocks of which some would be the top; use selector 'full'"
+            )
         blocks = [level for level in found.values() if level < len(backbone.blocks)]
         return {name: level for name, level in found.items() if level > max(blocks) - self.layers}

@@ -166,6 +166,11 @@ def advise(found: Plan, sizes: Sizes, quantized: bool, trains: bool, tokens: int
             "weights first: quantizer={name: none, dtype: bfloat16}.",
         ),
         (
+            quantized and sizes.fused > sizes.linear,
+            f"Only {sizes.linear / (sizes.linear + sizes.fused):.0%} of the weights in blocks are linear maps, which the "
+            f"quantizer holds in fewer bits; experts that are kept as one tensor stay as they are.",
+        ),
+        (
             too_much and not quantized,
             f"In 4 bits the base would take {_gigabytes(in_four_bits(sizes))} instead of "
             f"{_gigabytes(found.weights)}: recipe lora-4bit, or quantizer=nf4 with selector=lora.",

@@ -23,7 +23,7 @@ from clfm_kit.errors import UserError
 from clfm_kit.plugins import emit
 from clfm_kit.training.batches import Examples
 from clfm_kit.training.network import Network, TeacherObjective
-from .pooler import HeadReader, check_head, log_normalisers
+from .pooler import HeadReader, log_normalisers, read_head, token_logits
 from .writing import Writing, tag_scores, write_label, write_list, write_slots
 
 # %% ../nbs/06c_line_answers.ipynb #3e797897
@@ -193,9 +193,8 @@ class LineNetwork(Network):
             with prefix.using(batch["sequences"].cpu().numpy(), batch["mask"]) if prefix else nullcontext():
                 backbone.read(batch["ids"], batch["mask"], {site: seen.append for site in self.sites}, inputs)
         row, place, token, task = (values.to(backbone.device) for values in batch["lines"])
-        weight, bias = head.weight, getattr(head, "bias", None)
-        states = seen[0][row, place].to(weight.dtype)
-        own = (states * weight[token]).sum(1).float() + (0 if bias is None else bias[token].float())
+        states = seen[0][row, place].to(head.weight.dtype)
+        own = token_logits(states, token, head)
         lost = torch.zeros(len(batch["ids"]), len(self.columns), device=own.device).index_put(
             (row, task), log_normalisers(states, head) - own, accumulate=True
         )
@@ -246,8 +245,7 @@ class LineAnswers(HeadReader):
 
     def bind(self, context):
         "Find the language-model head. Raises `UserError` where a model does more to its logits."
-        check_head(context.backbone)
-        asks, self.head = context.parts["format"], context.backbone.language_model.get_output_embeddings()
+        asks, self.head = context.parts["format"], read_head(context.backbone)
         self.report = dict(
             prefix=asks.reader.sharing, prefix_tokens=len(asks.reader.prefix),
             answer_tokens=max(asks.longest_, asks.least),

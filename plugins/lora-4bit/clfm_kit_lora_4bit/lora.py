@@ -14,7 +14,7 @@ from clfm_kit.backbone.loading import load_model
 from clfm_kit.backbone.sources import model_source
 from clfm_kit.errors import UserError, unknown
 from clfm_kit.parts import Count, Dropout, Part
-from .adapters import LowRank, linear_maps, needed, sizes, weight_of
+from .adapters import LowRank, inject, linear_maps, needed, sizes, weight_of
 
 # %% ../nbs/02_lora.ipynb #2daf5be5
 CHOICES = dict(
@@ -79,7 +79,7 @@ class Lora(Part):
     def choose(self, backbone, batches) -> dict:  # {name: block}
         """The maps that get an adapter, out of those that the logits depend on.
 
-        Raises `UserError` when there are none, or when one is smaller than the rank."""
+        Maps that are narrower than the rank get none. Raises `UserError` when none is left."""
         maps = linear_maps(backbone.model, backbone.blocks)
         maps = {name: maps[name] for name in needed(backbone, list(maps), batches.sites)}
         if not maps:
@@ -87,15 +87,14 @@ class Lora(Part):
                 "the logits depend on no linear map: the pooler reads the embeddings; give it a higher layer"
             )
         found = self.among(maps)
-        for name in found:
-            size = sizes(backbone.model.get_submodule(name))
-            if self.rank > min(size):
-                raise UserError(
-                    f"rank={self.rank} is larger than the map {name!r} of {size} numbers (in, out); "
-                    f"give at most {min(size)}, "
-                    "or other targets"
-                )
-        return found
+        narrow = {name: min(sizes(backbone.model.get_submodule(name))) for name in found}
+        wide = {name: level for name, level in found.items() if narrow[name] >= self.rank}
+        if not wide:
+            raise UserError(
+                f"rank={self.rank} is larger than any map that would get an adapter; give at most "
+                f"{max(narrow.values())}, or other targets"
+            )
+        return wide
 
     def frozen_below(self, backbone, batches) -> int:
         "The lowest block that gets an adapter."
@@ -152,11 +151,7 @@ def first_values(lora: Lora, backbone, names, seed):
 # %% ../nbs/02_lora.ipynb #0201167c46
 def pissa(layers, settings, model, seed):
     "Begin at the weight's strongest directions, which a fixed second adapter takes away."
-    from peft import LoraConfig, inject_adapter_in_model
-    turned = any(layer.fan_in_fan_out for layer in layers.values())
-    inject_adapter_in_model(
-        LoraConfig(target_modules=list(layers), fan_in_fan_out=turned, **settings), model, adapter_name="start"
-    )
+    inject(model, layers, "start", any(layer.fan_in_fan_out for layer in layers.values()), **settings)
     with torch.no_grad():
         for layer in layers.values():
             layer.set_adapter(["default", "start"])

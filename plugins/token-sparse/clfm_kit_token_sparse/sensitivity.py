@@ -45,9 +45,11 @@ def gradients(maps: dict, mask, into: dict):
     """
     def watch(name):
         def forward(module, args, out):
-            if not out.requires_grad: out.requires_grad_(True)
+            # no leaf of the graph, as some models change it in place
+            if not out.requires_grad: out = out + torch.zeros((), dtype=out.dtype, device=out.device, requires_grad=True)
             x = args[0].detach()
             out.register_hook(lambda delta: add(name, x, delta))
+            return out
         return forward
 
     def add(name, x, delta):
