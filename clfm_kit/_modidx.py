@@ -1718,6 +1718,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'clfm_kit.parts.Quantizer.after_load': ('01_core/parts.html#quantizer.after_load', 'clfm_kit/parts.py'),
                                 'clfm_kit.parts.Quantizer.load_kwargs': ('01_core/parts.html#quantizer.load_kwargs', 'clfm_kit/parts.py'),
                                 'clfm_kit.parts.QuantizerOptions': ('01_core/parts.html#quantizeroptions', 'clfm_kit/parts.py'),
+                                'clfm_kit.parts.QuantizerOptions.notes': ('01_core/parts.html#quantizeroptions.notes', 'clfm_kit/parts.py'),
                                 'clfm_kit.parts.Selector': ('01_core/parts.html#selector', 'clfm_kit/parts.py'),
                                 'clfm_kit.parts.Selector.select': ('01_core/parts.html#selector.select', 'clfm_kit/parts.py'),
                                 'clfm_kit.parts.SelectorOptions': ('01_core/parts.html#selectoroptions', 'clfm_kit/parts.py'),

@@ -222,6 +222,9 @@ class QuantizerOptions(Protocol):
     bits: float | None  # that a weight takes; `clfm plan` counts with it
     dtype: str  # number type of what is not quantised
 
+    def notes(self, model) -> list:
+        "Sentences on how the weights are held that a user should know; they are shown when a fit begins."
+
 class SelectorOptions(Protocol):
     "What a selector may have."
 

@@ -1,6 +1,4 @@
 """Tiny random models of many architectures, made from configurations alone, and what is tried on each."""
-import os
-
 import torch
 from transformers import CONFIG_MAPPING, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
 
@@ -9,7 +7,7 @@ WORDS = {"good": "good great lovely".split(), "bad": "bad awful broken".split()}
 TEXTS, LABELS = zip(*[
     (f"the {thing} is {word}", label) for thing in THINGS for label, words in WORDS.items() for word in words
 ])
-ASKED = [*TEXTS[:5], "a phone whose screen and battery and router are all lovely and great, but the manual is not", "case"]
+ASKED = [*TEXTS[:5], "a phone whose screen and battery and router are all lovely, but the manual is not", "case"]
 
 SIZES = dict(
     hidden_size=32, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, intermediate_size=48, head_dim=8,
@@ -21,7 +19,9 @@ EXPERTS = dict(
     num_experts=4, num_local_experts=4, num_experts_per_tok=2, moe_intermediate_size=24, n_routed_experts=4,
     n_shared_experts=1, n_group=1, topk_group=1, first_k_dense_replace=1, shared_expert_intermediate_size=24,
 )
-LATENT = dict(q_lora_rank=16, kv_lora_rank=16, qk_rope_head_dim=8, qk_nope_head_dim=8, v_head_dim=8, num_key_value_heads=4)
+LATENT = dict(
+    q_lora_rank=16, kv_lora_rank=16, qk_rope_head_dim=8, qk_nope_head_dim=8, v_head_dim=8, num_key_value_heads=4
+)
 PICTURES = dict(
     hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=2, image_size=16, patch_size=8,
 )
@@ -35,28 +35,30 @@ def mixed(text, rope=None, **vision):
 
 PLAIN = (
     # encoders
-    "bert big_bird convbert deberta deberta-v2 distilbert electra esm "
-    "fnet ibert modernbert mpnet nystromformer rembert roberta roformer "
-    "squeezebert xlm xlm-roberta yoso eurobert nomic_bert jina_embeddings_v3 longformer albert "
+    "bert big_bird convbert deberta deberta-v2 distilbert esm "
+    "fnet ibert modernbert mpnet nystromformer rembert roberta "
+    "squeezebert xlm eurobert nomic_bert longformer albert "
     # encoder-decoders, of which the encoder is read
-    "t5 umt5 longt5 switch_transformers bart m2m_100 marian pegasus bigbird_pegasus "
+    "t5 longt5 switch_transformers bart m2m_100 bigbird_pegasus "
     # decoders
-    "llama mistral qwen3 gemma2 gemma3_text phi phi3 gpt2 gpt_neox bloom mpt starcoder2 stablelm "
-    "olmo2 cohere cohere2 granite nemotron smollm3 glm4 ernie4_5 exaone4 apertus "
+    "llama mistral qwen3 gemma2 gemma3_text phi phi3 gpt2 gpt_neox bloom mpt "
+    "olmo2 cohere granite nemotron glm4 apertus "
     "modernbert-decoder openai-gpt "
     # mixtures of experts
-    "mixtral qwen2_moe qwen3_moe olmoe granitemoe gpt_oss "
+    "mixtral qwen2_moe olmoe gpt_oss "
     # states in the place of attention, or beside it
-    "mamba falcon_mamba recurrent_gemma rwkv lfm2 falcon_h1"
+    "mamba recurrent_gemma rwkv lfm2 falcon_h1"
 )
 CHANGED = {
     "longformer": dict(attention_window=[8, 8, 8]),
     "xlnet": dict(max_position_embeddings=None, d_head=8),
-    "funnel": dict(num_hidden_layers=None, block_sizes=[1, 1, 1], block_repeats=[1, 1, 1], d_head=8),
+    "funnel": dict(
+        architectures=["FunnelModel"], num_hidden_layers=None, block_sizes=[1, 1, 1], block_repeats=[1, 1, 1], d_head=8
+    ),
     "opt": dict(word_embed_proj_dim=16, ffn_dim=48), "falcon": dict(head_dim=None), "gptj": dict(rotary_dim=8),
-    "codegen": dict(rotary_dim=8), "gpt_neo": dict(attention_types=[[["global", "local"], 2]], num_hidden_layers=4),
+    "gpt_neo": dict(attention_types=[[["global", "local"], 2]], num_hidden_layers=4),
     "jamba": dict(attn_layer_period=2, attn_layer_offset=1, num_hidden_layers=4, expert_layer_period=2),
-    "mamba2": dict(num_heads=8, n_groups=2, head_dim=8, chunk_size=8), "deepseek_v2": LATENT, "deepseek_v3": LATENT,
+    "mamba2": dict(num_heads=8, n_groups=2, head_dim=8, chunk_size=8), "deepseek_v3": LATENT,
     "qwen3_next": dict(
         layer_types=["linear_attention", "linear_attention", "full_attention"], linear_num_key_heads=2,
         linear_num_value_heads=4, linear_key_head_dim=8, linear_value_head_dim=8,
@@ -79,7 +81,8 @@ def configuration(name, words):
     """The configuration of a tiny model of a kind, for `words` tokens."""
     changed = dict(CHANGED.get(name, {}))
     sizes = SIZES | EXPERTS | dict(vocab_size=words) if changed.pop("sizes", True) else {}
-    if "text_config" in changed: changed["text_config"] = SIZES | EXPERTS | changed["text_config"] | dict(vocab_size=words)
+    if "text_config" in changed:
+        changed["text_config"] = SIZES | EXPERTS | changed["text_config"] | dict(vocab_size=words)
     values = {key: value for key, value in (sizes | changed).items() if value is not None}
     return CONFIG_MAPPING[name](**values)
 
@@ -87,7 +90,8 @@ def configuration(name, words):
 def save_base(name, folder, tokenizer):
     """Write a tiny random model of a kind, with a language-model head where there is one."""
     config = configuration(name, len(tokenizer))
-    kinds = [kind for kind in (AutoModelForCausalLM, AutoModelForImageTextToText) if type(config) in kind._model_mapping]
+    speaking = AutoModelForCausalLM, AutoModelForImageTextToText
+    kinds = [kind for kind in speaking if type(config) in kind._model_mapping]
     torch.manual_seed(0)
     (AutoModel if config.is_encoder_decoder or not kinds else kinds[0]).from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -114,7 +118,8 @@ RECIPES = {
     "below": dict(name="below", pooler=dict(name="mean", layer=1), head=dict(name="logistic", C=1.0)),
     "train": dict(name="train", selector="full", head="linear", training=QUICK),
     "few rows": dict(
-        name="few rows", selector=dict(name="gradient-sparse", cost=None, weights=0.1, lowest=1), head="linear", training=QUICK
+        name="few rows", selector=dict(name="gradient-sparse", cost=None, weights=0.1, lowest=1), head="linear",
+        training=QUICK,
     ),
     "adapters": dict(name="adapters", selector=dict(name="lora", rank=4), pooler="last", head="linear", training=QUICK),
     "4 bits": dict(

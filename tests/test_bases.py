@@ -2,6 +2,7 @@
 import json
 import shutil
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from clfm_kit import Classifier, UserError
 from clfm_kit.backbone.backbone import Backbone
+from clfm_kit.backbone.sources import LFS
 
 WORDS = {"good": "good great lovely fine superb".split(), "bad": "bad awful broken poor dreadful".split()}
 ROWS = [
@@ -47,7 +49,10 @@ def without(part): return lambda tensors: {name: value for name, value in tensor
 # ---- weights that would be made up
 
 @pytest.mark.parametrize("change, named", [
-    (other_tensors(lambda tensors: {f"other.{name}": value for name, value in tensors.items()}), "embeddings.LayerNorm"),
+    (
+        other_tensors(lambda tensors: {f"other.{name}": value for name, value in tensors.items()}),
+        "embeddings.LayerNorm",
+    ),
     (other_tensors(without("layer.1.")), "encoder.layer.1."),
     (other_tensors(without("embeddings.word_embeddings")), "embeddings.word_embeddings.weight"),
     (other_config(num_hidden_layers=4), "encoder.layer.3."),
@@ -155,7 +160,8 @@ def test_a_model_without_a_mask_is_read_without_padding(tiny, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     torch.manual_seed(0)
     FNetModel(FNetConfig(
-        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, intermediate_size=64, max_position_embeddings=128,
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, intermediate_size=64,
+        max_position_embeddings=128,
     )).save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
     with pytest.warns(UserWarning, match="so texts are read of one length only"):
@@ -173,7 +179,8 @@ def test_reading_apart_keeps_gradients_and_order(tiny):
         backbone.together = way
         backbone.read(ids, mask, {"hidden.2": lambda states: found.__setitem__(way, states)})
     shown = mask.bool()
-    for way in ("equal", "alone"): torch.testing.assert_close(found[way][shown], found["padded"][shown], rtol=1e-4, atol=1e-5)
+    for way in ("equal", "alone"):
+        torch.testing.assert_close(found[way][shown], found["padded"][shown], rtol=1e-4, atol=1e-5)
     assert found["equal"].requires_grad
 
 
@@ -215,9 +222,15 @@ def harmful(folder):
     torch.save({"embeddings": Harm()}, folder / "pytorch_model.bin")
 
 
+def pieces_alone(folder):
+    for path in folder.glob("tokenizer*"): path.unlink()
+    (folder / "spiece.model").write_bytes(b"\n\x0e\n\x05<unk>\x15\x00\x00\x00\x00\x18\x02")
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "T5Tokenizer"}')
+
+
 @pytest.mark.parametrize("change, said", [
     (lambda folder: cut(folder / "model.safetensors"), "weight file is damaged"),
-    (lambda folder: (folder / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n"), "Git LFS"),
+    (lambda folder: (folder / "model.safetensors").write_bytes(LFS + b".com/spec/v1\n"), "Git LFS"),
     (harmful, "holds something else than tensors, and nothing of it was run"),
     (other_config(quantization_config={"quant_method": "some-new-method"}), "quantised by 'some-new-method'"),
     (other_config(quantization_config={"quant_method": "gptq", "bits": 4}), "does not load"),
@@ -225,9 +238,72 @@ def harmful(folder):
     (lambda folder: [(folder / "model.gguf").touch(), (folder / "config.json").unlink()], "GGUF"),
     (other_tensors(lambda tensors: {name: value * float("nan") for name, value in tensors.items()}), "are not numbers"),
     (lambda folder: (folder / "tokenizer.json").write_text("{"), "does not load"),
-], ids=["truncated", "LFS pointer", "pickle", "unknown quantisation", "gptq", "adapter", "gguf", "NaN", "tokenizer"])
+    pytest.param(pieces_alone, "pip install sentencepiece", marks=pytest.mark.skipif(
+        find_spec("sentencepiece") is not None, reason="sentencepiece is installed"
+    )),
+], ids=[
+    "truncated", "LFS pointer", "pickle", "unknown quantisation", "gptq", "adapter", "gguf", "NaN", "tokenizer",
+    "sentencepiece",
+])
 def test_what_is_no_base_is_told_in_a_sentence(change, said, tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = changed(tiny, tmp_path / "base", change)
     with pytest.raises(UserError, match=said) as refusal: Classifier("probe", folder, cache=None).fit(TEXTS, LABELS)
     assert "\n" not in str(refusal.value) and not Path("harm-was-done").exists()
+
+
+# ---- fewer blocks
+
+@pytest.fixture
+def below(tiny, tmp_path):
+    """Folder of a classifier that reads one of three blocks."""
+    given = dict(name="below", pooler=dict(name="mean", layer=1), head="logistic")
+    return Classifier(given, tiny, cache=None).fit(TEXTS, LABELS).save_pretrained(tmp_path / "below")
+
+
+def no_room(config, depth): raise AttributeError("this architecture has no setter")
+
+
+def otherwise(config, depth):
+    config.num_hidden_layers, config.hidden_act = depth, "relu"
+
+
+@pytest.mark.parametrize("shorten, blocks", [(None, 1), (no_room, 3), (otherwise, 3)])
+def test_where_fewer_blocks_do_not_give_the_same_states_the_whole_base_is_read(shorten, blocks, below, monkeypatch):
+    if shorten: monkeypatch.setattr("clfm_kit.backbone.loading.shorten", shorten)
+    loaded = Classifier.from_pretrained(below)
+    assert loaded.encoder_.backbone.loaded_depth == blocks
+    monkeypatch.undo()
+    np.testing.assert_array_equal(loaded.predict(TEXTS), Classifier.from_pretrained(below).predict(TEXTS))
+
+
+def test_a_base_that_gives_other_states_is_refused(below):
+    facts = json.loads((below / "clfm.json").read_text())
+    facts["model"]["states"] = [value + 1 for value in facts["model"]["states"]]
+    (below / "clfm.json").write_text(json.dumps(facts))
+    with pytest.raises(UserError, match="gives other states than it did"): Classifier.from_pretrained(below)
+    Classifier.from_pretrained(below, accept_other_base=True)
+
+
+# ---- kernels, experts
+
+@pytest.mark.parametrize("name", ["longformer", "falcon", "deberta"])
+@pytest.mark.parametrize("at_home", [False, True], ids=["the kernel forced on", "and off"])
+def test_models_that_change_states_in_place_train(name, at_home, monkeypatch, tmp_path):
+    from architectures import LABELS, RECIPES, TEXTS, save_base, tokenizer
+    monkeypatch.setattr("clfm_kit.backbone.kernels.mkl_is_at_home", lambda: at_home)
+    base = save_base(name, tmp_path, tokenizer())
+    for recipe in ("train", "adapters"):
+        clf = Classifier(RECIPES[recipe], base, cache=None).fit(list(TEXTS), list(LABELS))
+        assert np.isfinite(clf.decision_function(list(TEXTS))).all()
+
+
+def test_what_four_bits_cannot_hold_is_said(tmp_path):
+    from architectures import LABELS, RECIPES, TEXTS, save_base, tokenizer
+
+    from clfm_kit.study.plan import plan
+    base = save_base("mixtral", tmp_path, tokenizer())
+    with pytest.warns(UserWarning, match="of the weights in blocks are held in 4 bits: .*experts"):
+        Classifier(RECIPES["4 bits"], base, cache=None).fit(list(TEXTS), list(LABELS))
+    found = plan("lora-4bit", base, speed=1e9, available=10**9)
+    assert any("experts that are kept as one tensor" in sentence for sentence in found.advice)

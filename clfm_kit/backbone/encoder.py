@@ -58,8 +58,9 @@ class TextEncoder:
         if share <= MANY: return self.backbone.notes
         return [
             *self.backbone.notes,
-            f"{share:.0%} of the words of the training texts are unknown to the tokenizer of {self.backbone.source!r}, such "
-            f"as {', '.join(map(repr, some))}, and all of those look alike to it; give a base that knows their language"
+            f"{share:.0%} of the words of the training texts are unknown to the tokenizer of {self.backbone.source!r}, "
+            f"such as {', '.join(map(repr, some))}, and all of those look alike to it; "
+            f"give a base that knows their language"
         ]
 
     def encoded(self, texts, places=None) -> EncodedTexts:

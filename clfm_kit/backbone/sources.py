@@ -28,15 +28,15 @@ from ..errors import UserError
 # recommends, wherever it is imported, a package that nothing here needs
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
-# %% ../../nbs/05_backbone/02_sources.ipynb #763ea72f
+# %% ../../nbs/05_backbone/02_sources.ipynb #c4663aa5
 LFS = b"version https://git-lfs"
 
 def refuse_foreign(place: Path):
     "Raise `UserError` for a path that holds something else than a model of transformers, with what to do about it."
     if place.suffix == ".gguf" or place.is_dir() and not (place / "config.json").exists() and any(place.glob("*.gguf")):
         raise UserError(
-            f"{str(place)!r} is a model in the GGUF format, which is made for llama.cpp; give the model it was made from, "
-            f"or convert it where gguf is installed: AutoModelForCausalLM.from_pretrained(FOLDER, gguf_file=FILE)"
+            f"{str(place)!r} is a model in the GGUF format, which is made for llama.cpp; give the model it was made "
+            f"from, or convert it where gguf is installed: AutoModelForCausalLM.from_pretrained(FOLDER, gguf_file=FILE)"
             f".save_pretrained(NEW), and the same for its tokenizer"
         )
     if place.is_file(): raise UserError(f"{str(place)!r} is a file, and a model is a folder; give the folder")
@@ -142,11 +142,18 @@ def load_tokenizer(source: str):
     "The tokenizer, padding on the right. Raises `UserError` when there is none, or one that knows no words."
     try: tokenizer = AutoTokenizer.from_pretrained(source)
     # transformers raises whatever a tokenizer's own library raises
-    except Exception as error: raise cannot_load(source, error) from error
+    except Exception as error:
+        pieces = any(word in str(error) for word in ("SentencePiece", "sentencepiece", "tiktoken"))
+        if pieces and importlib.util.find_spec("sentencepiece") is None:
+            raise UserError(
+                f"the tokenizer of {str(source)!r} is kept in a SentencePiece file and has no tokenizer.json; "
+                f"run: pip install sentencepiece protobuf"
+            ) from error
+        raise cannot_load(source, error) from error
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise UserError(
-            f"model {str(source)!r} has no vocabulary: its tokenizer knows {len(tokenizer)} special tokens and no word; "
-            f"put the tokenizer's files (tokenizer.json, or those of its kind) beside the weights"
+            f"model {str(source)!r} has no vocabulary: its tokenizer knows {len(tokenizer)} special tokens and no "
+            f"word; put the tokenizer's files (tokenizer.json, or those of its kind) beside the weights"
         )
     tokenizer.padding_side = "right"
     if tokenizer.pad_token_id is None:

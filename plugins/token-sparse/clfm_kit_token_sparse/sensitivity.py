@@ -8,6 +8,7 @@ __all__ = ['linear_maps', 'is_map', 'map_weights', 'gradients']
 # %% ../nbs/01_sensitivity.ipynb #1cdd3bf4
 from contextlib import ExitStack, contextmanager
 
+import torch
 from torch import nn
 
 from clfm_kit.errors import UserError
