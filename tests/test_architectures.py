@@ -103,6 +103,7 @@ def reason(said) -> str:
         "block by block": "Its states cannot be read block by block, only the last.",
         "position by position": "A map does not work position by position, so gradients cannot be split by tokens.",
         "no linear maps": "There are no linear maps in blocks that could be chosen, adapted or quantised.",
+        "are not in its weight files": "The weight files hold no causal language model.",
         "did not move": "A weight that was chosen to train has no influence on a text's scores.",
     }
     if said == "yes": return ""

@@ -307,3 +307,19 @@ def test_what_four_bits_cannot_hold_is_said(tmp_path):
         Classifier(RECIPES["4 bits"], base, cache=None).fit(list(TEXTS), list(LABELS))
     found = plan("lora-4bit", base, speed=1e9, available=10**9)
     assert any("experts that are kept as one tensor" in sentence for sentence in found.advice)
+
+
+@pytest.mark.parametrize("name, left", [("mamba", "dt_proj"), ("longt5", "wo")])
+def test_a_map_whose_weight_is_used_without_a_call_stays_whole_under_four_bits(name, left, tmp_path):
+    from architectures import save_base, tokenizer
+
+    from clfm_kit.parts import make
+    base, seen = save_base(name, tmp_path, tokenizer()), []
+    ids = torch.arange(3, 15).unsqueeze(0)
+    for quantizer in (None, make("quantizer", "nf4")):
+        backbone = Backbone.load(base, quantizer=quantizer)
+        with torch.no_grad(): backbone.read(ids, torch.ones_like(ids), {"hidden.3": seen.append})
+    kinds = {key.rpartition(".")[2]: type(module).__name__ for key, module in backbone.model.named_modules()}
+    assert kinds[left] == "Linear" and "Linear4bit" in kinds.values()
+    plain, small = (states.flatten() for states in seen)
+    assert torch.nn.functional.cosine_similarity(plain, small, dim=0) > 0.9
