@@ -37,12 +37,12 @@ PLAIN = (
     # encoders
     "bert big_bird convbert deberta deberta-v2 distilbert esm "
     "fnet ibert modernbert mpnet nystromformer rembert roberta "
-    "squeezebert xlm eurobert nomic_bert longformer albert "
+    "xlm eurobert nomic_bert longformer albert "
     # encoder-decoders, of which the encoder is read
     "t5 longt5 switch_transformers bart m2m_100 bigbird_pegasus "
     # decoders
-    "llama mistral qwen3 gemma2 gemma3_text phi phi3 gpt2 gpt_neox bloom mpt "
-    "olmo2 cohere granite nemotron glm4 apertus "
+    "llama mistral qwen3 gemma2 gemma3_text phi phi3 gpt2 gpt_neox bloom "
+    "olmo2 cohere granite apertus "
     "modernbert-decoder openai-gpt "
     # mixtures of experts
     "mixtral qwen2_moe olmoe gpt_oss "
@@ -52,9 +52,6 @@ PLAIN = (
 CHANGED = {
     "longformer": dict(attention_window=[8, 8, 8]),
     "xlnet": dict(max_position_embeddings=None, d_head=8),
-    "funnel": dict(
-        architectures=["FunnelModel"], num_hidden_layers=None, block_sizes=[1, 1, 1], block_repeats=[1, 1, 1], d_head=8
-    ),
     "opt": dict(word_embed_proj_dim=16, ffn_dim=48), "falcon": dict(head_dim=None), "gptj": dict(rotary_dim=8),
     "gpt_neo": dict(attention_types=[[["global", "local"], 2]], num_hidden_layers=4),
     "jamba": dict(attn_layer_period=2, attn_layer_offset=1, num_hidden_layers=4, expert_layer_period=2),
@@ -63,7 +60,7 @@ CHANGED = {
         layer_types=["linear_attention", "linear_attention", "full_attention"], linear_num_key_heads=2,
         linear_num_value_heads=4, linear_key_head_dim=8, linear_value_head_dim=8,
     ),
-    "falcon_h1": dict(mamba_d_ssm=32, mamba_n_heads=4, mamba_d_head=8, mamba_d_state=8),
+    "falcon_h1": dict(mamba_d_ssm=32, mamba_n_heads=4, mamba_d_head=8, mamba_d_state=8, mamba_chunk_size=8),
     "modernbert-decoder": dict(local_attention=512), "recurrent_gemma": dict(lru_width=32, attention_window_size=128),
     "gemma3n_text": dict(
         num_hidden_layers=4, num_kv_shared_layers=2, hidden_size_per_layer_input=8, vocab_size_per_layer_input=300,

@@ -88,7 +88,9 @@ def table(found) -> str:
         "# Architectures", "",
         f"What recipes make of {len(found)} architectures of transformers, tried on tiny random models. Where it says "
         "yes, the fit, its answers alone and beside other texts, saving, and loading in a fresh process were tried, and "
-        "what training changed was taken off again, bit for bit. A number names the sentence of the refusal below.", "",
+        "what training changed was taken off again, bit for bit. A number names the sentence of the refusal below. "
+        "*read*: the last state, frozen; *below*: the state after one block; *train*: all weights; *few rows*: rows of "
+        "weights by their gradient; *adapters*: LoRA; *4 bits*: LoRA over nf4; *ask*: a decoder asked for a label.", "",
         row(["architecture", *RECIPES]), "|---" * (len(RECIPES) + 1) + "|",
         *(row([f"`{name}`", *map(mark, each.values())]) for name, each in sorted(found.items())), "",
         *(f"{number}. {word}" for number, word in enumerate(reasons, 1)), "",
@@ -104,6 +106,7 @@ def reason(said) -> str:
         "position by position": "A map does not work position by position, so gradients cannot be split by tokens.",
         "no linear maps": "There are no linear maps in blocks that could be chosen, adapted or quantised.",
         "are not in its weight files": "The weight files hold no causal language model.",
+        "cannot train over a base in fewer bits": "The model writes to its weights while it trains.",
         "did not move": "A weight that was chosen to train has no influence on a text's scores.",
     }
     if said == "yes": return ""

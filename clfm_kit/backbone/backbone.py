@@ -46,6 +46,9 @@ class Backbone:
         set_pad_token(model, tokenizer)
         # a cache of what was read is of use to those who read on, and they ask for it
         self.options = {"use_cache": False} if "use_cache" in signature(model.forward).parameters else {}
+        # blocks that are left out at random would get no gradient, and what enters them could not be kept
+        for module in model.modules():
+            if getattr(module, "layerdrop", None): module.layerdrop = 0.0
         config = text_config(model.config)
         self.loaded_depth = config.num_hidden_layers
         self.blocks = find_blocks(model, self.loaded_depth)
@@ -206,7 +209,7 @@ class Backbone:
             )
         return (
             self.blocks[number - 1].register_forward_hook,
-            lambda args, kwargs, out: out[0] if isinstance(out, tuple) else out,
+            lambda args, kwargs, out: out[0] if isinstance(out, (tuple, list)) else out,
         )
 
     def read(self, ids, mask, taps: dict, inputs=None):

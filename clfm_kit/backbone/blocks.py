@@ -6,7 +6,7 @@
 __all__ = ['UNKNOWN', 'NO_LIMIT', 'LONG', 'SHORT', 'TOLERANCE', 'COARSE', 'text_model', 'find_blocks', 'context_length', 'Look',
            'probe_ids', 'alike', 'look']
 
-# %% ../../nbs/05_backbone/04a_blocks.ipynb #05136c50
+# %% ../../nbs/05_backbone/04a_blocks.ipynb #5b972438
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from .sources import text_config
 from ..errors import UserError
 
-# %% ../../nbs/05_backbone/04a_blocks.ipynb #1fda8abe
+# %% ../../nbs/05_backbone/04a_blocks.ipynb #565dff78
 def text_model(model):
     "The part of a model that reads text: the encoder of an encoder-decoder, the language model beside a vision tower."
     if model.config.is_encoder_decoder: return model.get_encoder()
@@ -26,13 +26,13 @@ def text_model(model):
     inside = (m for m in model.modules() if isinstance(m, PreTrainedModel) and type(m.config) is type(text))
     return next(inside, model).base_model
 
-# %% ../../nbs/05_backbone/04a_blocks.ipynb #035b4255
+# %% ../../nbs/05_backbone/04a_blocks.ipynb #b4b4426a
 def find_blocks(model, number: int) -> nn.ModuleList:
     "The model's list of `number` blocks; an empty one for an architecture that has none."
     lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == number > 0]
     return max(lists, key=lambda blocks: sum(p.numel() for p in blocks.parameters()), default=nn.ModuleList())
 
-# %% ../../nbs/05_backbone/04a_blocks.ipynb #17c7e410
+# %% ../../nbs/05_backbone/04a_blocks.ipynb #55cd9d71
 UNKNOWN = 512  # tokens, where neither model nor tokenizer names a limit
 NO_LIMIT = 1 << 24  # tokenizers without one give an absurdly large number
 
@@ -49,7 +49,7 @@ def context_length(model, tokenizer) -> int:
     ]
     return int(min(known, default=UNKNOWN))
 
-# %% ../../nbs/05_backbone/04a_blocks.ipynb #f2e08c93
+# %% ../../nbs/05_backbone/04a_blocks.ipynb #5beee2e1
 LONG, SHORT = 9, 5  # tokens of the two texts
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}  # of a state; other number types are coarser
 COARSE = 0.1
@@ -75,7 +75,7 @@ def alike(a, b) -> bool:
     difference, size = (a.float() - b.float()).abs().mean(), b.float().abs().mean()
     return bool(difference <= TOLERANCE.get(b.dtype, COARSE) * size)
 
-# %% ../../nbs/05_backbone/04a_blocks.ipynb #8222670d
+# %% ../../nbs/05_backbone/04a_blocks.ipynb #b95e64d0
 def look(model, blocks, tokenizer, inputs) -> Look:
     """Read two texts together and alone; `inputs(ids, mask)` makes what the model is called with.
 
@@ -85,7 +85,9 @@ def look(model, blocks, tokenizer, inputs) -> Look:
     with ExitStack() as hooks, torch.no_grad():
         for number, block in enumerate(blocks):
             hooks.enter_context(block.register_forward_hook(
-                lambda m, args, out, number=number: seen.__setitem__(number, out[0] if isinstance(out, tuple) else out)
+                lambda m, args, out, number=number: seen.__setitem__(
+                    number, out[0] if isinstance(out, (tuple, list)) else out
+                )
             ))
             for module in block.modules():
                 if getattr(module, "weight", None) is not None and module.weight.ndim == 2:

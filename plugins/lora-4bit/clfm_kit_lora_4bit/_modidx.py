@@ -37,6 +37,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'clfm_kit_lora_4bit/adapters.py'),
                                              'clfm_kit_lora_4bit.adapters.attach': ( 'adapters.html#attach',
                                                                                      'clfm_kit_lora_4bit/adapters.py'),
+                                             'clfm_kit_lora_4bit.adapters.cannot_train': ( 'adapters.html#cannot_train',
+                                                                                           'clfm_kit_lora_4bit/adapters.py'),
                                              'clfm_kit_lora_4bit.adapters.detach': ( 'adapters.html#detach',
                                                                                      'clfm_kit_lora_4bit/adapters.py'),
                                              'clfm_kit_lora_4bit.adapters.inject': ( 'adapters.html#inject',
