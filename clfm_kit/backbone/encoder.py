@@ -6,8 +6,10 @@
 __all__ = ['WORDS', 'MOST_COUNTED', 'MANY', 'TextEncoder', 'LaterFeatures', 'Context', 'bind_parts']
 
 # %% ../../nbs/05_backbone/10_encoder.ipynb #1e9e790f
+import time
 from collections.abc import Mapping
 from contextlib import nullcontext
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,8 +20,11 @@ import torch
 
 from .backbone import Backbone
 from .batching import WINDOW, EncodedTexts, batches, combine, reading_budget, rounded
-from .cache import Index, group_key, keep_in_memory, keep_on_disk, shards, text_key, word_key
+from clfm_kit.backbone.cache import (
+    Index, find_on_disk, group_key, keep_in_memory, keep_on_disk, text_key, word_key,
+)
 from .tokens import unknown_words, word_positions, word_states
+from .upkeep import tidy
 from ..data.fields import check_texts
 from ..data.schemas import Schema
 from ..plugins import emit
@@ -104,9 +109,8 @@ class TextEncoder:
         columns = list(self.widths if columns is None else columns)
         indexes = self._indexes(texts, columns, places)
         folder = Path(self.cache, group_key(self.backbone, self.text_format, self.dtype)) if self.cache else None
-        for keys, arrays in shards(folder, columns) if folder else ():
-            for index in indexes: index.add(keys, {name: arrays[name] for name in index.found if name in arrays})
-            if all(index.complete() for index in indexes): break
+        started = time.time()
+        if folder: find_on_disk(indexes, folder)
         missing = [index.missing() for index in indexes]
         numbers = sorted(set().union(*(rows for rows, _ in missing)))
         if numbers:
@@ -115,10 +119,18 @@ class TextEncoder:
                 index.widths[column] * len(rows)
                 for index, (rows, lacking) in zip(indexes, missing) for column in lacking
             )
-            if folder: keep_on_disk(indexes, pieces, folder, size * self.dtype.itemsize)
+            if folder:
+                keep_on_disk(indexes, pieces, folder, size * self.dtype.itemsize)
+                tidy(folder, started)
             else: keep_in_memory(indexes, pieces)
         found = {name: column for index in indexes for name, column in index.columns().items()}
         return {column: found[column] for column in columns}
+
+    def uncached(self) -> "TextEncoder":
+        "The same encoder past the cache: it neither looks there nor keeps anything there."
+        other = copy(self)
+        other.cache = None
+        return other
 
     def _indexes(self, texts, columns, places) -> list:
         "An index of texts, and one of words where a column of words is wanted."

@@ -18,6 +18,7 @@ import torch
 
 from ..plugins import emit
 from .batching import batches
+from .cache import part_name
 
 # %% ../../nbs/05_backbone/09_prefix.ipynb #a1ba3c16
 class Prefix:
@@ -109,7 +110,7 @@ def frozen_prefix(backbone, sequences, level, site, folder=None, gigabytes: floa
     """
     size = Prefix.bytes(backbone, sequences)
     if folder: Path(folder).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="prefix-", dir=folder, ignore_cleanup_errors=True) as place:
+    with tempfile.TemporaryDirectory(prefix=f"{part_name()}-", dir=folder, ignore_cleanup_errors=True) as place:
         room = min(gigabytes * 1e9, 0.8 * shutil.disk_usage(place).free)
         prefix, why = Prefix(backbone, level, below), None
         if size > room: why = f"they need {size / 1e9:.1f} GB and {room / 1e9:.1f} GB may be used"

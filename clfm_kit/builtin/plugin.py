@@ -102,6 +102,7 @@ OFFERED = {
         "tune": ("clfm_kit.cli.study_commands:tune", "search recipe settings by cross-validation"),
         "errors": ("clfm_kit.cli.study_commands:errors", "show mistakes, confusions and labels to check"),
         "plan": ("clfm_kit.cli.study_commands:plan", "estimate memory and time before any weight is loaded"),
+        "cache": ("clfm_kit.cli.cache_commands:cache", "where states of texts are kept, how large; clear them"),
         "demo": ("clfm_kit.cli.demo:demo", "baseline, probe and STC on the shipped messages"),
         "new-plugin": ("clfm_kit.cli.catalogue_commands:new_plugin", "write a plugin to change"),
     },

@@ -6,40 +6,37 @@
 __all__ = ['UNFITTED', 'Classifier']
 
 # %% ../../nbs/08_classifier/06_classifier.ipynb #10e1e594
-import time
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin
 
 from ..backbone.backbone import Backbone
 from ..backbone.cache import cache_folder, check_cache
-from ..backbone.encoder import WORDS, Context, LaterFeatures, TextEncoder, bind_parts
-from ..backbone.sites import depth, hidden_site
+from ..backbone.encoder import WORDS, Context, TextEncoder, bind_parts
+from ..backbone.sites import hidden_site
+from .asked import asked
+from .artifacts import place
+from .estimator import TextEstimator, Unfitted
 from .explanation import Explanation, explain
-from .reject import check_reject
-from .saving import load, push, save
+from .fitting import fit_aside, row_weights_of
+from .saving import base_place, load, push, save
+from .specs import specs_of
 from .task import PIECE, Answers, FittedTask, joined_answers, joined_report, together
-from ..data.fields import as_texts, check_texts
 from ..data.rows import UNNAMED, Rows
-from ..data.tasks import Task, load_rows, read_tasks, rows_to_fit, set_aside
+from ..data.tasks import load_rows
 from ..data.words import word_places
-from ..errors import NotFitted, UserError, unknown
+from ..errors import UserError, unknown
 from ..evaluation.metrics import Report
-from ..evaluation.significance import fingerprints, note_seen
+from ..evaluation.significance import note_seen
 from ..parts import make
 from ..plugins import emit
-from ..recipes import Recipe, check_training
-from ..training.batches import Examples
-from ..training.distillation import teacher_targets
-from ..training.finetuning import Finetuning, run_identity
+from ..recipes import Recipe
 
 # %% ../../nbs/08_classifier/06_classifier.ipynb #9c256bcc
 UNFITTED = "this classifier is not fitted; call fit, or load one with from_pretrained"
 
-class Classifier(ClassifierMixin, BaseEstimator):
+class Classifier(TextEstimator):
     """A text classifier made of a recipe and a base model.
 
     Fitted: `recipe_`, `parts_` by kind, `encoder_`, `tasks_` {name: FittedTask}, `delta_` (what training changed in
@@ -71,7 +68,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
     @property
     def named(self) -> bool:
         "Whether its tasks have names, so that answers come as {task: answers}."
-        if not hasattr(self, "recipe_"): raise NotFitted(UNFITTED)
+        if not hasattr(self, "recipe_"): raise Unfitted(UNFITTED)
         return bool(self.recipe_.tasks)
 
     @property
@@ -89,7 +86,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
         return tasks[name]
 
     def _fitted(self) -> dict:
-        if not hasattr(self, "tasks_"): raise NotFitted(UNFITTED)
+        if not hasattr(self, "tasks_"): raise Unfitted(UNFITTED)
         return self.tasks_
 
     def _columns(self) -> list:
@@ -105,36 +102,28 @@ class Classifier(ClassifierMixin, BaseEstimator):
         check_cache(self.cache, self.state_dtype)
         self.recipe_ = Recipe.of(self.recipe).with_params(self.settings)
         self.parts_ = self.recipe_.parts()
-        given, kind = self.tasks or self.recipe_.tasks, None if self.recipe_.task == "auto" else self.recipe_.task
-        self.specs_ = read_tasks(given) if given else {
-            UNNAMED: Task(UNNAMED, kind=kind, class_weight=self.recipe_.class_weight, reject=self.reject)
-        }
+        self.specs_ = specs_of(self.recipe_, self.tasks, self.reject)
         for part in (task.part() for task in self.specs_.values()):
             if hasattr(part, "check_with"): part.check_with(self.parts_)
             if hasattr(self.parts_["format"], "check_task"): self.parts_["format"].check_task(part)
-        if not given: return
-        self.recipe_.tasks = {name: task.to_dict() for name, task in self.specs_.items()}
-        for name, value, example in (
-            ("reject", self.reject, "energy"), ("class_weight", self.recipe_.class_weight, "balanced")
-        ):
-            if value is not None:
-                raise UserError(
-                    f"{name} belongs to a task: write it there, as in tasks={{'intent': {{'label': "
-                    f"'label', '{name}': '{example}'}}}}"
-                )
+        if self.tasks or self.recipe_.tasks:
+            self.recipe_.tasks = {name: task.to_dict() for name, task in self.specs_.items()}
 
-    def open(self, schemas: dict, deep: int | None = None, rows: Rows | None = None) -> TextEncoder:
+    def open(
+        self, schemas: dict, deep: int | None = None, rows: Rows | None = None, run: Any = None
+    ) -> TextEncoder:
         """Load the base, with `deep` only so many blocks, and bind the parts to it and the labels {task: Schema};
-        `rows` are those to learn from.
+        `rows` are those to learn from, `run` is who is told, this classifier without.
         """
-        emit(self, "load", model=self.model)
+        run = self if run is None else run
+        emit(run, "load", model=self.model)
         speaks = any(getattr(part, "needs_language_head", False) for part in self.parts_.values())
-        backbone = Backbone.load(self.model, deep, self.parts_["quantizer"], speaks, self.recipe_.attention)
-        cache = cache_folder() if self.cache == "default" else self.cache
+        backbone = Backbone.load(base_place(self.model), deep, self.parts_["quantizer"], speaks, self.recipe_.attention)
+        cache = cache_folder() if self.cache == "default" else self.cache and place(self.cache)
         bind_parts(Context(backbone, schemas, self.parts_, rows, cache))
         make_encoder = getattr(self.parts_["pooler"], "encoder", TextEncoder)
         self.encoder_ = make_encoder(
-            backbone, self.parts_["format"], self.parts_["pooler"], cache, self.state_dtype, self
+            backbone, self.parts_["format"], self.parts_["pooler"], cache, self.state_dtype, run
         )
         return self.encoder_
 
@@ -153,85 +142,18 @@ class Classifier(ClassifierMixin, BaseEstimator):
         words = {site + WORDS: shape.width(site)}
         return words if schema.unit == "word" else self.encoder_.widths
 
-    def fit(self, data: Any, labels: Any = None, validation: Any = None, checkpoints: Any = None) -> "Classifier":
+    def fit(
+        self, data: Any, labels: Any = None, validation: Any = None, checkpoints: Any = None,
+        sample_weight: Any = None,
+    ) -> "Classifier":
         """Learn from texts and labels, or from a data set (name, path, `Splits`, …) with a column for each task.
 
-        Where weights of the base are trained, `checkpoints` is a folder from which a killed run goes on.
-        Raises `UserError` before weights load if the data cannot work."""
-        started = time.perf_counter()
-        self.prepare()
-        train, other, schemas = rows_to_fit(data, self.specs_, labels, validation, self.recipe_.seed)
-        unseen = {name: set_aside(other, name, schema) for name, schema in schemas.items()}
-        for name, schema in schemas.items(): check_reject(self.specs_[name].reject, schema)
-        check_training(self.recipe_, self.parts_)
-        for name in ("encoder_", "tasks_", "delta_"): vars(self).pop(name, None)
-        self.trained_on_ = fingerprints(train.texts + other.texts)
-        encoder = self.open(schemas, rows=train)
-        notes = encoder.notes(train.texts)
-        for note in notes: warnings.warn(note)
-        make_examples, passes = getattr(self.parts_["pooler"], "examples", Examples), encoder.backbone.passes
-        tasks = {
-            name: FittedTask(name, self.specs_[name], schema, self.head_of(name), self._widths(name, schema))
-            for name, schema in schemas.items()
-        }
-        examples = make_examples(encoder, train, schemas), make_examples(encoder, other, schemas)
-        delta, training, features = self._train_base(tasks, examples, checkpoints)
-        read = lambda texts: encoder.features(
-            texts, list(dict.fromkeys(column for task in tasks.values() for column in task.columns))
-        )
-        logits = {}
-        for name, task in tasks.items():
-            trained = delta is not None and hasattr(task.head, "loss")
-            logits[name] = task.fit(examples, features, self.recipe_.training, self.recipe_.seed, read, trained, self)
-        self.delta_, self.tasks_ = delta, tasks
-        self.depth_ = max(
-            depth(column) for task in tasks.values() for column in (task.columns if delta is None else task.widths)
-        )
-        encoded = examples[1].encoded if self._words() else None
-        self.reports_ = {"validation": self._report(logits, features[1], other, encoded)}
-        self.facts_ = dict(
-            rows=dict(train=len(train), validation=len(other)), data=Path(train.source).name,
-            seconds=round(time.perf_counter() - started, 1), backbone_passes=encoder.backbone.passes - passes,
-            depth=self.depth_, full_depth=encoder.backbone.shape.depth,
-        )
-        if self.named:
-            counts = {
-                name: dict(
-                    train=len(train.known(name)), validation=len(other.known(name)),
-                    repaired_tags=train.repairs.get(name, 0), unseen_in_validation=unseen[name],
-                )
-                for name in tasks
-            }
-            self.facts_ |= dict(tasks=counts, unread_words=examples[0].encoded.unread if self._words() else 0)
-        elif unseen[UNNAMED]: self.facts_["unseen_in_validation"] = unseen[UNNAMED]
-        if notes: self.facts_["base"] = notes
-        if delta is not None: self.facts_["training"] = training
-        emit(self, "end", facts=self.facts_)
+        Where weights of the base are trained, `checkpoints` is a folder from which a killed run goes on. Where heads
+        are solved, `sample_weight` says how much each training row counts.
+        Raises `UserError` before weights load if the data cannot work; a classifier whose fit fails stays what it was.
+        """
+        fit_aside(self, data, labels, validation, checkpoints, sample_weight)
         return self
-
-    def _train_base(
-        self, tasks: dict, examples: tuple, checkpoints
-    ) -> tuple:  # (delta or None, facts, features of both parts)
-        "Train the base where the recipe says so; else features are read when a head asks for them."
-        encoder = self.encoder_
-        if not self.parts_["selector"].trains:
-            columns = list(dict.fromkeys(column for task in tasks.values() for column in task.widths))
-            later = lambda part: LaterFeatures(lambda: encoder.features(part.texts, columns, part.rows.places))
-            return None, {}, tuple(map(later, examples))
-        teacher = getattr(self, "teacher_", None) or self.recipe_.teacher
-        if teacher is not None and not hasattr(teacher, "predict_proba"):
-            teacher = Classifier.from_pretrained(teacher, cache="default")
-        taught = (
-            teacher_targets(teacher, {name: task.schema for name, task in tasks.items()}, examples) if teacher else {}
-        )
-        training = Finetuning(encoder, self.recipe_, self.parts_, tasks, examples, taught, self)
-        marks = [
-            self.trained_on_,
-            *(np.concatenate(found) if isinstance(found, list) else found for found in examples[0].learned.values()),
-        ]
-        identity = run_identity(self.recipe_, encoder.backbone.hash, marks) if checkpoints else ""
-        delta, facts, features = training.train(checkpoints, identity, encoder.cache)
-        return delta, facts | (dict(teacher=teacher.recipe_.name) if teacher else {}), features
 
     # ---- answering
 
@@ -239,17 +161,25 @@ class Classifier(ClassifierMixin, BaseEstimator):
         "Whether a task answers with words."
         return any(task.schema.unit == "word" for task in self._fitted().values())
 
+    def _answering(self) -> TextEncoder:
+        "The encoder that answers: past the state cache, unless the classifier was loaded with one."
+        return self.encoder_ if getattr(self, "answers_kept_", False) else self.encoder_.uncached()
+
+    def _texts(self, given: Any) -> tuple:  # (texts, places of their words or None)
+        "The texts in whatever `fit` takes, in the columns that it read them from."
+        return asked(given, self.specs_, self.facts_.get("text", "text"))
+
     def _asked(self, texts: Any, tokens: Any, what: Any) -> dict:
         """{task: [what(task, features, encoded)]} of texts, some thousand at a time;
         `encoded` are `EncodedTexts` where a task answers with words.
         """
-        given = as_texts(texts)
-        check_texts(given)
         found: dict = {name: [] for name in self._fitted()}
-        places = word_places(given, tokens) if self._words() else None
+        given, places = self._texts(texts)
+        if not self._words(): places = None
+        elif places is None or tokens is not None: places = word_places(given, tokens)
         for start in range(0, max(len(given), 1), PIECE):  # no texts are one piece too, of no words
             some, words = given[start:start + PIECE], places and places[start:start + PIECE]
-            features = self.encoder_.features(some, self._columns(), words)
+            features = self._answering().features(some, self._columns(), words)
             encoded = self.encoder_.encoded(some, words) if words else None
             for name, task in self.tasks_.items():
                 if some or task.schema.unit == "text": found[name].append(what(task, features, encoded))
@@ -282,10 +212,11 @@ class Classifier(ClassifierMixin, BaseEstimator):
         return pick("labels"), pick("probabilities")
 
     def predict(self, texts: Any, thresholds: Any = None, tokens: Any = None) -> Any:
-        """Labels [N]; for several labels a text, a list of lists; for tags, a list of spans (slot, start, end, text,
-        probability) for each text.
+        """Labels [N] of `texts`: one text, a list, or a series, table, file or data set as `fit` takes it, of which the
+        test rows where there are several parts.
 
-        None where the reject option leaves a text unanswered; {task: labels} where tasks have names."""
+        For several labels a text, a list of lists; for tags, a list of spans (slot, start, end, text, probability) for
+        each text. None where the reject option leaves a text unanswered; {task: labels} where tasks have names."""
         return self.answer(texts, thresholds, tokens)[0]
 
     def predict_proba(self, texts: Any, tokens: Any = None) -> Any:
@@ -329,10 +260,9 @@ class Classifier(ClassifierMixin, BaseEstimator):
                 f"task {name!r} has no answer for a whole text that could be explained; "
                 f"the tasks are {', '.join(tasks)}"
             )
-        given = as_texts(text)
-        check_texts(given)
+        given, _ = self._texts(text)
         if len(given) != 1: raise UserError(f"{len(given)} texts given; explain looks at one")
-        return explain(tasks[name], self.encoder_, given[0], label, features)
+        return explain(tasks[name], self._answering(), given[0], label, features)
 
     # ---- judging
 
@@ -343,30 +273,44 @@ class Classifier(ClassifierMixin, BaseEstimator):
         `out_of_scope`: texts or a data set that belong to no label. Raises `UserError` for rows without labels,
         or unknown ones.
         """
+        rows, *read = self._read(data, labels)
+        return note_seen(self._report(*read, out_of_scope), rows.texts, self.trained_on_)
+
+    def _read(self, data: Any, labels: Any) -> tuple:  # (rows, {task: logits}, features, rows, encoded words or None)
+        "What there is to judge: labelled rows, and what each task says of them."
         self._fitted()
-        rows = load_rows(data, self.specs_, labels).measured
+        if labels is None: rows = load_rows(data, self.specs_, text=self.facts_.get("text", "text")).measured
+        else: rows = load_rows(self._texts(data)[0], self.specs_, labels).measured
         if not any(rows.by_task.get(name) for name in self.tasks_):
             raise UserError(f"{rows.source} has no labels to evaluate against")
         places = (rows.places or word_places(rows.texts)) if self._words() else None
         features = self.encoder_.features(rows.texts, self._columns(), places)
         logits = {name: task.logits(features) for name, task in self.tasks_.items()}
         encoded = None if places is None else self.encoder_.encoded(rows.texts, places)
-        return note_seen(self._report(logits, features, rows, encoded, out_of_scope), rows.texts, self.trained_on_)
+        return rows, logits, features, rows, encoded
 
     def _report(self, logits: dict, features: Any, rows: Rows, encoded: Any, out_of_scope: Any = None) -> Report:
         "The report on rows from {task: logits} of all texts or words."
-        reports, right = {}, {}
+        reports, right = self._judged(logits, features, rows, encoded, out_of_scope)
+        return joined_report(reports, right, len(rows)) if self.named else reports[UNNAMED]
+
+    def _judged(
+        self, logits: dict, features: Any, rows: Rows, encoded: Any, out_of_scope: Any = None
+    ) -> tuple:  # ({task: Report}, {task: {row: whether it is right}})
+        reports: dict = {}
+        right: dict = {}
         for name, task in self.tasks_.items():
             read = lambda texts, task=task: self.encoder_.features(texts, task.columns)
             asked = out_of_scope if task.reject or not self.named else None
             reports[name], right[name] = task.report(logits[name], features, rows, encoded, read, asked)
-        return joined_report(reports, right, len(rows)) if self.named else reports[UNNAMED]
+        return reports, right
 
     def score(self, texts: Any, labels: Any, sample_weight: Any = None) -> float:
         """The main figure on labelled texts: accuracy, micro-F1 where labels are many; of several tasks,
         the share of rows right in all.
 
-        `sample_weight` is not used: rows count alike."""
+        `sample_weight` is how much each row counts, where the figure is a share of rows."""
+        if sample_weight is not None: return self._weighted_score(texts, labels, sample_weight)
         figures = self.evaluate(texts, labels).figures
         name, task = next(iter(self.tasks_.items()))
         own = f"{name}.{task.main_figure}" if self.named else task.main_figure
@@ -374,6 +318,17 @@ class Classifier(ClassifierMixin, BaseEstimator):
         if not isinstance(value, float):
             raise UserError(f"there is no score: {getattr(value, 'reason', f'{own} was not measured')}")
         return value
+
+    def _weighted_score(self, texts: Any, labels: Any, sample_weight: Any) -> float:
+        "The share of rows right in all tasks, each row counting as much as its weight."
+        for task in self._fitted().values():
+            if task.schema.unit == "word" or not task.schema.exclusive or task.main_figure != "accuracy":
+                raise UserError(f"the score is {task.main_figure}, no share of rows; leave sample_weight out")
+        rows, *read = self._read(texts, labels)
+        right = self._judged(*read)[1].values()
+        everywhere = sorted(set.intersection(*map(set, right)))  # rows with a label of every task
+        weights = row_weights_of(sample_weight, len(rows))[everywhere]
+        return float(np.average([all(found[row] for found in right) for row in everywhere], weights=weights))
 
     # ---- saving
 
@@ -387,8 +342,10 @@ class Classifier(ClassifierMixin, BaseEstimator):
     ) -> "Classifier":
         """The classifier saved in a folder or on the Hub; `model` says where its base is now.
 
-        Raises `UserError` if anything is missing, damaged or different."""
-        return load(cls, source, model, cache, accept_other_base)
+        With a `cache` ("default" or a folder) what it reads to answer is kept there too. Raises `UserError` if anything is missing, damaged or different."""
+        found = load(cls, source, model, cache, accept_other_base)
+        found.answers_kept_ = cache is not None
+        return found
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
         "Upload the classifier to the Hub as `repo_id`; `kwargs` go to `HfApi.create_repo`."

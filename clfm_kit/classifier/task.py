@@ -18,6 +18,7 @@ from ..data.class_weights import learn_class_weights, row_weights
 from ..data.rows import UNNAMED
 from ..data.schemas import Schema, schema_from
 from ..data.tasks import Task, split_known, unseen_words
+from ..errors import UserError
 from ..evaluation.calibration import Calibration, calibrate
 from ..evaluation.metrics import Report, joint_exact_match
 from ..evaluation.significance import add_intervals
@@ -27,6 +28,11 @@ from ..training.head import train_head
 
 # %% ../../nbs/08_classifier/02_task.ipynb #6f8d1a3e
 PIECE = 8192  # texts whose features are held in memory at once
+
+def _together(weight, sample):
+    "How much rows, or each decision of a row, count: what the recipe says of it times what the user says."
+    if weight is None or sample is None: return sample if weight is None else weight
+    return weight * sample
 
 @dataclass
 class Answers:
@@ -54,15 +60,25 @@ class FittedTask:
         return self.schema.main_figure
 
     def fit(
-        self, examples: tuple, features: tuple, training: dict, seed: int, read, trained: bool = False, run=None
+        self, examples: tuple, features: tuple, training: dict, seed: int, read, trained: bool = False, run=None,
+        weights=None,
     ) -> np.ndarray:
         """Fit and calibrate on training and validation examples and features {column: [N, F]}.
 
-        A head that was `trained` with the base is only calibrated, and training features are not looked at. Returns
+        A head that was `trained` with the base is only calibrated, and training features are not looked at; `weights`
+        [rows] say how much each training row counts for a head that is solved. Returns
         the logits of all validation texts, or words; those of rows with a label are from before any refit on them.
         """
         train, validation = (each.part(self.name, found, self.widths) for each, found in zip(examples, features))
-        if not trained: self._fit_head(train, validation, training, seed, run)
+        if weights is not None:
+            if trained or not hasattr(self.head, "fit") or self.schema.unit == "word":
+                raise UserError(
+                    f"{self.spec.named}sample_weight counts where a head is solved on texts as they were read, such as "
+                    f"'logistic'; {self.head!r} is trained, so leave it out, or use class_weight"
+                )
+            weights = weights[examples[0].labelled(self.name)]
+            if not self.schema.exclusive: weights = np.repeat(weights[:, None], len(self.schema), 1)
+        if not trained: self._fit_head(train, validation, training, seed, run, weights)
         same_layout(self.head)
         self.columns = list(getattr(self.head, "columns_", self.widths))
         logits = getattr(self.head, "validation_logits", None)
@@ -75,7 +91,7 @@ class FittedTask:
         every[keep] = logits
         return every
 
-    def _fit_head(self, train, validation, training, seed, run):
+    def _fit_head(self, train, validation, training, seed, run, sample):
         "Fit the head in closed form, or train it on features as they are."
         weights = learn_class_weights(self.spec.class_weight, train[1], self.schema)
         shared = dict(
@@ -87,7 +103,9 @@ class FittedTask:
             )
             self.head = train_head(self.head, *train, self.schema, class_weights=weights, **shared, settings=settings)
             return
-        fit = lambda weight: self.head.fit(*train, self.schema, row_weight=weight, **shared) or self.head
+        fit = lambda weight: self.head.fit(
+            *train, self.schema, row_weight=_together(weight, sample), **shared
+        ) or self.head
         self.head = fit(row_weights(weights, train[1]) if weights.active else None)
         if weights.gamma:  # focal loss takes a second fit, its row weights coming from the first
             self.columns = list(getattr(self.head, "columns_", self.widths))

@@ -15,14 +15,16 @@ import typer
 
 import clfm_kit
 from clfm_kit.cli.options import (
-    Data, Encoding, Json, Label, Model, Saved, Separator, Settings, Strangers, Text, finish, progress, show,
-    show_report,
+    Base, Data, Encoding, Json, Label, Model, Saved, Separator, Settings, Strangers, Text, check_given, finish, progress,
+    show, show_report,
 )
 from ..data.files import Files, ending, write_records
 from ..display.highlights import Highlighted
 from ..display.tables import Table
 from ..errors import UserError
-from ..recipes import Recipe, check_training
+from ..parts import name_and_params
+from ..plugins import catalogue
+from ..recipes import PART_KINDS, Recipe, check_training
 
 # %% ../../nbs/11_cli/03_fit_commands.ipynb #8556256b
 Score = Annotated[Optional[str], typer.Option(
@@ -50,26 +52,29 @@ def fit(
     as_json: Json = False,
 ):
     "Fit a classifier and save it, with its card, to a folder."
-    from clfm_kit.backbone.sizes import sizes_for
-    from clfm_kit.classifier.artifacts import check_folder
-    from clfm_kit.classifier.reject import check_reject
+    from clfm_kit.classifier.specs import specs_of
     from clfm_kit.data.report import data_report
     from clfm_kit.data.tasks import load_rows, rows_to_fit, task_splits
-    if out_of_scope is not None: clfm_kit.load_data(out_of_scope)  # now, rather than after the fit
     if out is None and not dry_run:
         raise UserError("say where the model goes with --out DIR, or check only with --dry-run")
-    if out is not None: check_folder(out)  # now, rather than after the fit
     checked = Recipe.of(recipe).with_params([*(settings or []), *([f"seed={seed}"] if seed is not None else [])])
     if checked.tasks and (reject or coverage is not None or label_column):
         raise UserError(
             "this recipe has several tasks: say label columns and reject options in its tasks, "
             "as in --set tasks.intent=label"
         )
+    # files and names first: what is wrong with them is told before the slow libraries load
+    for kind in PART_KINDS: catalogue.find(kind, name_and_params(getattr(checked, kind))[0])
+    if out_of_scope is not None: clfm_kit.load_data(out_of_scope)
+    splits = load_rows(Files(data, separator, encoding), specs_of(checked), text=text_column, label=label_column)
+    from clfm_kit.backbone.sizes import sizes_for
+    from clfm_kit.classifier.artifacts import check_folder
+    from clfm_kit.classifier.reject import check_reject
+    if out is not None: check_folder(out, inside=checkpoints)  # now, rather than after the fit
     clf = clfm_kit.Classifier(checked, model, reject=_reject(reject, coverage, out_of_scope))
     clf.prepare()
     check_training(checked, clf.parts_)
     if dry_run: sizes_for(clf.parts_, model)
-    splits = load_rows(Files(data, separator, encoding), clf.specs_, text=text_column, label=label_column)
     schemas = rows_to_fit(splits, clf.specs_, seed=checked.seed)[2]  # a dry run refuses what a fit does
     for name, schema in schemas.items(): check_reject(clf.specs_[name].reject, schema)
     reports = {
@@ -129,15 +134,18 @@ def predict(
     out: Annotated[Optional[str], typer.Option(
         "--out", help="With --data, a file for its rows with the answers beside them: .csv, .tsv, .jsonl or .parquet."
     )] = None,
-    text_column: Text = None, separator: Separator = None, encoding: Encoding = None, as_json: Json = False,
+    model: Base = None, text_column: Text = None, separator: Separator = None, encoding: Encoding = None,
+    as_json: Json = False,
 ):
     "Predict labels with probabilities, of texts or of the rows of a file. Labels that the rows have are not looked at."
     from clfm_kit.data.tasks import load_texts
     if not texts and not data: raise UserError('give texts or --data, as in: clfm predict my-model "a text"')
     if out is not None: _check_out(out, texts, data)
-    clf = clfm_kit.Classifier.from_pretrained(folder)
+    data = data and Files(data, separator, encoding)
+    check_given(data, folder)
+    clf = clfm_kit.Classifier.from_pretrained(folder, model)
     given, rows = list(texts or []), []
-    if not given: given, rows = load_texts(Files(data, separator, encoding), clf.specs_, text_column)
+    if not given: given, rows = load_texts(data, clf.specs_, text_column)
     thresholds = _thresholds(threshold, clf)
     with progress(): found = clf.answers(given, thresholds)
     if out is not None: return _write(out, rows, found, clf.named, as_json)
@@ -212,15 +220,16 @@ def _thresholds(given, clf):
 
 # %% ../../nbs/11_cli/03_fit_commands.ipynb #d0922c4e
 def evaluate(
-    folder: Saved, data: Data, out_of_scope: Strangers = None, text_column: Text = None, label_column: Label = None,
-    separator: Separator = None, encoding: Encoding = None, as_json: Json = False,
+    folder: Saved, data: Data, out_of_scope: Strangers = None, model: Base = None, text_column: Text = None,
+    label_column: Label = None, separator: Separator = None, encoding: Encoding = None, as_json: Json = False,
 ):
     "Measure a saved model on labelled rows, and with --out-of-scope its reject option."
     from clfm_kit.data.tasks import load_rows
-    clf = clfm_kit.Classifier.from_pretrained(folder)
+    data = Files(data, separator, encoding)
+    check_given(data, folder)
+    clf = clfm_kit.Classifier.from_pretrained(folder, model)
     if clf.named and label_column:
         raise UserError("this model has several tasks, which say their label columns; leave --label-column out")
-    data = Files(data, separator, encoding)
     rows = load_rows(data, clf.specs_, text=text_column, label=label_column).measured
     with progress(): report = clf.evaluate(rows, out_of_scope=out_of_scope)
     show_report(report, f"{folder} on {rows.source}", as_json)

@@ -48,6 +48,8 @@ def clfm(told: Annotated[
 
 def main(args=None):
     "Entry point of `clfm`: runs a command and turns errors into sentences and exit codes."
+    # a letter that the code page of a terminal lacks ends no command
+    if hasattr(sys.stdout, "reconfigure"): sys.stdout.reconfigure(errors="replace")
     try: code = app(args=args, standalone_mode=False)
     except UserError as error: _fail(str(error), 2)
     except (typer.Abort, KeyboardInterrupt): _fail("stopped; nothing was half-written", 130)

@@ -12,7 +12,7 @@ import typer
 
 import clfm_kit
 from clfm_kit.cli.options import (
-    Data, Encoding, Json, Label, Model, Saved, Separator, Settings, TaskName, Text, progress, show,
+    Base, Data, Encoding, Json, Label, Model, Saved, Separator, Settings, TaskName, Text, check_given, progress, show,
 )
 from ..data.files import Files
 from ..display.tables import Table
@@ -26,11 +26,11 @@ def explain(
     label: Annotated[
         Optional[str], typer.Option("--label", help="Why this label; without it, the likeliest.")
     ] = None,
-    task: TaskName = None,
-    as_json: Json = False,
+    task: TaskName = None, model: Base = None, as_json: Json = False,
 ):
     "Show what moved a decision: words, layers and features; without a text, what fitting and training found."
-    clf = clfm_kit.Classifier.from_pretrained(folder)
+    check_given(saved=folder)
+    clf = clfm_kit.Classifier.from_pretrained(folder, model)
     if task and not clf.named: raise UserError(f"{folder} has a single task without a name; leave --task out")
     if text is None: return _found_by_fitting(folder, clf, task, as_json)
     found = clf.explain(text, label, task)
@@ -70,14 +70,17 @@ def export(
     tolerance: Annotated[
         Optional[float], typer.Option("--tolerance", help="The share of texts whose label may change.")
     ] = None,
-    text_column: Text = None, separator: Separator = None, encoding: Encoding = None, as_json: Json = False,
+    model: Base = None, text_column: Text = None, separator: Separator = None, encoding: Encoding = None,
+    as_json: Json = False,
 ):
     "Write a saved model as ONNX, with its tokenizer and labels, checked against the original."
+    data = data and Files(data, separator, encoding)
+    check_given(data, folder)
     from clfm_kit.classifier.artifacts import check_folder
     from clfm_kit.classifier.export import export as write
     check_folder(out)  # before any work, here and below
-    texts = clfm_kit.load_data(Files(data, separator, encoding), text_column).measured.texts if data else None
-    found = write(clfm_kit.Classifier.from_pretrained(folder), out, form, texts, tolerance)
+    texts = clfm_kit.load_data(data, text_column).measured.texts if data else None
+    found = write(clfm_kit.Classifier.from_pretrained(folder, model), out, form, texts, tolerance)
     show(
         dict(folder=out, **found), as_json,
         Table(f"{folder} → {out}", ["fact", "value"], list(map(list, found.items()))),
@@ -95,11 +98,12 @@ def merge(
     as_json: Json = False,
 ):
     "Merge saved models into one, and show every task before and after."
+    data = [Files(each, separator, encoding) for each in data]
+    for each in data: check_given(each)
     from clfm_kit.classifier.artifacts import check_folder
     from clfm_kit.study.merging import merge_models
     check_folder(out, [model.partition("=")[2] or model for model in models])
     chosen = Recipe(merger=method).with_params([f"merger.{setting}" for setting in settings or []]).merger
-    data = [Files(each, separator, encoding) for each in data]
     with progress(): found = merge_models(models, chosen, data, text=text_column)
     folder = found.classifier.save_pretrained(out)
     show(dict(model=str(folder), **found.to_dict()), as_json, found)
@@ -117,11 +121,13 @@ def distil(
     """Teach a smaller model what a saved one says of each text, and tell the share of macro-F1 kept and the gain in
     speed.
     """
+    data = Files(data, separator, encoding)
+    check_given(data, teacher)
     from clfm_kit.classifier.artifacts import check_folder
     from clfm_kit.study.distilling import distil as run, kept, open_teacher, teaching_rows
     check_folder(out, [teacher])
     master = open_teacher(teacher)
-    splits = teaching_rows(Files(data, separator, encoding), master.specs_, text_column, label_column)
+    splits = teaching_rows(data, master.specs_, text_column, label_column)
     with progress(): student = run(master, splits, None, recipe, model, settings or [])
     rows = splits.measured
     found = kept(master, student, rows) if all(map(rows.by_task.get, master.tasks_)) else {}

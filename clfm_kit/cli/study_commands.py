@@ -11,7 +11,7 @@ from typing import Annotated, Optional
 import typer
 
 from clfm_kit.cli.options import (
-    Data, Encoding, Json, Label, Model, Separator, Settings, TaskName, Text, progress, show,
+    Data, Encoding, Json, Label, Model, Separator, Settings, TaskName, Text, check_given, progress, show,
 )
 from ..data.files import Files
 from ..errors import UserError, imported
@@ -30,13 +30,15 @@ def compare(
     encoding: Encoding = None, as_json: Json = False,
 ):
     "Hold recipes and saved models against each other and the TF-IDF baseline, on the same rows."
+    data = Files(data, separator, encoding)
+    check_given(data)
     from clfm_kit.study.comparison import compare as run, entry_tasks
     if plot:  # now, rather than after the comparison; opens no window
         imported("matplotlib", "a plot", "notebook").use("agg")
         tasks = entry_tasks(entries[0])
         if len(tasks) > 1 and task not in tasks:
             raise UserError(f"a plot shows one of the tasks {', '.join(tasks)}; say which with --task")
-    rows = _rows(entries[0], Files(data, separator, encoding), text_column, label_column)
+    rows = _rows(entries[0], data, text_column, label_column)
     with progress(): found = run(entries, rows, model=model, seeds=range(seeds), seen=seen)
     show(found.to_dict(), as_json, found)
     if plot:
@@ -68,10 +70,12 @@ def tune(
     as_json: Json = False,
 ):
     "Search recipe settings by cross-validation; the base model reads each text once."
+    base = Recipe.of(recipe).with_params(settings or [])
+    data = Files(data, separator, encoding)
+    check_given(data)
     from clfm_kit.classifier.artifacts import fresh_file
     from clfm_kit.study.tuning import tune as run
-    base = Recipe.of(recipe).with_params(settings or [])
-    splits = _rows(base, Files(data, separator, encoding), text_column, label_column)
+    splits = _rows(base, data, text_column, label_column)
     with progress(): found = run(base, splits, search, model, trials, folds, metric)
     found.best  # a search in which nothing worked is told as such
     if out:
@@ -91,9 +95,11 @@ def errors(
     as_json: Json = False,
 ):
     "Show the surest mistakes, the labels that are confused, and labels to check."
+    data = Files(data, separator, encoding)
+    check_given(data)
     from clfm_kit.study.error_analysis import analyse_errors
     with progress():
-        rows = _rows(entry, Files(data, separator, encoding), text_column, label_column)
+        rows = _rows(entry, data, text_column, label_column)
         found = analyse_errors(entry, rows, model, folds, most, task)
     if out: found.save_html(out)
     show(found.to_dict(), as_json, found)

@@ -216,18 +216,25 @@ class GuardCallback(TrainerCallback):
         if last - max([best, *firsts]) >= self.trainer.settings.patience: control.should_training_stop = True
 
 # %% ../../nbs/07_training/03_trainer.ipynb #dd6eb623
+def _is_whole(note: str) -> bool:
+    "Whether the note of a run was written to its end."
+    try: return isinstance(json.loads(note), str)
+    except ValueError: return False
+
 def last_checkpoint(folder, identity: str) -> Path | None:
-    "The newest complete checkpoint. Raises `UserError` when the folder holds another run."
+    "The newest complete checkpoint. Raises `UserError` when the folder holds another run, or is none."
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    note = folder / "run.json"
-    if note.exists() and json.loads(note.read_text()) != identity:
-        raise UserError(
-            f"{folder} holds checkpoints of another run (other data, recipe or base); "
-            f"give an empty folder, or delete it"
-        )
-    note.write_text(json.dumps(identity))
+    note, cure = folder / "run.json", "give an empty folder, or delete it"
     found = [path.parent for path in folder.glob("checkpoint-*/complete")]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        written = note.read_text() if note.exists() else json.dumps(identity)
+        # a run that was killed as it began leaves a note cut short, and nothing that could be mixed up
+        if written != json.dumps(identity) and (found or _is_whole(written)):
+            raise UserError(f"{folder} holds checkpoints of another run (other data, recipe or base); {cure}")
+        note.write_text(json.dumps(identity))
+    except OSError as error:
+        raise UserError(f"checkpoints cannot be written to {folder}: {error.strerror or error}; {cure}") from error
     return max(found, key=lambda path: int(path.name.partition("-")[2]), default=None)
 
 # %% ../../nbs/07_training/03_trainer.ipynb #07205743
