@@ -103,7 +103,6 @@ def look(model, blocks, tokenizer, inputs) -> Look:
         if x.shape[:-1] == ids.shape and out.shape == (*ids.shape, found.hidden):
             found.ffn[number] = module, x.shape[-1]
     found.last = together.shape[-1]
-    read = lambda *rows: _last(model, inputs, ids[list(rows)], mask[list(rows)])
     alone = _last(model, inputs, ids[1:, :SHORT], mask[1:, :SHORT])[0]
     if not torch.isfinite(alone).all():
         raise UserError(
