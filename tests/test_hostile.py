@@ -188,9 +188,11 @@ def test_no_model_is_fitted_where_none_can_be_saved(tmp_path):
 def test_nothing_is_opened_for_a_model_that_cannot_be_saved(words, tmp_path):
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("keep")
+    (tmp_path / "no-model").mkdir()
+    (tmp_path / "no-model" / "clfm.json").write_text("what opening it would stumble over")
     for out, part in (("notes/mine.txt", "is a file"), ("notes", "holds no clfm-kit model; choose another folder")):
         refused(clfm(*words, "--out", out, cwd=tmp_path, env=os.environ | {"HF_HUB_OFFLINE": "1"}), f"{out} ", part)
-    assert [path.name for path in tmp_path.rglob("*")] == ["notes", "mine.txt"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["clfm.json", "mine.txt", "no-model", "notes"]
 
 
 @pytest.mark.parametrize("harm, part", [

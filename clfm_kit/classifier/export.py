@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch import nn
 
 from ..backbone.backbone import Backbone
@@ -141,7 +142,6 @@ FORMS = {"onnx": write_graph, "onnx-int8": _small}
 def run_graph(folder, texts) -> dict:  # {output: float64 [N, C]}
     "Probabilities of texts by the exported graph, as the program in its README has them."
     import onnxruntime
-    from tokenizers import Tokenizer
     about = json.loads(Path(folder, "classifier.json").read_text(encoding="utf-8"))
     tokenizer = Tokenizer.from_file(str(Path(folder, "tokenizer", "tokenizer.json")))
     tokenizer.no_padding()
