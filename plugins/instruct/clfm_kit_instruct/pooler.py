@@ -90,7 +90,7 @@ def answer_scores(states, tree, head):
     D] of the nodes that its edges start from.
     """
     flat = states.to(head.weight.dtype).flatten(0, 1)
-    logits = word_logits(flat, tree.words, head).view(*states.shape[:2], -1)
+    logits = word_logits(flat, tree.words, head).unflatten(0, states.shape[:2])
     if tree.normalisation == "vocabulary": total = log_normalisers(flat, head).view(states.shape[:2])
     else: total = logits.masked_fill(~torch.from_numpy(tree.options).to(logits.device), -torch.inf).logsumexp(-1)
     sources, words = (
