@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NUMBERS', 'NAMES', 'REFUSED', 'FAILED_CHECKS', 'Unfitted', 'TextEstimator']
 
-# %% ../../nbs/08_classifier/05_estimator.ipynb #e4be9bbe
+# %% ../../nbs/08_classifier/05_estimator.ipynb #6c2eaa72
 import json
 import tempfile
 from dataclasses import fields
@@ -22,7 +22,7 @@ from ..display.html import join, markup, table
 from ..errors import NotFitted, UserError, unknown
 from ..recipes import Recipe, plain
 
-# %% ../../nbs/08_classifier/05_estimator.ipynb #91dba37d
+# %% ../../nbs/08_classifier/05_estimator.ipynb #b6f5456a
 class Unfitted(NotFitted, NotFittedError):
     "What is asked of a classifier that is not fitted, in scikit-learn's words too."
 
@@ -87,7 +87,7 @@ def _with(settings: Any, place: str, value: Any) -> list:
     except TypeError as error: raise UserError(f"{place} is {value!r}; a value as YAML writes it expected") from error
     return [each for each in settings if each.partition("=")[0].strip() != place] + [f"{place}={said}"]
 
-# %% ../../nbs/08_classifier/05_estimator.ipynb #d6143a57
+# %% ../../nbs/08_classifier/05_estimator.ipynb #94259dc7
 NUMBERS = "it gives rows of numbers, and a text is a string: they are refused, naming the row"
 NAMES = "it gives rows of numbers, and calls the arguments X and y; here they are data, which may be a data set, and labels"
 REFUSED = "it expects another reason for a refusal than that rows of numbers are no texts"
