@@ -436,7 +436,7 @@ def test_a_base_by_a_relative_path_is_found_from_anywhere(tiny, tmp_path, monkey
 
 @pytest.mark.parametrize("words", [
     ["predict", "m", "my lamp is broken"], ["evaluate", "m", "--data", "rows.csv"],
-    ["explain", "m", "my lamp is broken"],
+    ["explain", "m", "my lamp is broken"], ["export", "m", "--out", "o", "--data", "rows.csv"],
 ])
 def test_every_command_about_a_saved_model_takes_the_place_of_its_base(words, tiny, tmp_path):
     shutil.copytree(tiny, tmp_path / "small")
@@ -536,7 +536,7 @@ except SystemExit as stop: print("exit", stop.code, "torch" in sys.modules, "tra
     (["tune", "--recipe", "probe", "--data", "none.csv", "--search", "head.C=0.1..1"], "none.csv is not a file"),
     (["errors", "probe", "--data", "none.csv"], "none.csv is not a file"),
     (["explain", "m", "a text"], "m holds no clfm-kit model"),
-    (["export", "m", "--out", "o"], "m holds no clfm-kit model"),
+    (["export", "m", "--data", "none.csv", "--out", "o"], "none.csv is not a file"),
     (["distil", "owner/name", "--data", "none.csv", "--out", "o"], "none.csv is not a file"),
     (["merge", "a", "b", "--data", "none.csv", "--out", "o"], "none.csv is not a file"),
 ])
