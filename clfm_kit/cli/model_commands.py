@@ -75,7 +75,7 @@ def export(
 ):
     "Write a saved model as ONNX, with its tokenizer and labels, checked against the original."
     data = data and Files(data, separator, encoding)
-    check_given(data, folder)
+    check_given(data)
     from clfm_kit.classifier.artifacts import check_folder
     from clfm_kit.classifier.export import export as write
     check_folder(out)  # before any work, here and below
@@ -122,7 +122,7 @@ def distil(
     speed.
     """
     data = Files(data, separator, encoding)
-    check_given(data, teacher)
+    check_given(data)
     from clfm_kit.classifier.artifacts import check_folder
     from clfm_kit.study.distilling import distil as run, kept, open_teacher, teaching_rows
     check_folder(out, [teacher])
