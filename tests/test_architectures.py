@@ -37,7 +37,8 @@ def outcome(name, recipe, base, folder):
         alone = np.concatenate([clf.decision_function([text]) for text in (ASKED if recipe == "read" else ASKED[-2:])])
         size = max(np.abs(together).max(), 1e-3)
         difference = np.abs(together[-len(alone):] - alone).max()
-        assert difference < 1e-3 * size, f"{name}, {recipe}: neighbours change the answer"
+        # products of weights in 4 bits are of half precision where the processor has it
+        assert difference < (1e-2 if recipe == "4 bits" else 1e-3) * size, f"{name}, {recipe}: neighbours change the answer"
         clf.save_pretrained(folder)
         np.save(f"{folder}-before.npy", together)
         if clf.delta_ is not None: given_back(clf, base, name, recipe)
