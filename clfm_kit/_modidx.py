@@ -853,6 +853,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                'clfm_kit/classifier/classifier.py'),
                                                 'clfm_kit.classifier.classifier.Classifier.head_of': ( '08_classifier/classifier.html#classifier.head_of',
                                                                                                        'clfm_kit/classifier/classifier.py'),
+                                                'clfm_kit.classifier.classifier.Classifier.keep_answers': ( '08_classifier/classifier.html#classifier.keep_answers',
+                                                                                                            'clfm_kit/classifier/classifier.py'),
                                                 'clfm_kit.classifier.classifier.Classifier.named': ( '08_classifier/classifier.html#classifier.named',
                                                                                                      'clfm_kit/classifier/classifier.py'),
                                                 'clfm_kit.classifier.classifier.Classifier.open': ( '08_classifier/classifier.html#classifier.open',

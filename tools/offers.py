@@ -1,5 +1,5 @@
-"""Run in a fresh environment: offers.py "PLUGINS" "PACKAGES" — these plugins and no others are found, and every
-module imports from there.
+"""Run in a fresh environment: offers.py "PLUGINS" "PACKAGES" [PLUGIN] — these plugins and no others are found, every
+module imports from there, and the recipes of one plugin run.
 """
 import importlib
 import pkgutil
@@ -17,3 +17,7 @@ for name in packages:
         if not module.name.endswith("__main__"): importlib.import_module(module.name)
 assert not catalogue.failures, f"plugins that fail: {catalogue.failures}"
 assert set(catalogue.plugins) == {"clfm-kit", *wanted}, f"plugins found: {sorted(catalogue.plugins)}"
+if len(sys.argv) > 3:
+    sys.path.append(str(Path(__file__).parent))
+    from recipes import recipes_run
+    recipes_run(sys.argv[3])

@@ -1,33 +1,32 @@
-"""Run in a fresh environment: recipes.py PLUGIN — each recipe that the plugin offers is fitted, saved, loaded and
-asked, on a small decoder with random weights.
+"""Each recipe that a plugin offers is fitted, saved, loaded and asked, on a small decoder with random weights.
 
 A recipe that takes more than one task is fitted by its plugin's own tests; here it must build its parts.
 """
-import sys
 import tempfile
 from pathlib import Path
 
+from small_decoder import decoder
+
 from clfm_kit import Classifier, Recipe, catalogue, load_data
 
-sys.path.append(str(Path(__file__).parent))
-from small_decoder import decoder  # noqa: E402
 
-with tempfile.TemporaryDirectory() as place:
-    rows = load_data("helpdesk").train
-    kept = [n for n, label in enumerate(rows.labels) if label in ("track_order", "return_item", "refund_status")][:90]
-    few, model = rows.take(kept), decoder(Path(place, "decoder"), rows.texts)
-    names = [name for name, entry in catalogue.entries("recipe").items() if entry.plugin == sys.argv[1]]
-    assert names, f"plugin {sys.argv[1]!r} offers no recipe"
-    for name in names:
-        recipe = Recipe.of(name)
-        recipe.parts()
-        if recipe.tasks: continue
-        short = ["training.epochs=2"] if recipe.training else []
-        clf = Classifier(name, model, short, cache=None).fit(
-            few.texts[:70], few.labels[:70], few.take(range(70, len(few)))
-        )
-        again = Classifier.from_pretrained(clf.save_pretrained(Path(place, name)))
-        assert (again.decision_function(few.texts[:5]) == clf.decision_function(few.texts[:5])).all(), (
-            f"recipe {name!r}: other logits after saving and loading"
-        )
-        print(f"{name}: {clf.predict(few.texts[:3]).tolist()}")
+def recipes_run(plugin):
+    with tempfile.TemporaryDirectory() as place:
+        rows = load_data("helpdesk").train
+        kept = [n for n, label in enumerate(rows.labels) if label in ("track_order", "return_item", "refund_status")][:90]
+        few, model = rows.take(kept), decoder(Path(place, "decoder"), rows.texts)
+        names = [name for name, entry in catalogue.entries("recipe").items() if entry.plugin == plugin]
+        assert names, f"plugin {plugin!r} offers no recipe"
+        for name in names:
+            recipe = Recipe.of(name)
+            recipe.parts()
+            if recipe.tasks: continue
+            short = ["training.epochs=2"] if recipe.training else []
+            clf = Classifier(name, model, short, cache=None).fit(
+                few.texts[:70], few.labels[:70], few.take(range(70, len(few)))
+            )
+            again = Classifier.from_pretrained(clf.save_pretrained(Path(place, name)))
+            assert (again.decision_function(few.texts[:5]) == clf.decision_function(few.texts[:5])).all(), (
+                f"recipe {name!r}: other logits after saving and loading"
+            )
+            print(f"{name}: {clf.predict(few.texts[:3]).tolist()}")

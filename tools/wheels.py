@@ -13,7 +13,6 @@ from jobs import Job
 from tree import EXAMPLE, PACKAGES, PLUGINS, PROJECTS, ROOT, Failed
 
 OFFERS = "python", "-I", ROOT / "tools" / "offers.py"  # isolated: nothing of the checkout is on the path
-RECIPES = "python", "-I", ROOT / "tools" / "recipes.py"
 FIT = "clfm", "fit", "--recipe", "probe", "--data", "helpdesk", "--model", "minilm", "--out", "model"
 PLOT = (
     "import ipywidgets, jupyterlab, matplotlib; matplotlib.use('agg'); from clfm_kit.evaluation.calibration import "
@@ -33,15 +32,13 @@ def brought(name):
 def plugin(folder, dist, name):
     "An extra alone: what it brings is found, nothing else is, and its recipes run."
     alone = Fresh(folder / name, dist, f"clfm-kit[{name}]")
-    alone.run(*OFFERS, " ".join(sorted(brought(name))), PACKAGES[Path("plugins", name)])
-    alone.run(*RECIPES, name)
+    alone.run(*OFFERS, " ".join(sorted(brought(name))), PACKAGES[Path("plugins", name)], name)
 
 
 def core(folder, dist):
     "The core alone: no plugin is found, and its recipes run."
     core = Fresh(folder / "core", dist, "clfm-kit")
-    core.run(*OFFERS, "", "clfm_kit")
-    core.run(*RECIPES, "clfm-kit")
+    core.run(*OFFERS, "", "clfm_kit", "clfm-kit")
 
 
 def extra(folder, dist, name, *command):

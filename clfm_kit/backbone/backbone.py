@@ -220,6 +220,7 @@ class Backbone:
             # before any hook is in place: they may take a pass of their own
             inputs = self.inputs(ids, mask) if inputs is None else inputs
             self.passes += 1
+            if self.together == "padded": return self._pass(inputs, taps)
             groups = self._groups(mask)
             if len(groups) == 1: return self._pass(inputs, taps)
             found: dict = {site: [] for site in taps}
@@ -240,7 +241,6 @@ class Backbone:
     def _groups(self, mask) -> list:  # of (rows, length)
         "Which rows of a batch may be read together, and to what length."
         lengths = mask.sum(1).cpu()
-        if self.together == "padded": return [(torch.arange(len(mask)), mask.shape[1])]
         if self.together == "alone": return [(torch.tensor([row]), int(size)) for row, size in enumerate(lengths)]
         return [((lengths == size).nonzero().flatten(), int(size)) for size in lengths.unique()]
 

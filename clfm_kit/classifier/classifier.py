@@ -162,7 +162,7 @@ class Classifier(TextEstimator):
         return any(task.schema.unit == "word" for task in self._fitted().values())
 
     def _answering(self) -> TextEncoder:
-        "The encoder that answers: past the state cache, unless the classifier was loaded with one."
+        "The encoder that answers: past the state cache, unless answers are kept."
         return self.encoder_ if getattr(self, "answers_kept_", False) else self.encoder_.uncached()
 
     def _texts(self, given: Any) -> tuple:  # (texts, places of their words or None)
@@ -184,6 +184,12 @@ class Classifier(TextEstimator):
             for name, task in self.tasks_.items():
                 if some or task.schema.unit == "text": found[name].append(what(task, features, encoded))
         return found
+
+    def keep_answers(self) -> "Classifier":
+        """From now on keep in the state cache what is read to answer, as what is read to fit and to evaluate is; for
+        texts that will be asked again. Returns itself."""
+        self.answers_kept_ = True
+        return self
 
     def answers(self, texts: Any, thresholds: Any = None, tokens: Any = None) -> dict[str, Answers]:
         """All that is said of texts, {task: Answers}, in one reading;
@@ -342,10 +348,10 @@ class Classifier(TextEstimator):
     ) -> "Classifier":
         """The classifier saved in a folder or on the Hub; `model` says where its base is now.
 
-        With a `cache` ("default" or a folder) what it reads to answer is kept there too. Raises `UserError` if anything is missing, damaged or different."""
+        With a `cache` ("default" or a folder) what it reads to answer is kept there too. Raises `UserError` if anything
+        is missing, damaged or different."""
         found = load(cls, source, model, cache, accept_other_base)
-        found.answers_kept_ = cache is not None
-        return found
+        return found if cache is None else found.keep_answers()
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
         "Upload the classifier to the Hub as `repo_id`; `kwargs` go to `HfApi.create_repo`."

@@ -142,7 +142,8 @@ def cross_validate(
     found: dict = {name: [None] * len(rows) for name in specs}
     for number in range(folds):
         outside = rows.take(np.flatnonzero(fold == number).tolist())
-        clf = Classifier(recipe, model, cache=cache).fit(rows.take(np.flatnonzero(fold != number).tolist()))
+        inside = rows.take(np.flatnonzero(fold != number).tolist())
+        clf = Classifier(recipe, model, cache=cache).fit(inside).keep_answers()
         for name, answers in clf.answers(outside.texts, tokens=outside.tokens).items():
             said = _spread_out(answers.probabilities, clf.task(name).schema, schemas[name])
             for row, probabilities in zip(np.flatnonzero(fold == number), said): found[name][row] = probabilities

@@ -271,7 +271,7 @@ def analyse_errors(
         raise UserError(f"{rows.source} has no labels; errors are found by comparing with labels")
     if hasattr(entry, "tasks_"): clf = entry
     elif is_saved(entry): clf = Classifier.from_pretrained(entry, cache="default")
-    else: clf = Classifier(entry, model).fit(splits)
+    else: clf = Classifier(entry, model).fit(splits).keep_answers()
     report, schema = clf.evaluate(rows), clf.task(name).schema
     if clf.named: report = note_seen(report.tasks[name], rows.texts, clf.trained_on_)
     found = clf.answers(rows.texts, tokens=rows.tokens)[name]

@@ -124,7 +124,8 @@ def folder_mb(clf: Classifier) -> float:
 def recipe_run(recipe, model, seed, train, validation, test) -> Run:
     "Fit a recipe and measure it."
     with measured() as cost:
-        clf = Classifier(Recipe.of(recipe).with_params([f"seed={seed}"]), model).fit(train, validation=validation)
+        seeded = Recipe.of(recipe).with_params([f"seed={seed}"])
+        clf = Classifier(seeded, model).fit(train, validation=validation).keep_answers()
     return classifier_run(clf, test, cost)
 
 def classifier_run(clf, test, cost) -> Run:
