@@ -1135,6 +1135,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'clfm_kit.data.fields.Fields.__new__': ( '03_data/fields.html#fields.__new__',
                                                                                'clfm_kit/data/fields.py'),
                                       'clfm_kit.data.fields._alike': ('03_data/fields.html#_alike', 'clfm_kit/data/fields.py'),
+                                      'clfm_kit.data.fields._written_list': ( '03_data/fields.html#_written_list',
+                                                                              'clfm_kit/data/fields.py'),
                                       'clfm_kit.data.fields.as_labels': ('03_data/fields.html#as_labels', 'clfm_kit/data/fields.py'),
                                       'clfm_kit.data.fields.as_texts': ('03_data/fields.html#as_texts', 'clfm_kit/data/fields.py'),
                                       'clfm_kit.data.fields.check_names': ('03_data/fields.html#check_names', 'clfm_kit/data/fields.py'),

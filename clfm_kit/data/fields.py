@@ -8,6 +8,7 @@ __all__ = ['FLAGS', 'short', 'Fields', 'joined', 'as_texts', 'check_texts', 'is_
            'read_tags']
 
 # %% ../../nbs/03_data/00_fields.ipynb #d9418e8d
+import ast
 import json
 import re
 import unicodedata
@@ -144,17 +145,19 @@ def as_labels(labels) -> list:  # one entry a row
     return list(labels.ravel() if isinstance(labels, np.ndarray) and labels.shape[1:] == (1,) else labels)
 
 # %% ../../nbs/03_data/00_fields.ipynb #04305340
+def _written_list(value, column, where):
+    for read in (json.loads, ast.literal_eval):  # as JSON has it, and as Python prints it
+        try: return read(value)
+        except (ValueError, SyntaxError, RecursionError, MemoryError): continue
+    raise UserError(f'{where}: field {column!r} is {short(value)}; a list of labels is written ["a", "b"]')
+
 def read_label(value, column: str, where: str):
     """A label or a list of labels, made plain; `column` and `where` are for messages.
 
     Raises `UserError` for a value that is neither.
     """
     if isinstance(value, str) and value[:1] == "[" and value[-1:] == "]":
-        try: value = json.loads(value)
-        except ValueError as error:
-            raise UserError(
-                f'{where}: field {column!r} is {short(value)}; a list of labels is written ["a", "b"]'
-            ) from error
+        value = _written_list(value, column, where)
     if isinstance(value, set): value = sorted(value, key=str)
     if isinstance(value, (list, tuple, np.ndarray)):
         names = check_names([read_label(name, column, where) for name in value], f"{where}: field {column!r}")
