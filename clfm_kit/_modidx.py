@@ -45,6 +45,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'clfm_kit/backbone/backbone.py'),
                                             'clfm_kit.backbone.backbone.lift_mask': ( '05_backbone/backbone.html#lift_mask',
                                                                                       'clfm_kit/backbone/backbone.py'),
+                                            'clfm_kit.backbone.backbone.maps_in_fewer_bits': ( '05_backbone/backbone.html#maps_in_fewer_bits',
+                                                                                               'clfm_kit/backbone/backbone.py'),
                                             'clfm_kit.backbone.backbone.misused': ( '05_backbone/backbone.html#misused',
                                                                                     'clfm_kit/backbone/backbone.py'),
                                             'clfm_kit.backbone.backbone.refuse_more_words': ( '05_backbone/backbone.html#refuse_more_words',

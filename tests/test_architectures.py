@@ -38,7 +38,8 @@ def outcome(name, recipe, base, folder):
         size = max(np.abs(together).max(), 1e-3)
         difference = np.abs(together[-len(alone):] - alone).max()
         # products of weights in 4 bits are of half precision where the processor has it
-        assert difference < (1e-2 if recipe == "4 bits" else 1e-3) * size, f"{name}, {recipe}: neighbours change the answer"
+        limit = 1e-2 if recipe == "4 bits" else 1e-3
+        assert difference < limit * size, f"{name}, {recipe}: neighbours change the answer"
         clf.save_pretrained(folder)
         np.save(f"{folder}-before.npy", together)
         if clf.delta_ is not None: given_back(clf, base, name, recipe)
@@ -88,10 +89,11 @@ def table(found) -> str:
     return "\n".join([
         "# Architectures", "",
         f"What recipes make of {len(found)} architectures of transformers, tried on tiny random models. Where it says "
-        "yes, the fit, its answers alone and beside other texts, saving, and loading in a fresh process were tried, and "
-        "what training changed was taken off again, bit for bit. A number names the sentence of the refusal below. "
-        "*read*: the last state, frozen; *below*: the state after one block; *train*: all weights; *few rows*: rows of "
-        "weights by their gradient; *adapters*: LoRA; *4 bits*: LoRA over nf4; *ask*: a decoder asked for a label.", "",
+        "yes, the fit, its answers alone and beside other texts, saving, and loading in a fresh process were tried, "
+        "and what training changed was taken off again, bit for bit. A number names the sentence of the refusal "
+        "below. *read*: the last state, frozen; *below*: the state after one block; *train*: all weights; *few rows*: "
+        "rows of weights by their gradient; *adapters*: LoRA; *4 bits*: LoRA over nf4; *ask*: a decoder asked for a "
+        "label. Made by `python tests/test_architectures.py`.", "",
         row(["architecture", *RECIPES]), "|---" * (len(RECIPES) + 1) + "|",
         *(row([f"`{name}`", *map(mark, each.values())]) for name, each in sorted(found.items())), "",
         *(f"{number}. {word}" for number, word in enumerate(reasons, 1)), "",

@@ -273,6 +273,8 @@ def test_where_fewer_blocks_do_not_give_the_same_states_the_whole_base_is_read(s
     if shorten: monkeypatch.setattr("clfm_kit.backbone.loading.shorten", shorten)
     loaded = Classifier.from_pretrained(below)
     assert loaded.encoder_.backbone.loaded_depth == blocks
+    told = [note for note in loaded.encoder_.backbone.notes if "all blocks are loaded" in note]
+    assert ["this architecture has no setter" in note for note in told] == [True] * (shorten is no_room)
     monkeypatch.undo()
     np.testing.assert_array_equal(loaded.predict(TEXTS), Classifier.from_pretrained(below).predict(TEXTS))
 

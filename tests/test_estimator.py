@@ -272,7 +272,8 @@ def test_a_copy_of_trained_weights_and_named_tasks_answers_alike(tiny):
     for name, found in clf.predict_proba(TEXTS).items():
         np.testing.assert_array_equal(other.predict_proba(TEXTS)[name], found)
     other.delta_.unapply(other.encoder_.backbone)  # a copy has a base of its own
-    for name, found in clf.predict_proba(TEXTS).items(): assert not np.array_equal(other.predict_proba(TEXTS)[name], found)
+    answers = other.predict_proba(TEXTS)
+    for name, found in clf.predict_proba(TEXTS).items(): assert not np.array_equal(answers[name], found)
 
 
 def test_a_pickle_holds_bytes_and_plain_parameters_and_names_no_code_but_ours(clf):
@@ -320,7 +321,8 @@ def test_a_search_over_a_parameter_of_a_part_refits_and_is_saved(tiny, tmp_path)
 
 
 def test_parameters_of_parts_are_set_by_name():
-    clf = Classifier("probe").set_params(head__C=3, state_dtype="float32").set_params(head__C=0.5, class_weight="balanced")
+    clf = Classifier("probe").set_params(head__C=3, state_dtype="float32")
+    clf.set_params(head__C=0.5, class_weight="balanced")
     assert clf.settings == ["head.C=0.5", 'class_weight="balanced"'] and clf.state_dtype == "float32"
     clf.prepare()
     assert clf.parts_["head"].C == 0.5 and clf.recipe_.class_weight == "balanced"
@@ -361,7 +363,8 @@ def test_weights_are_refused_where_they_would_not_count(tiny):
 
 def test_a_notebook_shows_recipe_labels_and_validation_figures(clf):
     shown = clf._repr_mimebundle_()["text/html"]
-    for part in ("probe", "cross, glad", "accuracy", f"on {clf.reports_['validation'].rows} validation rows"): assert part in shown
+    rows = clf.reports_["validation"].rows
+    for part in ("probe", "cross, glad", "accuracy", f"on {rows} validation rows"): assert part in shown
     assert "Classifier(" in Classifier("probe")._repr_mimebundle_()["text/html"]
 
 
@@ -373,7 +376,8 @@ def test_what_a_recipe_was_given_by_other_libraries_is_saved(name, tiny, tmp_pat
     codes = np.array([int(label == "glad") for label in LABELS])
     weights = compute_class_weight("balanced", classes=np.unique(codes), y=codes)
     recipe, model, labels = {
-        "path": ("probe", Path(tiny), LABELS), "codes": ({"class_weight": dict(zip(np.unique(codes), weights))}, tiny, codes),
+        "path": ("probe", Path(tiny), LABELS),
+        "codes": ({"class_weight": dict(zip(np.unique(codes), weights))}, tiny, codes),
         "names": ({"class_weight": dict(zip(np.unique(LABELS), (1.0, 2.0)))}, tiny, LABELS),
         "number": ({"head": {"name": "logistic", "C": np.logspace(-2, 0, 3)[1]}, "seed": np.int64(3)}, tiny, LABELS),
     }[name]
@@ -528,7 +532,10 @@ except SystemExit as stop: print("exit", stop.code, "torch" in sys.modules, "tra
     (["fit", "--recipe", "probe", "--data", "rows.csv", "--text-column", "txt", "--out", "m"], "did you mean 'text'?"),
     (["fit", "--recipe", "probe", "--data", "broken.csv", "--out", "m"], "broken.csv line 3"),
     (["fit", "--recipe", "prove", "--data", "rows.csv", "--out", "m"], "did you mean 'probe'?"),
-    (["fit", "--recipe", "probe", "--set", "head=logistik", "--data", "rows.csv", "--out", "m"], "did you mean 'logistic'?"),
+    (
+        ["fit", "--recipe", "probe", "--set", "head=logistik", "--data", "rows.csv", "--out", "m"],
+        "did you mean 'logistic'?",
+    ),
     (["predict", "m", "--data", "none.csv"], "m holds no clfm-kit model"),
     (["predict", "owner/name", "--data", "none.csv"], "none.csv is not a file"),
     (["evaluate", "owner/name", "--data", "none.csv"], "none.csv is not a file"),

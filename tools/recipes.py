@@ -13,7 +13,8 @@ from clfm_kit import Classifier, Recipe, catalogue, load_data
 def recipes_run(plugin):
     with tempfile.TemporaryDirectory() as place:
         rows = load_data("helpdesk").train
-        kept = [n for n, label in enumerate(rows.labels) if label in ("track_order", "return_item", "refund_status")][:90]
+        intents = "track_order", "return_item", "refund_status"
+        kept = [number for number, label in enumerate(rows.labels) if label in intents][:90]
         few, model = rows.take(kept), decoder(Path(place, "decoder"), rows.texts)
         names = [name for name, entry in catalogue.entries("recipe").items() if entry.plugin == plugin]
         assert names, f"plugin {plugin!r} offers no recipe"

@@ -86,15 +86,15 @@ def _open_as_fitted(clf, schemas, base: dict, delta, accept_other_base: bool):
         found = backbone.base_hash
         if found != base["hash"] and not accept_other_base:
             raise UserError(
-                f"base model {clf.model!r} has other weights or another configuration (hash {found[:12]}…) than the one this "
-                f"classifier was fitted on ({base['hash'][:12]}…); give the right one with model=…, or pass "
+                f"base model {clf.model!r} has other weights or another configuration (hash {found[:12]}…) than the one "
+                f"this classifier was fitted on ({base['hash'][:12]}…); give the right one with model=…, or pass "
                 f"accept_other_base=True"
             )
         if delta is not None: delta.apply(backbone)
         if accept_other_base or backbone.gives(base.get("states"), base["depth"]): return
     raise UserError(
-        f"base model {clf.model!r} gives other states than it did when this classifier was fitted, though its files are the "
-        f"same; use the versions of torch and transformers of that time, fit again, or pass accept_other_base=True"
+        f"base model {clf.model!r} gives other states than it did when this classifier was fitted, though its files "
+        f"are the same; use the versions of torch and transformers of that time, fit again, or pass accept_other_base=True"
     )
 
 # %% ../../nbs/08_classifier/05_saving.ipynb #a072d7db

@@ -74,9 +74,10 @@ def fit(
     clf = clfm_kit.Classifier(checked, model, reject=_reject(reject, coverage, out_of_scope))
     clf.prepare()
     check_training(checked, clf.parts_)
-    if dry_run: sizes_for(clf.parts_, model)
-    schemas = rows_to_fit(splits, clf.specs_, seed=checked.seed)[2]  # a dry run refuses what a fit does
-    for name, schema in schemas.items(): check_reject(clf.specs_[name].reject, schema)
+    if dry_run:  # it refuses what a fit does
+        sizes_for(clf.parts_, model)
+        schemas = rows_to_fit(splits, clf.specs_, seed=checked.seed)[2]
+        for name, schema in schemas.items(): check_reject(clf.specs_[name].reject, schema)
     reports = {
         name: data_report(task_splits(splits, task) if clf.named else splits) for name, task in clf.specs_.items()
     }

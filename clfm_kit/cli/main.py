@@ -7,12 +7,12 @@ __all__ = ['app', 'Commands', 'clfm', 'main']
 
 # %% ../../nbs/11_cli/07_main.ipynb #f4a883ed
 import sys
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
 from typer.core import TyperGroup
 
+from .. import __version__
 from ..errors import UserError
 from ..plugins import catalogue
 
@@ -37,7 +37,7 @@ app = typer.Typer(cls=Commands, no_args_is_help=True, rich_markup_mode=None, pre
 
 def _version(asked: bool):
     if not asked: return
-    print(f"clfm-kit {version('clfm-kit')}")
+    print(f"clfm-kit {__version__}")
     raise typer.Exit
 
 @app.callback()

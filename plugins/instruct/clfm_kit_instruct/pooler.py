@@ -111,8 +111,8 @@ def read_head(backbone):
         own = OwnHead(backbone)
         if alike(own(states), whole): return own
     raise UserError(
-        f"{type(backbone.language_model).__name__} makes its logits of more than the last states, which pooler 'answers' "
-        f"cannot follow; use another decoder"
+        f"{type(backbone.language_model).__name__} makes its logits of more than the last states, which pooler "
+        f"'answers' cannot follow; use another decoder"
     )
 
 # %% ../nbs/04_pooler.ipynb #a126d06d

@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from clfm_kit.backbone.backbone import QUANTISED, maps_in_fewer_bits
 from clfm_kit.backbone.deltas import Change, Delta
 from clfm_kit.errors import UserError
 from .quantizers import unpacked
 
 # %% ../nbs/01_adapters.ipynb #553d7f0d
-KINDS = ("Linear", "Conv1D", "Linear4bit", "Linear8bitLt")
+KINDS = ("Linear", "Conv1D", *QUANTISED)
 
 def linear_maps(model, blocks) -> dict:  # {module name: number of its block}
     "The linear maps inside blocks. Raises `UserError` when there are none."
@@ -66,7 +67,7 @@ def needed(backbone, names, sites) -> list:
 
 # %% ../nbs/01_adapters.ipynb #010107fd12
 def inject(model, names, adapter: str = "default", turned: bool = False, **settings):
-    "Let peft put layers around maps of these names and no others: its rules by architecture would take some for others."
+    "Let peft put layers around maps of these names and no others, whatever its rules for an architecture say."
     from peft import LoraConfig, inject_adapter_in_model
     bare = nn.Module()  # has no configuration
     bare.base = model
@@ -82,7 +83,7 @@ def attach(model, names, **settings) -> dict:  # {name: peft's layer}
 def cannot_train(backbone) -> str:
     "Why a base in fewer bits takes no pass of training, empty where it does: some models then write to their weights."
     model, ids = backbone.model, torch.tensor([[0, 1]])
-    if not any(type(module).__name__ in KINDS[2:] for module in model.modules()): return ""
+    if not maps_in_fewer_bits(model): return ""
     site, inputs = f"hidden.{backbone.shape.depth}", backbone.plain_inputs(ids, torch.ones_like(ids))
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):

@@ -10,6 +10,7 @@ from fnmatch import fnmatch
 
 import torch
 
+from clfm_kit.backbone.backbone import QUANTISED, maps_in_fewer_bits
 from clfm_kit.backbone.loading import load_model
 from clfm_kit.backbone.sources import model_source
 from clfm_kit.errors import UserError, unknown
@@ -141,7 +142,7 @@ def first_values(lora: Lora, backbone, names, seed):
     if lora.initialization == "default": return None
     if lora.initialization == "pissa": return lambda layers: pissa(layers, lora.settings(), backbone.model, seed)
     kinds = {type(backbone.model.get_submodule(name)).__name__ for name in names}
-    if not kinds & {"Linear4bit", "Linear8bitLt"}:
+    if not kinds & {*QUANTISED}:
         raise UserError(
             "initialization 'loftq' makes up for what quantising loses, and this base is not quantised; "
             "use quantizer 'nf4', or initialization 'pissa'"
@@ -179,7 +180,7 @@ def full_precision(backbone):
     Raises `UserError` when those are quantised too.
     """
     model, _ = load_model(model_source(backbone.source), backbone.loaded_depth)
-    if any(type(module).__name__ in ("Linear4bit", "Linear8bitLt") for module in model.modules()):
+    if maps_in_fewer_bits(model):
         raise UserError(
             "initialization 'loftq' needs full-precision weights, and the model's files are quantised; "
             "give the model they were made from"

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from clfm_kit.errors import UserError, unknown
+from clfm_kit.backbone.backbone import maps_in_fewer_bits
 from clfm_kit.backbone.kernels import Linear, by_rows, product, served
 from clfm_kit.parts import Part
 
@@ -81,8 +82,7 @@ class Unpacking:
 # %% ../nbs/00_quantizers.ipynb #ed0e43c4
 def left_whole(model, held: str) -> list:
     "A sentence where much of what is read stays in full precision, such as experts that are kept as one tensor."
-    maps = [module for module in model.modules() if type(module).__name__ in ("Linear4bit", "Linear8bitLt")]
-    small = sum(module.in_features * module.out_features for module in maps)
+    small = sum(module.in_features * module.out_features for module in maps_in_fewer_bits(model).values())
     whole = {
         name: p.numel() for name, p in model.named_parameters()
         if p.ndim > 1 and p.is_floating_point() and any(part.isdigit() for part in name.split("."))
@@ -90,8 +90,8 @@ def left_whole(model, held: str) -> list:
     if small >= sum(whole.values()): return []
     first = max(whole, key=whole.get)
     return [
-        f"only {small / (small + sum(whole.values())):.0%} of the weights in blocks are held {held}: {first!r} and its like are no "
-        f"linear maps that could be, and stay in full precision"
+        f"only {small / (small + sum(whole.values())):.0%} of the weights in blocks are held {held}: {first!r} and its "
+        f"like are no linear maps that could be, and stay in full precision"
     ]
 
 class FourBit(Part):

@@ -8,7 +8,6 @@ __all__ = ['linear_maps', 'is_map', 'map_weights', 'gradients']
 # %% ../nbs/01_sensitivity.ipynb #1cdd3bf4
 from contextlib import ExitStack, contextmanager
 
-import torch
 from torch import nn
 
 from clfm_kit.errors import UserError
@@ -47,7 +46,7 @@ def gradients(maps: dict, mask, into: dict):
     def watch(name):
         def forward(module, args, out):
             # no leaf of the graph, as some models change it in place
-            if not out.requires_grad: out = out + torch.zeros((), dtype=out.dtype, device=out.device, requires_grad=True)
+            if not out.requires_grad: out = out + out.new_zeros((), requires_grad=True)
             x = args[0].detach()
             out.register_hook(lambda delta: add(name, x, delta))
             return out
