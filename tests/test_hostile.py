@@ -95,11 +95,28 @@ def test_bad_files_at_the_command_line(content, parts, tiny, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+# eight aliases, each of nine times the one before
+BOMB = "{" + ", ".join(f"{here}: &{here} [{', '.join([below] * 9)}]" for here, below in zip("abcdefgh", ["x", *map("*".__add__, "abcdefg")])) + "}"
+
+
 @pytest.mark.parametrize("words, parts", [
     (["fit", "--recipe", "probe"], ["--data"]),
     (["fit", "--recipe", "prove", "--data", "helpdesk", "--out", "x"], ["did you mean 'probe'?"]),
     (["fit", "--recipe", "probe", "--data", "helpdesk", "--out", "x", "--set", "head.c=1"], ["did you mean 'C'?"]),
     (["fit", "--recipe", "probe", "--data", "helpdesk", "--out", "x", "--set", "head.C"], ["part.parameter=value"]),
+    (["fit", "--recipe", "probe", "--data", "helpdesk", "--out", "x", "--set", "training=5"], ["a mapping expected"]),
+    (
+        ["fit", "--recipe", "probe", "--data", "helpdesk", "--out", "x", "--set", "seed=8589934592"],
+        ["seed is 8589934592; a whole number from 0 to 4294967295 expected"],
+    ),
+    (
+        ["fit", "--recipe", "probe", "--data", "helpdesk", "--out", "x", "--set", f"head.C={BOMB}"],
+        ["stands for more than 10000 values"],
+    ),
+    (
+        ["fit", "--recipe", "probe", "--data", "helpdesk", "--out", "x", "--set", "head=\x1b]52;c;QQ==\x07\u202e"],
+        ["\\x1b]52;c;QQ==\\x07\\u202e"],
+    ),
     (["fit", "--recipe", "probe", "--data", "helpdesk"], ["--out"]),
     (["fit", "--recipe", "probe", "--data", "./nowhere.csv", "--out", "x"], ["nowhere.csv"]),
     (["fit", "--recipe", "probe", "--data", "helpdesk", "--model", "./no-model", "--out", "x"], ["no-model"]),
@@ -135,7 +152,7 @@ def test_bad_files_at_the_command_line(content, parts, tiny, tmp_path):
     ),
     (
         ["fit", "--recipe", "probe", "--data", "helpdesk", "--out", "x", "--set", "seed=abc"],
-        ["seed is 'abc'; a whole number from 0 up"],
+        ["seed is 'abc'; a whole number from 0 to 4294967295 expected"],
     ),
     (
         ["fit", "--recipe", "probe", "--data", "helpdesk", "--out", "x", "--set", "nope=1"],
@@ -155,7 +172,7 @@ def test_wrong_words_at_the_command_line(words, parts, tmp_path):
 
 
 @pytest.mark.parametrize("name, content, parts", [
-    ("tab.yaml", "name: mine\nhead:\n\tname: logistic\n", ["tab.yaml, line 3 is not YAML"]),
+    ("tab.yaml", "name: mine\nhead:\n\tname: logistic\n", ["tab.yaml, line 3 cannot be read as YAML"]),
     ("list.yaml", "- a\n", ["list.yaml must hold a mapping"]),
     ("key.jsonl", '{"text": "a", "label": "x"}\n{"label": "y"}\n', ["key.jsonl line 2: field 'text' is None"]),
     ("junk.parquet", "PAR1junk", ["junk.parquet cannot be read: "]),

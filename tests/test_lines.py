@@ -294,7 +294,7 @@ def test_what_does_not_go_together(decoder, tmp_path):
         ).fit(table(24))
     path = tmp_path / "twice.yaml"
     path.write_text("format: lines\ntasks:\n  intent: label\n  intent: urgency\n")
-    with pytest.raises(UserError, match="line 4 is not YAML: 'intent' stands twice"): Recipe.of(path)
+    with pytest.raises(UserError, match="line 4 cannot be read as YAML: 'intent' stands twice"): Recipe.of(path)
 
 
 @pytest.mark.parametrize("class_weight", ["balanced", "focal", {"order": 3.0}])

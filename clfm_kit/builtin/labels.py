@@ -8,9 +8,9 @@ __all__ = ['TextLabels', 'SingleLabel', 'MultiLabel']
 # %% ../../nbs/06_builtin/02_labels.ipynb #b089c6ef
 import numpy as np
 
-from ..data.fields import match, short
+from ..data.fields import match
 from ..data.schemas import Schema, columns_of
-from ..errors import UserError, unknown
+from ..errors import UserError, short, unknown
 from ..evaluation.calibration import tune_thresholds
 from ..evaluation.metrics import ratio
 from ..evaluation.significance import f1_counts, judge

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from .. import __version__
-from ..errors import UserError
+from ..errors import UserError, visible
 from ..plugins import catalogue
 
 # %% ../../nbs/11_cli/07_main.ipynb #3eee70c2
@@ -56,7 +56,7 @@ def main(args=None):
     except typer.Exit as stop: sys.exit(stop.exit_code)
     except Exception as error:
         if not hasattr(error, "format_message"): raise
-        _fail(error.format_message(), 2)  # what typer says of wrong options
+        _fail(visible(error.format_message()), 2)  # what typer says of wrong options
     else:  # typer returns the exit code of what it caught itself, such as Ctrl-C
         if code == 130: _fail("stopped; nothing was half-written", 130)
         if isinstance(code, int) and code: sys.exit(code)

@@ -23,7 +23,7 @@ from rich.text import Text as RichText
 
 from ..data.files import Files
 from ..display.tables import Result, Table
-from ..errors import UserError
+from ..errors import HIDDEN, UserError, visible
 from ..plugins import STAGES, using
 
 # %% ../../nbs/11_cli/00_options.ipynb #482c0acc
@@ -71,21 +71,22 @@ def show(facts, as_json: bool, *shown):
     "Print a result: `facts` as JSON when asked for, else what is `shown`, each a `Table`, a `Result` or a sentence."
     if as_json:
         letters = (sys.stdout.encoding or "utf-8").lower().replace("-", "").startswith("utf")
-        return print(json.dumps(facts, ensure_ascii=not letters, indent=1, default=str))
+        text = json.dumps(facts, ensure_ascii=not letters, indent=1, default=str)
+        return print(HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
     wide = sys.stdout.isatty() or "COLUMNS" in os.environ
     console = Console(markup=False, emoji=False, width=None if wide else WIDTH)
     for each in shown: console.print(drawn(each), soft_wrap=not sys.stdout.isatty())
 
 def drawn(given):
-    "What rich makes of a `Table`, a `Result` or a sentence; every text is shown as it is, never read as markup."
+    "What rich makes of a `Table`, a `Result` or a sentence; no text is read as markup or as a command of a terminal."
     if isinstance(given, Result): return Group(*map(drawn, [*given.tables(), *given.remarks()]))
-    if not isinstance(given, Table): return RichText(str(given))
-    found = RichTable(title=RichText(given.title, "table.title"), title_justify="left")
-    rows = [[str(cell) for cell in row] for row in given.rows]
+    if not isinstance(given, Table): return RichText(visible(given))
+    found = RichTable(title=RichText(visible(given.title), "table.title"), title_justify="left")
+    rows = [[visible(cell) for cell in row] for row in given.rows]
     short = all(len(row[0]) <= 24 for row in rows)
     # a name stays in one piece
     for number, column in enumerate(given.head):
-        found.add_column(RichText(str(column)), overflow="fold", no_wrap=not number and short)
+        found.add_column(RichText(visible(column)), overflow="fold", no_wrap=not number and short)
     for row in rows: found.add_row(*map(RichText, row))
     return found
 

@@ -9,8 +9,8 @@ __all__ = ['Schema', 'distinct', 'kind_of', 'learn_schema', 'schema_from', 'colu
 from collections.abc import Iterable
 from typing import Any
 
-from .fields import match, read_label, read_text, short
-from ..errors import UserError
+from .fields import match, read_label, read_text
+from ..errors import UserError, short
 from ..parts import Part, make
 
 # %% ../../nbs/03_data/01_schemas.ipynb #f2cc542d

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import cycle
 
 from .html import join, markup
+from ..errors import visible
 
 # %% ../../nbs/02_display/02_highlights.ipynb #ab49954a
 COLOURS = ("#ffe08a", "#b5e3d8", "#cfd8ff", "#f7c6d9", "#d9ead3", "#f9cb9c", "#d9d2e9", "#c9daf8")
@@ -33,10 +34,10 @@ class Highlighted:
         yield self.text[position:], ""
 
     def __str__(self):
-        return "".join([
+        return visible("".join([
             *(f"[{piece}|{slot}]" if slot else piece for piece, slot in self.pieces()),
             *(f"  {task}: {answer}" for task, answer in self.answers.items()),
-        ])
+        ]))
 
     def _repr_html_(self) -> str:
         "One line of plain HTML; reads without scripts or a kernel."

@@ -13,6 +13,7 @@ from typing import Any
 from markupsafe import Markup
 
 from . import html
+from ..errors import visible
 
 # %% ../../nbs/02_display/01_tables.ipynb #1de5846c
 @dataclass
@@ -23,10 +24,12 @@ class Table:
     rows: list[list[Any]]
 
     def __str__(self):
-        lines = [[shorten(str(cell), 60, placeholder="…") for cell in row] for row in (self.head, *self.rows)]
+        lines = [
+            [shorten(visible(cell), 60, placeholder="…") for cell in row] for row in (self.head, *self.rows)
+        ]
         wide = [max(len(line[number]) for line in lines) for number in range(len(self.head))]
         text = ["  ".join(cell.ljust(width) for cell, width in zip(line, wide)).rstrip() for line in lines]
-        return "\n".join(([self.title] if self.title else []) + text)
+        return "\n".join(([visible(self.title)] if self.title else []) + text)
 
     def to_html(self, most: int | None = None) -> Markup:
         "An HTML table with the title as its caption, of `most` rows."
@@ -46,7 +49,7 @@ class Result:
         "Sentences below the tables."
         return []
 
-    def __str__(self): return "\n\n".join([*map(str, self.tables()), *filter(None, ["\n".join(self.remarks())])])
+    def __str__(self): return "\n\n".join([*map(str, self.tables()), *filter(None, ["\n".join(map(visible, self.remarks()))])])
     def __repr__(self): return str(self)
 
     def _repr_html_(self) -> str:
