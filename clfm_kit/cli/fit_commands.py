@@ -18,10 +18,10 @@ from clfm_kit.cli.options import (
     Base, Data, Encoding, Json, Label, Model, Saved, Separator, Settings, Strangers, Text, check_given, finish, progress,
     show, show_report,
 )
-from ..data.files import Files, ending, write_records
+from ..data.files import FORMULAS, Files, ending, write_records
 from ..display.highlights import Highlighted
 from ..display.tables import Table
-from ..errors import UserError
+from ..errors import UserError, check_known
 from ..parts import name_and_params
 from ..plugins import catalogue
 from ..recipes import PART_KINDS, Recipe, check_training
@@ -135,12 +135,16 @@ def predict(
     out: Annotated[Optional[str], typer.Option(
         "--out", help="With --data, a file for its rows with the answers beside them: .csv, .tsv, .jsonl or .parquet."
     )] = None,
+    formulas: Annotated[str, typer.Option(
+        "--formulas", help="In a .csv or .tsv: quoted, so that no spreadsheet runs a text as a formula, or kept."
+    )] = "quoted",
     model: Base = None, text_column: Text = None, separator: Separator = None, encoding: Encoding = None,
     as_json: Json = False,
 ):
     "Predict labels with probabilities, of texts or of the rows of a file. Labels that the rows have are not looked at."
     from clfm_kit.data.tasks import load_texts
     if not texts and not data: raise UserError('give texts or --data, as in: clfm predict my-model "a text"')
+    check_known("way to write formulas", formulas, FORMULAS)
     if out is not None: _check_out(out, texts, data)
     data = data and Files(data, separator, encoding)
     check_given(data, folder)
@@ -149,7 +153,7 @@ def predict(
     if not given: given, rows = load_texts(data, clf.specs_, text_column)
     thresholds = _thresholds(threshold, clf)
     with progress(): found = clf.answers(given, thresholds)
-    if out is not None: return _write(out, rows, found, clf.named, as_json)
+    if out is not None: return _write(out, rows, found, clf.named, formulas, as_json)
     facts = [map(each.task.schema.facts, each.labels, each.probabilities) for each in found.values()]
     # tags are a list of spans, and have no name of their own where the task has none
     names = found if clf.named else ["spans"]
@@ -186,7 +190,7 @@ def _check_out(out, texts, data):
     if Path(out).resolve() == Path(data).resolve(): raise UserError(f"--out {out} is the data; name another file")
     if not Path(out).resolve().parent.is_dir(): raise UserError(f"--out {out}: there is no folder {Path(out).parent}")
 
-def _write(out, rows, found, named, as_json):
+def _write(out, rows, found, named, formulas, as_json):
     "Write rows with their answers, whole or not at all."
     from clfm_kit.classifier.artifacts import fresh_file
     taken, added = {column for row in rows for column in row}, {}
@@ -200,10 +204,12 @@ def _write(out, rows, found, named, as_json):
             chance = _chance(answers, row) if len(answers.probabilities[row]) else None
             rows[row] = record = record | dict(zip(titles, (label, chance, label is None)))
         added[name] = titles
-    with fresh_file(out) as file: write_records(rows, file, ending(out))
+    with fresh_file(out) as file: quoted = write_records(rows, file, ending(out), formulas)
     columns = [title for titles in added.values() for title in titles]
-    said = f"{len(rows)} rows, with {', '.join(columns)} → {out}"
-    show(dict(out=out, rows=len(rows), columns=columns), as_json, said)
+    said = f"{len(rows)} rows, with {', '.join(columns)} → {out}" + (
+        f"; {quoted} cells that a spreadsheet would run have a ' before them, --formulas kept leaves it out"
+    ) * bool(quoted)
+    show(dict(out=out, rows=len(rows), columns=columns, quoted=quoted), as_json, said)
 
 # %% ../../nbs/11_cli/03_fit_commands.ipynb #a2c2a0d8
 def _thresholds(given, clf):

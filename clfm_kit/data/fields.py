@@ -93,7 +93,17 @@ def read_text(record: dict, column: str, where: str) -> str:
 def plain_label(value, row: int):
     "One label as text, int or bool. Raises `UserError` naming `row` (counted from 0)."
     if isinstance(value, np.generic): value = value.item()
-    if isinstance(value, float) and value.is_integer(): value = int(value)
+    if isinstance(value, float) and value.is_integer():
+        if abs(value) > 2**53:
+            raise UserError(
+                f"row {row}: the label is {value}, a float, and those beyond 2**53 stand for several whole numbers; "
+                f"read the column as texts or as whole numbers"
+            )
+        value = int(value)
+    if isinstance(value, str) and value.encode("utf-8", "replace").decode() != value:
+        raise UserError(
+            f"row {row}: the label is {value!r}, with half of a surrogate pair; decode the file with its right encoding"
+        )
     if isinstance(value, (str, int)) and value != "": return value
     raise UserError(f"row {row}: the label is {short(value)}; a label is a text, a whole number or true/false")
 
@@ -153,6 +163,8 @@ def read_label(value, column: str, where: str):
         value = _written_list(value, column, where)
     if isinstance(value, set): value = sorted(value, key=str)
     if isinstance(value, (list, tuple, np.ndarray)):
+        if any(isinstance(name, (list, tuple, set, np.ndarray)) for name in value):
+            raise UserError(f"{where}: field {column!r} is {short(value)}, a list of lists; labels are one list a row")
         names = check_names([read_label(name, column, where) for name in value], f"{where}: field {column!r}")
         return list(dict.fromkeys(names))
     try: return plain_label(value.strip() if isinstance(value, str) else value, 0)

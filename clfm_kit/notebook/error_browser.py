@@ -7,8 +7,6 @@ __all__ = ['NOTHING', 'BY_SLOT', 'SIZE', 'PAGE', 'LISTED', 'NARROW', 'WIDE', 'ce
            'write_rows', 'ErrorBrowser']
 
 # %% ../../nbs/10_notebook/05_error_browser.ipynb #f70ae0a7
-import csv
-import json
 from collections import defaultdict
 from functools import partial
 from pathlib import Path
@@ -17,6 +15,7 @@ import numpy as np
 from markupsafe import Markup
 
 from ..classifier.artifacts import fresh_file
+from ..data.files import write_records
 from ..data.tasks import load_rows
 from ..data.words import repair, spans
 from ..display.html import FOR, join, markup, table
@@ -85,27 +84,16 @@ def _text(label) -> str:
     if label is None: return NOTHING
     return ", ".join(map(str, label)) or NOTHING if isinstance(label, list) else str(label)
 
-def _csv_cell(value):
-    "A CSV cell that no spreadsheet runs."
-    if value is None or isinstance(value, (int, float)): return value
-    text = json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
-
 def write_rows(records: list, path) -> Path:
-    """Write `ErrorBrowser.records` to a .csv or .jsonl file, whole or not at all.
+    """Write `ErrorBrowser.records` to a .csv or .jsonl file, whole or not at all; no cell of a .csv is run by a
+    spreadsheet.
 
     Raises `UserError` when it cannot be written.
     """
     path = Path(path).expanduser()
     if path.suffix not in (".csv", ".jsonl"):
         raise UserError(f"{path.name!r} given; a file that ends in .csv or .jsonl expected")
-    with fresh_file(path) as file:
-        if path.suffix == ".jsonl":
-            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-        else:
-            writer = csv.DictWriter(file, ["row", "text", "label", "was", "predicted", "probability"])
-            writer.writeheader()
-            writer.writerows({name: _csv_cell(value) for name, value in record.items()} for record in records)
+    with fresh_file(path) as file: write_records(records, file, path.suffix[1:])
     return path
 
 # %% ../../nbs/10_notebook/05_error_browser.ipynb #e5f163a6

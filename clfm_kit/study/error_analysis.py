@@ -22,7 +22,7 @@ from ..data.tasks import load_rows
 from ..data.words import repair, spans
 from ..display.html import join, markup
 from ..display.tables import Result, Table
-from ..errors import UserError
+from ..errors import UserError, short
 from ..evaluation.metrics import Report
 from ..evaluation.significance import note_seen
 from .comparison import entry_tasks
@@ -263,6 +263,7 @@ def analyse_errors(
     `folds=0` looks for no suspects; `task` is needed with several. Raises `UserError` when `data` has no labelled
     rows to look at.
     """
+    if type(most) is not int or most < 0: raise UserError(f"most is {short(most)}; a whole number from 0 up expected")
     specs = entry_tasks(entry)
     name = one_task(specs, task)
     splits = load_rows(data, specs)

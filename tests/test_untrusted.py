@@ -1,0 +1,73 @@
+"""What stands in a stranger's files is shown and never run: in a terminal, a spreadsheet, a card, a page."""
+import csv
+import io
+import json
+
+import pytest
+from markdown_it import MarkdownIt
+
+from clfm_kit.classifier.card import block, code, escaped
+from clfm_kit.cli.options import show
+from clfm_kit.data.fields import read_label
+from clfm_kit.data.files import FORMULAS, is_formula, records_of, write_records
+from clfm_kit.display.highlights import Highlighted
+from clfm_kit.display.tables import Table
+from clfm_kit.errors import HIDDEN, UserError, visible
+from hypothesis import given
+from hypothesis import strategies as st
+
+COMMANDS = "\x1b]52;c;QQ==\x07", "\x9b2J", "\u202eabc\u2066", "\x1b[31m", "a\rb", "\x00", "\u2028"
+
+
+@pytest.mark.parametrize("text", COMMANDS)
+@pytest.mark.parametrize("as_json", [False, True])
+def test_no_text_commands_a_terminal(text, as_json, capsys):
+    table = Table(text, [text], [[text]])
+    spans = Highlighted(text, answers={text: text})
+    show({text: [text]}, as_json, table, spans, text)
+    print(table, spans, UserError(f"{text} stands there"), sep="\n")
+    said = capsys.readouterr().out
+    assert not HIDDEN.search(said)
+    if as_json: assert json.loads(said[:said.index("}") + 1]) == {text: [text]}
+
+
+@given(st.text())
+def test_a_cell_that_is_written_is_no_formula(text):
+    file = io.StringIO()
+    quoted = write_records([{"text": text}], file, "csv")
+    cells = list(csv.reader(io.StringIO(file.getvalue(), newline="")))[1:]
+    assert quoted == is_formula(text)
+    if text: assert not is_formula(cells[0][0]) and cells == [["'" * quoted + text]]
+
+
+@given(st.text())
+def test_other_programs_get_the_cell_as_it_is(text):
+    file = io.StringIO()
+    assert write_records([{"text": text}], file, "csv", FORMULAS[1]) == 0
+    if text: assert list(csv.reader(io.StringIO(file.getvalue(), newline="")))[1:] == [[text]]
+
+
+@pytest.mark.parametrize("line, words", [
+    ('{"text": "a", "label": "x", "label": "y"}', "'label' stands twice"),
+    ('{"text": "a", "label": ' + "[" * 100_000 + "]" * 100_000 + "}", "broken JSON"),
+])
+def test_a_row_that_says_two_things(line, words, tmp_path):
+    (tmp_path / "a.jsonl").write_text(line)
+    with pytest.raises(UserError, match=words): list(records_of(tmp_path / "a.jsonl"))
+
+
+@pytest.mark.parametrize("label", [[["a"], ["b"]], '[["a"], ["b"]]', [("a",)], "[" * 100_000 + "]" * 100_000])
+def test_lists_of_lists_are_no_labels(label):
+    with pytest.raises(UserError, match="row 3: field 'label' is"): read_label(label, "label", "row 3")
+
+
+HOSTILE = st.text() | st.text("`*_[]()#<>|&!-~\\ \n\tax")
+
+
+@given(HOSTILE)
+def test_a_name_in_a_card_stays_a_name(text):
+    begin, name, *_, end = MarkdownIt().parse(f"Base {code(text)}, {escaped(text)}.\n\n{block(text, 'yaml')}\n\nend")
+    assert (begin.type, end.type) == ("paragraph_open", "paragraph_close")
+    kinds = [child.type for child in name.children]
+    assert kinds[:2] == ["text", "code_inline"] and {*kinds[2:]} <= {"text"}
+    assert name.children[1].content.strip() == visible(text).replace("\n", " ").strip()
