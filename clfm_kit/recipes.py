@@ -137,6 +137,11 @@ MOST_VALUES = 10_000  # that a YAML text may stand for
 class Loader(yaml.SafeLoader):
     "Safe YAML in which 1e-3 is a number, and names are as they are written: `NO` is no truth value, no date is one."
 
+    yaml_implicit_resolvers = {
+        letter: [found for found in resolvers if found[0] != "tag:yaml.org,2002:timestamp"]
+        for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
     def get_single_node(loader):
         "The whole text. Raises `YAMLError` for one that its aliases make too large."
         node = yaml.SafeLoader.get_single_node(loader)
@@ -178,11 +183,6 @@ class Loader(yaml.SafeLoader):
 Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )
-
-Loader.yaml_implicit_resolvers = {
-    letter: [found for found in resolvers if found[0] != "tag:yaml.org,2002:timestamp"]
-    for letter, resolvers in Loader.yaml_implicit_resolvers.items()
-}
 
 def reason(error) -> str:
     "What is wrong with a YAML text, in one line."

@@ -9,6 +9,7 @@ __all__ = ['Json', 'Data', 'Model', 'Base', 'Saved', 'Settings', 'Strangers', 'T
 # %% ../../nbs/11_cli/00_options.ipynb #340d7329
 import json
 import os
+import signal
 import sys
 import time
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from rich.text import Text as RichText
 
 from ..data.files import Files
 from ..display.tables import Result, Table
-from ..errors import HIDDEN, UserError, visible
+from ..errors import HIDDEN, Stopped, UserError, visible
 from ..plugins import STAGES, using
 
 # %% ../../nbs/11_cli/00_options.ipynb #482c0acc
@@ -144,6 +145,11 @@ def finish(clf, out, measure, as_json: bool):
         raise UserError(
             f"the model is fitted and saved in {folder}, but the test rows cannot be measured: {error}"
         ) from error
+    except KeyboardInterrupt as stop:
+        raise Stopped(
+            f"the model is fitted and saved in {folder}; its test rows are not measured, clfm evaluate does that",
+            getattr(stop, "number", signal.SIGINT),
+        ) from stop
     if reports:
         clf.reports_ |= reports
         clf.save_pretrained(out)

@@ -25,6 +25,7 @@ from ..errors import UserError
 from ..plugins import emit
 from .batches import LengthBatches, Loader
 from .network import cast_weights
+from .stopping import Stopping
 
 # %% ../../nbs/07_training/03_trainer.ipynb #24cc2378
 class TextTrainer(Trainer):
@@ -32,12 +33,12 @@ class TextTrainer(Trainer):
     watched by `run`.
     """
 
-    def __init__(self, network, args, train, validation, draw, settings, run=None):
+    def __init__(self, network, args, train, validation, draw, settings, run=None, stopping=None):
         super().__init__(network, args, train_dataset=range(len(train)), eval_dataset=range(len(validation)))
         self.network, self.train_examples, self.validation = network, train, validation
         self.settings, self.run = settings, run
         self.sampler = LengthBatches(train.encoded.lengths, draw, settings.batch_size, args.seed)
-        self.guard = GuardCallback(self)
+        self.guard, self.stopping = GuardCallback(self), stopping
         self.remove_callback(PrinterCallback)
         self.add_callback(self.guard)
 
@@ -194,6 +195,8 @@ class GuardCallback(TrainerCallback):
             loss=float(self.trainer.last_loss), epoch=state.epoch,
             texts=state.global_step * self.trainer.settings.batch_size, stop=stop,
         )
+        if self.trainer.stopping and self.trainer.stopping.asked:
+            control.should_save = control.should_training_stop = True
 
     def on_evaluate(self, args, state, control, metrics, **kwargs):
         """Keep the weights if they are the best so far, or if too few rows say which are;
@@ -259,7 +262,7 @@ def train_delta(
     with place as folder, replaying(network, delta.lowest, train, validation, settings, run, cache) as prefix:
         trainer = _trained(
             network, lambda: arguments(folder, network, train, settings, seed, checkpoints), train, validation, draw,
-            settings, run, resume,
+            settings, run, resume, checkpoints,
         )
     if checkpointing: network.base.gradient_checkpointing_disable()
     delta.finish(network.backbone)
@@ -273,15 +276,18 @@ def train_delta(
         prefix="replayed" if prefix else "computed",
     )
 
-def _trained(network, make_arguments, train, validation, draw, settings, run, resume) -> TextTrainer:
-    "The trainer once it has trained; the network has the best weights."
-    with ExitStack() as held:
+def _trained(network, make_arguments, train, validation, draw, settings, run, resume, checkpoints) -> TextTrainer:
+    "The trainer once it has trained; the network has the best weights. Raises `Stopped` where a signal ended it."
+    with ExitStack() as held, Stopping() if checkpoints else nullcontext() as stopping:
         held.enter_context(STEPS)
-        trainer = TextTrainer(network, make_arguments(), train, validation, draw, settings, run)
+        trainer = TextTrainer(network, make_arguments(), train, validation, draw, settings, run, stopping)
         trainer.guard.held = held  # until the end of the first step
         best = resume and resume / "best.safetensors"
         if best and best.exists(): trainer.guard.best = load_file(best, device=str(network.backbone.device))
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        if stopping:
+            step, steps = trainer.state.global_step, trainer.state.max_steps
+            stopping.now(f"the weights of step {step} of {steps} are in {checkpoints}; the same call goes on from there")
     if trainer.guard.best is not None: network.load_state_dict(trainer.guard.best)
     return trainer
 
