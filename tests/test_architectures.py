@@ -1,6 +1,7 @@
 """Every recipe on every architecture: it works, the same alone and beside others, and in a fresh process that loads it;
 or it is refused in a sentence. `python tests/test_architectures.py` writes the table that this file compares with.
 """
+import gc
 import json
 import subprocess
 import sys
@@ -17,17 +18,18 @@ from clfm_kit.backbone.loading import load_model
 
 TABLE = Path(__file__).parents[1] / "benchmarks" / "results" / "architectures.md"
 FRESH = """
-import json, sys, warnings
+import gc, json, sys, warnings
 warnings.filterwarnings("ignore")
 import numpy as np
 from clfm_kit import Classifier
+gc.freeze()
 for line in sys.stdin:
     folder, asked = json.loads(line)
     np.save(folder + ".npy", Classifier.from_pretrained(folder).decision_function(asked))
 """
 
 
-def outcome(name, recipe, base, folder):
+def outcome(name, recipe, base, folder, weights):
     """What came of a recipe on a base: "yes", or the sentence of its refusal. Leaves a classifier and its answers."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -42,20 +44,19 @@ def outcome(name, recipe, base, folder):
         assert difference < limit * size, f"{name}, {recipe}: neighbours change the answer"
         clf.save_pretrained(folder)
         np.save(f"{folder}-before.npy", together)
-        if clf.delta_ is not None: given_back(clf, base, name, recipe)
+        if clf.delta_ is not None: given_back(clf, weights, name, recipe)
     return "yes"
 
 
-def given_back(clf, base, name, recipe):
-    """What training changed, taken off again, leaves the weights of the files, bit for bit."""
+def given_back(clf, weights, name, recipe):
+    """What training changed, taken off again, leaves `weights`, the model as its files hold it, bit for bit."""
     backbone, delta = clf.encoder_.backbone, clf.delta_
     delta.unapply(backbone)
     if recipe == "4 bits": return
     whole = hasattr(delta, "changes")
     moved = [change.name for change in delta.changes] if whole else [f"{key}.weight" for key in delta.levels]
-    theirs = load_model(base)[0]
     for key in moved:
-        assert backbone.model.get_parameter(key).equal(theirs.get_parameter(key)), f"{name}, {recipe}: {key}"
+        assert backbone.model.get_parameter(key).equal(weights.get_parameter(key)), f"{name}, {recipe}: {key}"
 
 
 class Tried:
@@ -66,8 +67,10 @@ class Tried:
     def kind(self, name) -> dict:  # {recipe: outcome}
         """All recipes on one architecture."""
         base = save_base(name, self.folder / name, self.words)
+        weights = load_model(base)[0]
+        gc.freeze()  # each training begins with a collection, which need not go through the module just imported
         place = lambda recipe: str(self.folder / f"{name}-{recipe}".replace(" ", "_"))
-        self.found[name] = {recipe: outcome(name, recipe, base, place(recipe)) for recipe in RECIPES}
+        self.found[name] = {recipe: outcome(name, recipe, base, place(recipe), weights) for recipe in RECIPES}
         return self.found[name]
 
     def reload(self):
