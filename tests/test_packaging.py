@@ -1,6 +1,7 @@
 """The shape of the repository and of what is shipped: extras, notebooks and modules, wheels, nothing of one machine.
 """
 import ast
+import gc
 import json
 import re
 import sys
@@ -15,6 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from tree import PACKAGES, PLUGINS, PROJECTS, ROOT, run
 
+import clfm_kit
 from clfm_kit.hookspecs import KINDS
 from clfm_kit.plugins import catalogue, extras
 
@@ -174,8 +176,16 @@ def test_wheel_holds_no_tests_and_no_notebooks(wheel):
 
 def test_public_names_are_what_they_say():
     """A module of the same name would hide a function, whichever is imported first."""
-    import clfm_kit
     modules = {
         path.stem for pattern in ("*.py", "*/__init__.py") for path in (ROOT / "clfm_kit").glob(pattern)
     } | {path.parent.name for path in (ROOT / "clfm_kit").glob("*/__init__.py")}
     for name in clfm_kit._PUBLIC: assert name not in modules and getattr(clfm_kit, name)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_the_first_use_of_a_name_leaves_the_collector_as_it_was(before):
+    try:
+        gc.enable() if before else gc.disable()
+        with clfm_kit._uncollected(): assert not gc.isenabled()
+        assert gc.isenabled() == before
+    finally: gc.enable()
