@@ -70,8 +70,8 @@ def chromium():
 
 
 @pytest.fixture(scope="module")
-def lab(chromium, tmp_path_factory, tiny):
-    "The address of a JupyterLab whose kernel is this Python, and the folder of its notebooks."
+def lab(tmp_path_factory, tiny):
+    "The address of this Python's JupyterLab, whose kernel it is too, and the folder of its notebooks."
     home = tmp_path_factory.mktemp("lab")
     spec, settings = home / "data" / "kernels" / "python3", home / "settings" / "@jupyterlab" / "apputils-extension"
     for path in (spec, settings, home / "notebooks"): path.mkdir(parents=True)
@@ -91,7 +91,7 @@ def lab(chromium, tmp_path_factory, tiny):
         "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"), "OMP_NUM_THREADS": "1", "PYTHONPATH": "",
     }
     command = [
-        chromium["python"], "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}",
+        sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}",
         "--IdentityProvider.token=", f"--ServerApp.root_dir={home / 'notebooks'}",
     ]
     with open(home / "log", "w") as log:

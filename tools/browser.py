@@ -1,4 +1,4 @@
-"""A JupyterLab and a headless Chromium for the browser tests, in a cached environment outside the checkout.
+"""A headless Chromium for the browser tests and what drives it, in a cached environment outside the checkout.
 
 `provide()` makes it once: CLFM_KIT_BROWSER names the folder, ~/.cache/clfm-kit/browser unless set. Chromium is the
 one that CLFM_KIT_CHROMIUM names, one on the path, Playwright's own, or the one packed for npm,
@@ -14,8 +14,8 @@ from pathlib import Path
 
 from tree import ROOT
 
-# Playwright drives the browser, brotli unpacks the npm build; JupyterLab and ipywidgets are those of constraints.txt.
-REQUIREMENTS = ("jupyterlab", "ipywidgets", "playwright==1.65.2", "brotli")
+# Playwright drives the browser, brotli unpacks the npm build.
+REQUIREMENTS = ("playwright==1.65.2", "brotli")
 PACKED = "@sparticuz/chromium@147.0.0"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -49,7 +49,7 @@ def attempt(*command, **kwargs):
 
 
 def environment() -> Path:
-    "The Python of an environment with JupyterLab and Playwright."
+    "The Python of an environment with Playwright."
     python = folder() / "env" / "bin" / "python"
     wanted = hashlib.sha256(
         "\n".join((*REQUIREMENTS, (ROOT / "constraints.txt").read_text(encoding="utf-8"))).encode()
