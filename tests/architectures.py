@@ -67,6 +67,10 @@ CHANGED = {
         layer_types=["sliding_attention", "full_attention"] * 2, activation_sparsity_pattern=[0.0] * 4, laurel_rank=8,
         altup_num_inputs=2, intermediate_size=[48] * 4,
     ),
+    "funnel": dict(
+        block_sizes=[1, 1, 1], d_model=32, n_head=4, d_head=8, d_inner=48, hidden_size=None, num_hidden_layers=None,
+        num_attention_heads=None, max_position_embeddings=None, architectures=["FunnelModel"],
+    ),
     "llava": mixed("llama", model_type="clip_vision_model"), "mistral3": mixed("mistral", model_type="pixtral"),
     "gemma3": mixed("gemma3_text", model_type="siglip_vision_model"),
     "qwen2_vl": mixed("qwen2_vl_text", rope=[1, 1, 2]), "qwen3_vl": mixed("qwen3_vl_text"),

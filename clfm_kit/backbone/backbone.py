@@ -53,7 +53,7 @@ class Backbone:
         self.loaded_depth = config.num_hidden_layers
         self.blocks = find_blocks(model, self.loaded_depth)
         seen = look(model, self.blocks, tokenizer, self.plain_inputs)
-        self.ffn, self.together = seen.ffn, seen.together
+        self.ffn, self.together, self.least = seen.ffn, seen.together, seen.least
         self.readable = bool(seen.hidden)  # whether states can be read block by block
         widths = {width for _, width in self.ffn.values()}
         self.shape = Shape(
@@ -246,8 +246,22 @@ class Backbone:
         if self.together == "alone": return [(torch.tensor([row]), int(size)) for row, size in enumerate(lengths)]
         return [((lengths == size).nonzero().flatten(), int(size)) for size in lengths.unique()]
 
+    def _lengthened(self, inputs: dict, more: int) -> dict:
+        "Inputs of texts that are too short for the model, with so much padding that it can read them."
+        shape = inputs["input_ids"].shape
+        pad = lambda name: self.tokenizer.pad_token_id if name == "input_ids" else 0
+        return {
+            name: nn.functional.pad(value, (0, more), value=pad(name))
+            if torch.is_tensor(value) and value.shape == shape else value
+            for name, value in inputs.items()
+        }
+
     def _pass(self, inputs: dict, taps: dict):
         "One forward pass, ended at the deepest site."
+        length = inputs["input_ids"].shape[1] if "input_ids" in inputs else self.least
+        if length < self.least:
+            inputs = self._lengthened(inputs, self.least - length)
+            taps = {site: lambda states, take=take: take(states[:, :length]) for site, take in taps.items()}
         last, places = deepest(taps), {site: self._place(site) for site in taps}
         def hand(site, state, module, args, kwargs, out=None):
             taps[site](state(args, kwargs, out))

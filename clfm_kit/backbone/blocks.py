@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UNKNOWN', 'NO_LIMIT', 'LONG', 'SHORT', 'TOLERANCE', 'COARSE', 'text_model', 'find_blocks', 'context_length', 'Look',
-           'probe_ids', 'alike', 'look']
+           'probe_ids', 'alike', 'look', 'least_length']
 
 # %% ../../nbs/05_backbone/04a_blocks.ipynb #5b972438
 from contextlib import ExitStack
@@ -61,6 +61,7 @@ class Look:
     last: int = 0  # width of the last state
     ffn: dict = field(default_factory=dict)  # block number -> (the linear map whose input is the activation, width)
     together: str = "padded"  # which texts may stand in a batch: "padded", "equal" in length, or "alone"
+    least: int = 1  # tokens that it can read; a shorter text is padded to them
 
 def probe_ids(tokenizer):
     "Ids [2, LONG] of two texts, the second of SHORT tokens and padding, and their mask."
@@ -103,6 +104,7 @@ def look(model, blocks, tokenizer, inputs) -> Look:
         if x.shape[:-1] == ids.shape and out.shape == (*ids.shape, found.hidden):
             found.ffn[number] = module, x.shape[-1]
     found.last = together.shape[-1]
+    found.least = least_length(model, inputs, ids[:1])
     alone = _last(model, inputs, ids[1:, :SHORT], mask[1:, :SHORT])[0]
     if not torch.isfinite(alone).all():
         raise UserError(
@@ -117,3 +119,12 @@ def look(model, blocks, tokenizer, inputs) -> Look:
 def _last(model, inputs, ids, mask):
     "The last states [B, T, D] of ids [B, T] under a mask."
     with torch.no_grad(): return model(**inputs(ids, mask))[0]
+
+def least_length(model, inputs, ids) -> int:
+    "How many of the tokens [1, T] a model needs to read at all; T where it reads none of fewer."
+    for size in range(1, ids.shape[1]):
+        try: _last(model, inputs, ids[:, :size], torch.ones_like(ids[:, :size]))
+        # whatever an architecture may raise for a text of a token or two
+        except Exception: continue
+        return size
+    return ids.shape[1]

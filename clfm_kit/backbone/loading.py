@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 from transformers.quantizers.base import get_keys_to_not_convert
 
-from .blocks import find_blocks, text_model
+from .blocks import LONG, find_blocks, text_model
 from .sources import cannot_load, quiet, text_config
 from ..errors import UserError
 
@@ -43,7 +43,7 @@ def made_up(whole, names, speaks: bool = False) -> list:
     plain = {name: tensor for name, tensor in lost.items() if tensor.is_floating_point() and id(tensor) not in inside}
     if not plain: return list(lost)
     moving = {name: tensor.requires_grad for name, tensor in plain.items()}
-    ids = torch.tensor([[1, 2, 3]], device=whole.device)
+    ids = torch.arange(1, LONG + 1, device=whole.device).unsqueeze(0)
     try:
         for tensor in plain.values(): tensor.requires_grad_(True)
         with torch.enable_grad():
