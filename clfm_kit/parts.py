@@ -5,10 +5,14 @@
 # %% auto #0
 __all__ = ['Count', 'Dropout', 'Part', 'Format', 'Quantizer', 'Selector', 'Pooler', 'Head', 'Merger', 'TaskKind', 'PartOptions',
            'FormatOptions', 'QuantizerOptions', 'SelectorOptions', 'PoolerOptions', 'HeadOptions', 'TaskKindOptions',
-           'MergerOptions', 'name_and_params', 'expected', 'parameters', 'make']
+           'MergerOptions', 'name_and_params', 'expected', 'parameters', 'parameter_names', 'written_parameters',
+           'make']
 
 # %% ../nbs/01_core/03_parts.ipynb #afc2bc16
+import ast
 import inspect
+import sys
+from importlib.util import find_spec
 from types import NoneType, UnionType
 from typing import Annotated, Protocol, Union, get_args, get_origin
 
@@ -323,6 +327,30 @@ def expected(annotation, value) -> str:
 def parameters(kind: str, spec):  # {name: inspect.Parameter}
     "Parameters of the part that `spec` names. Raises `UserError` for an unknown name."
     return inspect.signature(catalogue.find(kind, name_and_params(spec)[0]).load()).parameters
+
+def parameter_names(kind: str, spec) -> list:
+    """Names of the parameters of the part that `spec` names, without importing a module that tells them in its source:
+    what a part needs may take seconds to load. Raises `UserError` for an unknown name.
+    """
+    found = written_parameters(catalogue.find(kind, name_and_params(spec)[0]).factory)
+    return list(parameters(kind, spec)) if found is None else found
+
+def written_parameters(place) -> list | None:
+    """Names of the parameters of a "module:attribute", as the source of a module that is not imported yet has them.
+
+    None where the module is imported, or its source does not tell."""
+    module, _, attribute = place.partition(":") if isinstance(place, str) else ("", "", "")
+    if not module or module in sys.modules: return None
+    try: source = find_spec(module).loader.get_source(module)
+    except (ImportError, AttributeError): return None  # importing it will tell what is wrong
+    there = {node.name: node for node in ast.parse(source or "").body if hasattr(node, "name")}
+    made, own = there.get(attribute), 0
+    while isinstance(made, ast.ClassDef):  # its constructor, or that of a base in the same module
+        inside = next((node for node in made.body if getattr(node, "name", "") == "__init__"), None)
+        base = getattr(made.bases[0], "id", "") if made.bases else ""
+        made, own = None if made.decorator_list else inside or there.get(base), 1
+    if not isinstance(made, ast.FunctionDef) or made.args.kwarg or made.decorator_list: return None
+    return [arg.arg for arg in (*made.args.posonlyargs, *made.args.args, *made.args.kwonlyargs)][own:]
 
 def make(kind: str, spec):  # a fresh part
     "Build the part that `spec` names. Raises `UserError` for an unknown name, parameter or value."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PART_KINDS', 'EXAMPLES', 'MOST_SEED', 'FIELDS', 'MOST_VALUES', 'plain', 'Recipe', 'Loader', 'reason', 'parse_yaml',
-           'read_yaml', 'elsewhere', 'check_misplaced', 'check_taught', 'check_training']
+           'read_yaml', 'elsewhere', 'check_parameters', 'check_taught', 'check_training']
 
 # %% ../nbs/01_core/05_recipes.ipynb #4c708929
 import difflib
@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from .errors import UserError, check_known, short, unknown
-from .parts import make, name_and_params, parameters
+from .parts import make, name_and_params, parameter_names
 from .plugins import catalogue
 from .settings import HeadTraining, Training, settings_of
 
@@ -95,7 +95,7 @@ class Recipe:
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
 
     def with_params(self, settings: Iterable[str]) -> "Recipe":
-        "A copy with settings such as `head.C=3` applied. Raises `UserError` for a field that does not exist."
+        "A copy with settings such as `head.C=3` applied. Raises `UserError` for a name that does not exist."
         changed = deepcopy(self)
         if isinstance(settings, str) or not isinstance(settings, Iterable):
             raise UserError(f"settings are {settings!r}; a list such as ['head.C=3'] expected")
@@ -113,11 +113,17 @@ class Recipe:
                     f"as in {place.strip()}='{value.strip()[:40]}'"
                 ) from error
             changed = replace(changed, **{name: _put(name, getattr(changed, name), param, value)})
+        changed.check_names()
         return changed
+
+    def check_names(self) -> None:
+        """Raise `UserError` for a part, or a parameter of a part, that does not exist; needs none of the libraries
+        that parts do."""
+        for kind in PART_KINDS: check_parameters(kind, getattr(self, kind))
 
     def parts(self) -> dict[str, Any]:  # kind -> part
         "The parts of the recipe, fresh. Raises `UserError` for what cannot work."
-        for kind in PART_KINDS: check_misplaced(kind, getattr(self, kind))
+        self.check_names()
         parts = {kind: make(kind, getattr(self, kind)) for kind in PART_KINDS}
         for part in parts.values():
             if hasattr(part, "check_with"): part.check_with(parts)
@@ -210,17 +216,20 @@ def read_yaml(path) -> dict:
 # %% ../nbs/01_core/05_recipes.ipynb #37ad3254
 def elsewhere(recipe: Recipe, name: str) -> str:
     "Where a recipe has a parameter or setting `name`, as a sentence; empty where nowhere."
-    places = [f"{kind}.{name}" for kind in PART_KINDS if name in parameters(kind, getattr(recipe, kind))]
+    places = [f"{kind}.{name}" for kind in PART_KINDS if name in parameter_names(kind, getattr(recipe, kind))]
     places += [f"training.{name}"] if name in (entry.name for entry in fields(Training)) else []
     return f"Here it is {' or '.join(places)}." if places else ""
 
-def check_misplaced(kind: str, spec):
-    "Raise `UserError` for a parameter of a part that is a field of the recipe, or nearly."
+def check_parameters(kind: str, spec):
+    "Raise `UserError` for a part, or a parameter of it, that does not exist, or that is a field of the recipe."
     name, params = name_and_params(spec)
-    for param in params.keys() - parameters(kind, spec).keys():
-        near = difflib.get_close_matches(param, FIELDS, n=1, cutoff=0.8)
+    catalogue.find(kind, name)
+    known = parameter_names(kind, spec) if params else []
+    for param in params:
+        near = [] if param in known else difflib.get_close_matches(param, FIELDS, n=1, cutoff=0.8)
         if near:
             raise UserError(f"{kind} {name!r} has no parameter {param!r}; {near[0]} is a field of the recipe itself")
+        check_known(f"parameter of {kind} {name!r}", param, known)
 
 # %% ../nbs/01_core/05_recipes.ipynb #f9524672
 def _put(name, old, param, value):

@@ -536,6 +536,18 @@ except SystemExit as stop: print("exit", stop.code, "torch" in sys.modules, "tra
         ["fit", "--recipe", "probe", "--set", "head=logistik", "--data", "rows.csv", "--out", "m"],
         "did you mean 'logistic'?",
     ),
+    (["fit", "--recipe", "probe", "--set", "head.c=1", "--data", "rows.csv", "--out", "m"], "did you mean 'C'?"),
+    (["fit", "--recipe", "probe", "--set", "C=1", "--data", "rows.csv", "--out", "m"], "Here it is head.C."),
+    (
+        ["fit", "--recipe", "probe", "--set", "head.class_wieght=1", "--data", "rows.csv", "--out", "m"],
+        "class_weight is a field of the recipe itself",
+    ),
+    (["fit", "--recipe", "stc", "--set", "head.eta=1", "--data", "rows.csv", "--out", "m"], "did you mean 'etas'?"),
+    (
+        ["tune", "--recipe", "probe", "--set", "pooler.layr=1", "--data", "rows.csv", "--search", "head.C=0.1..1"],
+        "did you mean 'layer'?",
+    ),
+    (["plan", "--recipe", "probe", "--set", "head.c=1"], "did you mean 'C'?"),
     (["predict", "m", "--data", "none.csv"], "m holds no clfm-kit model"),
     (["predict", "owner/name", "--data", "none.csv"], "none.csv is not a file"),
     (["evaluate", "owner/name", "--data", "none.csv"], "none.csv is not a file"),

@@ -1,5 +1,6 @@
 """Strangers' plugins: what `clfm new-plugin` writes, and what a broken one may not do."""
 import ast
+import inspect
 import json
 import os
 import subprocess
@@ -17,7 +18,9 @@ from tree import EXAMPLE, ROOT
 
 from clfm_kit import Classifier, Recipe, UserError
 from clfm_kit.cli.new_plugin import check_name, new_plugin, plugin_files
-from clfm_kit.plugins import using
+from clfm_kit.parts import written_parameters
+from clfm_kit.plugins import catalogue, using
+from clfm_kit.recipes import PART_KINDS
 from clfm_kit.builtin.poolers import Mean
 from clfm_kit.testing import check_part
 
@@ -189,3 +192,17 @@ def test_an_array_that_a_pooler_learns_is_saved(tiny, tmp_path):
         clf = Classifier(Recipe(pooler="centred"), tiny, cache=None).fit(texts, labels)
         folder = clf.save_pretrained(tmp_path / "model")
         assert Classifier.from_pretrained(folder).parts_["pooler"].centre_ == [1.5, 2.5]
+
+
+def test_names_of_parameters_in_source_are_those_of_the_part(monkeypatch):
+    entries = [(kind, entry) for kind in (*PART_KINDS, "task", "merger") for entry in catalogue.entries(kind).values()]
+    real = {(kind, entry.name): list(inspect.signature(entry.load()).parameters) for kind, entry in entries}
+    written = {}
+    for kind, entry in entries:
+        if callable(entry.factory): continue
+        with monkeypatch.context() as patch:
+            patch.delitem(sys.modules, entry.factory.partition(":")[0])
+            written[kind, entry.name] = written_parameters(entry.factory)
+    known = {part: names for part, names in written.items() if names is not None}
+    assert known == {part: real[part] for part in known}
+    assert not [part for part in written.keys() - known.keys() if real[part]]  # all but those that have none

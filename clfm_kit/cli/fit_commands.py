@@ -22,9 +22,7 @@ from ..data.files import FORMULAS, Files, ending, write_records
 from ..display.highlights import Highlighted
 from ..display.tables import Table
 from ..errors import UserError, check_known
-from ..parts import name_and_params
-from ..plugins import catalogue
-from ..recipes import PART_KINDS, Recipe, check_training
+from ..recipes import Recipe, check_training
 
 # %% ../../nbs/11_cli/03_fit_commands.ipynb #8556256b
 Score = Annotated[Optional[str], typer.Option(
@@ -64,7 +62,6 @@ def fit(
             "as in --set tasks.intent=label"
         )
     # files and names first: what is wrong with them is told before the slow libraries load
-    for kind in PART_KINDS: catalogue.find(kind, name_and_params(getattr(checked, kind))[0])
     if out_of_scope is not None: clfm_kit.load_data(out_of_scope)
     splits = load_rows(Files(data, separator, encoding), specs_of(checked), text=text_column, label=label_column)
     from clfm_kit.backbone.sizes import sizes_for

@@ -111,6 +111,7 @@ def plan(
     length: Annotated[int, typer.Option("--length", help="Tokens in a text.")] = 64, as_json: Json = False,
 ):
     "Estimate memory and time before any weight is loaded, with advice."
+    checked = Recipe.of(recipe).with_params(settings or [])
     from clfm_kit.study.plan import plan as estimate
-    found = estimate(recipe, model, settings or [], rows, length)
+    found = estimate(checked, model, (), rows, length)
     show(found.to_dict(), as_json, found)
