@@ -1245,6 +1245,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'clfm_kit.data.rows.shipped': ('03_data/rows.html#shipped', 'clfm_kit/data/rows.py'),
                                     'clfm_kit.data.rows.split_off': ('03_data/rows.html#split_off', 'clfm_kit/data/rows.py'),
                                     'clfm_kit.data.rows.tables_of': ('03_data/rows.html#tables_of', 'clfm_kit/data/rows.py'),
+                                    'clfm_kit.data.rows.text_groups': ('03_data/rows.html#text_groups', 'clfm_kit/data/rows.py'),
                                     'clfm_kit.data.rows.with_flags': ('03_data/rows.html#with_flags', 'clfm_kit/data/rows.py')},
             'clfm_kit.data.schemas': { 'clfm_kit.data.schemas.Schema': ('03_data/schemas.html#schema', 'clfm_kit/data/schemas.py'),
                                        'clfm_kit.data.schemas.Schema.__eq__': ( '03_data/schemas.html#schema.__eq__',

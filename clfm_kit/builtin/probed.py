@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.linear_model import RidgeCV
 
 from ..backbone.encoder import TextEncoder
+from ..data.rows import text_groups
 from ..parts import Count
 from .poolers import Mean
 from ..backbone.sites import layer
@@ -56,7 +57,8 @@ class Probed(Mean):
 # %% ../../nbs/06_builtin/05_probed.ipynb #cff13883
 def layer_errors(context, texts: int) -> dict:
     "{layer: errors [N]} of a probe at each hidden layer, on at most so many of the training texts of a `Context`."
-    rows = np.random.default_rng(0).permutation(len(context.rows))[:texts]
+    # each text once: an equal one left in would answer for it
+    rows = [group[0] for group in text_groups(context.rows.texts)][:texts]
     texts, every = [context.rows.texts[row] for row in rows], Mean(list(range(1, context.backbone.shape.depth + 1)))
     states = TextEncoder(context.backbone, context.parts["format"], every, context.cache, "float32").features(texts)
     targets = context.schema.targets([context.labels[row] for row in rows])

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UNNAMED', 'SPLITS', 'TAG_COLUMNS', 'LABEL_COLUMNS', 'SHIPPED', 'Rows', 'Splits', 'records', 'check_text_column',
-           'with_flags', 'read_rows', 'shipped', 'tables_of', 'load_data', 'normalised', 'split_off']
+           'with_flags', 'read_rows', 'shipped', 'tables_of', 'load_data', 'normalised', 'text_groups', 'split_off']
 
 # %% ../../nbs/03_data/03_rows.ipynb #f1f8bde0
 import difflib
@@ -308,6 +308,13 @@ def normalised(text: str) -> str:
     "A text without differences in case and white space, to find duplicates."
     return " ".join(text.casefold().split())
 
+def text_groups(texts: list, seed: int = 0) -> list:  # of lists of row numbers
+    """Rows of equal texts, but for case and white space, the groups in random order: what is split is split between
+    them."""
+    found = defaultdict(list)
+    for row in np.random.default_rng(seed).permutation(len(texts)).tolist(): found[normalised(texts[row])].append(row)
+    return list(found.values())
+
 # %% ../../nbs/03_data/03_rows.ipynb #2a564ef5
 def split_off(rows: Rows, share: float, seed: int = 0, strata: dict | None = None) -> tuple:  # (Rows, Rows)
     """Rows in two parts, the second with about `share` of every label; a label with one row stays in the first.
@@ -316,10 +323,7 @@ def split_off(rows: Rows, share: float, seed: int = 0, strata: dict | None = Non
     Raises `UserError` when nothing can be held out."""
     if not 0 < share < 1: raise UserError(f"share={share} given; a share lies between 0 and 1")
     strata = strata or dict.fromkeys(rows.by_task, make("task", rows.kind or "single").strata)
-    groups = defaultdict(list)
-    for row in np.random.default_rng(seed).permutation(len(rows)).tolist():
-        groups[normalised(rows.texts[row])].append(row)
-    groups = list(groups.values())
+    groups = text_groups(rows.texts, seed)
     named = lambda row: {(task, name) for task, found in strata.items() for name in found(rows.by_task[task][row])}
     out = _hold([set().union(*map(named, group)) or {("", None)} for group in groups], share)
     parts = [

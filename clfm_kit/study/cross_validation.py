@@ -15,7 +15,7 @@ import numpy as np
 from ..classifier.classifier import Classifier
 from ..classifier.task import joined_report
 from ..data.fields import plain_labels
-from ..data.rows import UNNAMED, Rows, normalised
+from ..data.rows import UNNAMED, Rows, text_groups
 from ..data.schemas import Schema, few
 from ..data.tasks import load_rows, task_schema
 from ..display.tables import Result, Table
@@ -30,21 +30,19 @@ ALONE = "left out of the folds"  # how a note begins about rows that are in none
 def _groups(rows, seed, schemas):
     """Row numbers of each distinct text in random order, the (task, label) pairs of each, and how many texts have
     each pair. A text is left out whose label no other text has; a tag may have one."""
-    groups = defaultdict(list)
-    for row in np.random.default_rng(seed).permutation(len(rows)).tolist():
-        groups[normalised(rows.texts[row])].append(row)
+    groups = text_groups(rows.texts, seed)
     strata = {task: (schemas[task] if schemas else Schema()).strata for task in rows.by_task}
     found = lambda row: {
         (task, name) for task, labels in strata.items() for name in labels(rows.by_task[task][row])
         if name is not None
     }
-    names = [set().union(*map(found, group)) for group in groups.values()]
+    names = [set().union(*map(found, group)) for group in groups]
     count = Counter(name for found in names for name in found)
     rare = {
         (task, label) for task, label in count
         if count[task, label] < 2 and not (schemas and schemas[task].unit == "word")
     }
-    kept = [(group, found) for group, found in zip(groups.values(), names) if not found & rare]
+    kept = [(group, found) for group, found in zip(groups, names) if not found & rare]
     return [group for group, _ in kept], [found for _, found in kept], count
 
 # %% ../../nbs/09_study/03_cross_validation.ipynb #035bc11d

@@ -39,7 +39,7 @@ def read(values, mean, scale, places=slice(None)):
 # %% ../nbs/02_head.ipynb #68a46a02
 def validation_split(features, targets, classes: int, row_weight, seed: int, share: float = 0.15) -> tuple:
     """Split rows into (features, targets) of training, a pair of both for validation,
-    and row weights of training, class by class.
+    and row weights of training, class by class; rows of equal features, as equal texts have, are on one side.
     """
     group, order = groups(targets, classes), np.random.default_rng(seed).permutation(len(targets))
     chosen = np.zeros(len(targets), dtype=bool)
@@ -47,6 +47,9 @@ def validation_split(features, targets, classes: int, row_weight, seed: int, sha
         rows = order[group[order] == name]
         chosen[rows[: int(round(share * len(rows)))]] = True
     if not chosen.any(): chosen[order[:1]] = True
+    same = np.unique(np.asarray(next(iter(features.values()))), axis=0, return_inverse=True)[1].reshape(-1)
+    chosen = np.isin(same, same[chosen])
+    if chosen.all(): chosen = same != same[order[0]]
     some = lambda rows: ({c: np.asarray(values)[rows] for c, values in features.items()}, targets[rows])
     return *some(~chosen), some(chosen), None if row_weight is None else row_weight[~chosen]
 

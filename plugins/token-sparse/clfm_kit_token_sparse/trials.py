@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from clfm_kit import training
+from clfm_kit.data.rows import text_groups
 from clfm_kit.errors import UserError
 from clfm_kit.training.batches import Examples, class_draw
 from clfm_kit.training.head import start_head
@@ -42,8 +43,10 @@ class Trials:
         self.encoder = copy(self.network.encoder)
         self.encoder.prefix = None
         labelled = examples.labelled(self.task)
-        places = np.random.default_rng(batches.seed).permutation(len(labelled))[:size]
-        parts = np.split(places, [len(places) * 2 // 3])
+        same = text_groups([examples.rows.texts[row] for row in labelled], batches.seed)
+        places, ends = np.concatenate(same)[:size], np.cumsum([0, *map(len, same)])
+        # a text is on one side, however often it comes
+        parts = np.split(places, [ends[np.searchsorted(ends, len(places) * 2 // 3)]])
         self.train, self.validation = (part_of(examples, labelled[part], self.encoder) for part in parts)
         exclusive = examples.schemas[self.task].exclusive
         if not len(self.validation) or exclusive and len(np.unique(self.train.learned[self.task], axis=0)) < 2:
