@@ -216,6 +216,7 @@ class PartOptions(Protocol):
 class FormatOptions(Protocol):
     "What a format may have."
     max_length: int | None  # tokens to which it cuts a text
+    reads_html: bool  # tags of HTML are no words to it
     keep: str  # which end of a text is kept
 
     def check_task(self, task):

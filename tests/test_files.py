@@ -2,6 +2,7 @@
 import csv
 import io
 import json
+import warnings
 
 import datasets
 import numpy as np
@@ -11,7 +12,7 @@ from clfm_kit import Classifier, Rows, UserError, load_data
 from clfm_kit.builtin.labels import MultiLabel
 from clfm_kit.data.fields import plain_labels
 from clfm_kit.data.files import Files, records_of, write_records
-from clfm_kit.data.report import data_report
+from clfm_kit.data.report import DataWarning, data_report
 from clfm_kit.data.rows import Splits, normalised
 from clfm_kit.data.schemas import learn_schema
 from clfm_kit.data.tasks import Task, load_rows, load_tasks, load_texts, read_tasks, rows_to_fit
@@ -464,6 +465,26 @@ def test_two_spellings_of_a_label_are_told():
     said = " ".join(report.warnings)
     assert "labels ' billing ', 'Billing' look like spellings of one" in said and said.count("spellings of one") == 2
     assert "spellings" not in " ".join(data_report(Splits(Rows(["a", "b"], ["A-1", "A 1"]))).warnings)
+
+
+def test_a_fit_says_once_what_is_odd_about_its_data(tiny, tmp_path):
+    texts = [f"<p>{text}</p>" for text, _ in TABLE]
+    labels = [label.title() if number % 4 == 1 else label for number, (_, label) in enumerate(TABLE)]
+    def odd(recipe, *settings):
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            Classifier(recipe, tiny, settings, cache=None).fit(texts, labels)
+        return [str(each.message) for each in found if each.category is DataWarning]
+    spelled = "labels 'Late', 'late' look like spellings of one; write them alike"
+    html = "100.0 % of the training texts hold tags of HTML, which are read as words; format html reads the text alone"
+    assert odd("probe") == [spelled, html] and odd("probe", "format=html") == [spelled]
+    pandas.DataFrame(dict(text=texts, label=labels)).to_csv(tmp_path / "rows.csv", index=False)
+    words = "fit", "--model", tiny, "--data", "rows.csv", "--recipe"
+    done = clfm(*words, "probe", "--out", "m", cwd=tmp_path)
+    assert done.returncode == 0 and done.stderr.count("hold tags") == done.stderr.count("look like") == 1, done
+    done = clfm(*words, "stc", "--out", "n", "--set", "format=html", cwd=tmp_path)
+    assert done.returncode == 0 and "hold tags" not in done.stderr and done.stderr.count("look like") == 1, done
+    assert "\nclfm: stc chooses among its settings" in done.stderr and "Warning" not in done.stderr, done
 
 
 def test_mail_with_tags_of_html_is_told_and_read_as_it_is_shown(tiny):

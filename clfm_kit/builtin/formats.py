@@ -116,6 +116,7 @@ def shown_text(text: str) -> str:
 
 class Html(Plain):
     "What a browser shows of a text of HTML, cut as `plain` cuts; for tasks with an answer for each text."
+    reads_html = True
 
     def check_task(self, task):
         "Raises `UserError` for a kind of task that needs the places of words, or two texts."

@@ -22,6 +22,7 @@ from .artifacts import place
 from .asked import asked
 from .reject import check_reject
 from .task import FittedTask
+from ..data.report import DataWarning, fit_warnings
 from ..data.rows import UNNAMED, Rows
 from ..data.tasks import load_rows, rows_to_fit, set_aside
 from ..errors import UserError
@@ -91,6 +92,7 @@ def learn(
     encoder = clf.open(schemas, rows=train, run=run)
     notes = encoder.notes(train.texts)
     for note in notes: warnings.warn(note)
+    for said in fit_warnings(train.texts, schemas, clf.parts_["format"]): warnings.warn(said, DataWarning)
     make_examples, passes = getattr(clf.parts_["pooler"], "examples", Examples), encoder.backbone.passes
     tasks = {
         name: FittedTask(name, clf.specs_[name], schema, clf.head_of(name), clf._widths(name, schema))

@@ -7,6 +7,7 @@ __all__ = ['Score', 'fit', 'predict', 'evaluate']
 
 # %% ../../nbs/11_cli/03_fit_commands.ipynb #de088cc8
 import sys
+import warnings
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Optional
@@ -51,7 +52,7 @@ def fit(
 ):
     "Fit a classifier and save it, with its card, to a folder."
     from clfm_kit.classifier.specs import specs_of
-    from clfm_kit.data.report import data_report
+    from clfm_kit.data.report import DataWarning, data_report
     from clfm_kit.data.tasks import load_rows, rows_to_fit, task_splits
     if out is None and not dry_run:
         raise UserError("say where the model goes with --out DIR, or check only with --dry-run")
@@ -76,11 +77,14 @@ def fit(
         schemas = rows_to_fit(splits, clf.specs_, seed=checked.seed)[2]
         for name, schema in schemas.items(): check_reject(clf.specs_[name].reject, schema)
     reports = {
-        name: data_report(task_splits(splits, task) if clf.named else splits) for name, task in clf.specs_.items()
+        name: data_report(task_splits(splits, task) if clf.named else splits, None, clf.parts_["format"])
+        for name, task in clf.specs_.items()
     }
     if dry_run: return _show_plan(clf, reports, as_json)
     _warn(clf, splits, reports)
-    with progress(): clf.fit(splits, checkpoints=checkpoints)
+    with progress(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)  # told already, part by part
+        clf.fit(splits, checkpoints=checkpoints)
     finish(clf, out, lambda: _measured(clf, splits, out_of_scope), as_json)
 
 def _reject(score, coverage, out_of_scope):

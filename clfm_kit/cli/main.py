@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from contextlib import contextmanager
+import warnings
 from typing import Annotated
 
 import typer
@@ -60,6 +61,15 @@ def main(args=None):
     "Entry point of `clfm`: runs a command and turns errors into sentences and exit codes."
     # a letter that the code page of a terminal lacks ends no command
     if hasattr(sys.stdout, "reconfigure"): sys.stdout.reconfigure(errors="replace")
+    with warnings.catch_warnings():
+        warnings.showwarning = _said
+        _run(args)
+
+def _said(message, category, filename, lineno, file=None, line=None):
+    "Tell a warning as a sentence, without the place in our code that it came from."
+    print(f"clfm: {visible(message)}", file=sys.stderr)
+
+def _run(args):
     try:
         with _terminable(): code = app(args=args, standalone_mode=False)
     except UserError as error: _fail(str(error), 2)
