@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Json', 'Data', 'Model', 'Base', 'Saved', 'Settings', 'Strangers', 'Text', 'Separator', 'Encoding', 'Label',
-           'TaskName', 'WIDTH', 'check_given', 'show', 'drawn', 'progress', 'SideBySide', 'show_report', 'finish']
+           'TaskName', 'WIDTH', 'NAME', 'BORDER', 'check_given', 'show', 'drawn', 'Fitted', 'fitting_widths',
+           'progress', 'SideBySide', 'show_report', 'finish']
 
 # %% ../../nbs/11_cli/00_options.ipynb #340d7329
 import json
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console, Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
@@ -81,15 +83,52 @@ def show(facts, as_json: bool, *shown):
 def drawn(given):
     "What rich makes of a `Table`, a `Result` or a sentence; no text is read as markup or as a command of a terminal."
     if isinstance(given, Result): return Group(*map(drawn, [*given.tables(), *given.remarks()]))
-    if not isinstance(given, Table): return RichText(visible(given))
-    found = RichTable(title=RichText(visible(given.title), "table.title"), title_justify="left")
-    rows = [[visible(cell) for cell in row] for row in given.rows]
-    short = all(len(row[0]) <= 24 for row in rows)
-    # a name stays in one piece
-    for number, column in enumerate(given.head):
-        found.add_column(RichText(visible(column)), overflow="fold", no_wrap=not number and short)
-    for row in rows: found.add_row(*map(RichText, row))
-    return found
+    return Fitted(given) if isinstance(given, Table) else RichText(visible(given))
+
+# %% ../../nbs/11_cli/00_options.ipynb #5eeb443a
+NAME = 24  # letters of a name that stays in one line
+BORDER = 3  # columns of the terminal that a table's column takes beside its cells
+
+class Fitted:
+    "A `Table` as wide as the terminal that it is printed in."
+
+    def __init__(self, given: Table):
+        self.title = visible(given.title)
+        self.rows = [[visible(cell) for cell in row] for row in (given.head, *given.rows)]
+
+    def __rich_console__(self, console, options):
+        turned = [list(column) for column in zip(*self.rows)]
+        for rows in (self.rows, turned):
+            if widths := fitting_widths(rows, options.max_width - 1): return [self._drawn(rows, widths)]
+        found = RichTable(title=RichText(self.title, "table.title"), title_justify="left", show_header=False)
+        found.add_column(overflow="fold", width=min(max(map(cell_len, self.rows[0])), options.max_width // 2))
+        found.add_column(overflow="fold")
+        for row in self.rows[1:]:
+            for name, cell in zip(self.rows[0], row):
+                if cell: found.add_row(RichText(name), RichText(cell))
+            found.add_section()
+        return [found]
+
+    def _drawn(self, rows, widths):
+        found = RichTable(title=RichText(self.title, "table.title"), title_justify="left")
+        for name, width in zip(rows[0], widths): found.add_column(RichText(name), overflow="fold", width=width)
+        for row in rows[1:]: found.add_row(*map(RichText, row))
+        return found
+
+def fitting_widths(rows: list, room: int) -> list | None:
+    "How wide each column of texts is in so much room; None where a word would be cut. A short name is in one line."
+    least, most = [], []
+    for number, column in enumerate(zip(*rows)):
+        whole = max(cell_len(cell) for cell in column)
+        words = max((cell_len(word) for cell in column for word in cell.split()), default=0)
+        names = not number and all(len(cell) <= NAME for cell in column[1:])
+        least.append(max(words, *map(cell_len, column[1:])) if names and len(column) > 1 else words)
+        most.append(whole)
+    spare = room - sum(least) - BORDER * len(least)
+    if spare < 0: return None
+    wanted = [wide - need for wide, need in zip(most, least)]
+    if sum(wanted) <= spare: return most
+    return [need + spare * want // sum(wanted) for need, want in zip(least, wanted)]
 
 # %% ../../nbs/11_cli/00_options.ipynb #c173aa80
 @contextmanager
