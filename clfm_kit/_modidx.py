@@ -946,6 +946,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'clfm_kit/classifier/fitting.py'),
                                              'clfm_kit.classifier.fitting._train_base': ( '08_classifier/fitting.html#_train_base',
                                                                                           'clfm_kit/classifier/fitting.py'),
+                                             'clfm_kit.classifier.fitting.check_weighable': ( '08_classifier/fitting.html#check_weighable',
+                                                                                              'clfm_kit/classifier/fitting.py'),
                                              'clfm_kit.classifier.fitting.fit_aside': ( '08_classifier/fitting.html#fit_aside',
                                                                                         'clfm_kit/classifier/fitting.py'),
                                              'clfm_kit.classifier.fitting.learn': ( '08_classifier/fitting.html#learn',

@@ -355,10 +355,14 @@ def test_weights_that_cannot_be_are_refused(weights, clf, tiny):
         clf.score(TEXTS, LABELS, sample_weight=weights)
 
 
-def test_weights_are_refused_where_they_would_not_count(tiny):
-    clf = Classifier("probe", tiny, ["head=linear"], cache=None)
-    with pytest.raises(UserError, match="leave it out, or use class_weight"):
-        clf.fit(TEXTS, LABELS, sample_weight=[1.0] * len(TEXTS))
+@pytest.mark.parametrize("settings, trained", [
+    (["head=linear"], "head Linear() is trained"), (["selector=full", "head=linear"], "head Linear() is trained"),
+    (["selector=top-layers"], "the base, by this recipe's selector, is trained"),
+])
+def test_weights_are_refused_before_a_base_is_looked_for_where_they_would_not_count(settings, trained):
+    clf = Classifier("probe", "no/such-base", settings, cache=None)
+    with pytest.raises(UserError) as caught: clf.fit(TEXTS, LABELS, sample_weight=[1.0] * len(TEXTS))
+    assert trained in str(caught.value) and "leave it out, or use class_weight" in str(caught.value)
 
 
 def test_a_notebook_shows_recipe_labels_and_validation_figures(clf):

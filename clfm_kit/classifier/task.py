@@ -18,7 +18,6 @@ from ..data.class_weights import learn_class_weights, row_weights
 from ..data.rows import UNNAMED
 from ..data.schemas import Schema, schema_from
 from ..data.tasks import Task, split_known, unseen_words
-from ..errors import UserError
 from ..evaluation.calibration import Calibration, calibrate
 from ..evaluation.metrics import Report, joint_exact_match
 from ..evaluation.significance import add_intervals
@@ -71,11 +70,6 @@ class FittedTask:
         """
         train, validation = (each.part(self.name, found, self.widths) for each, found in zip(examples, features))
         if weights is not None:
-            if trained or not hasattr(self.head, "fit") or self.schema.unit == "word":
-                raise UserError(
-                    f"{self.spec.named}sample_weight counts where a head is solved on texts as they were read, such as "
-                    f"'logistic'; {self.head!r} is trained, so leave it out, or use class_weight"
-                )
             weights = weights[examples[0].labelled(self.name)]
             if not self.schema.exclusive: weights = np.repeat(weights[:, None], len(self.schema), 1)
         if not trained: self._fit_head(train, validation, training, seed, run, weights)
