@@ -123,7 +123,10 @@ def cannot_load(source, error) -> UserError:
             f"a weight file is damaged, or holds something else than tensors, and nothing of it was run "
             f"({reason.rstrip('.')}); copy the model again, as safetensors where there are any"
         )
-    if not Path(source).exists(): reason += "; give a folder, a Hub id that can be reached, or 'minilm'"
+    elsewhere = not Path(source).exists()
+    # a Hub id is a name, or an owner and a name
+    if elsewhere and (len(Path(source).parts) > 2 or str(source).startswith((".", "~"))): reason = "there is no such folder"
+    if elsewhere: reason += "; give a folder, a Hub id that can be reached, or 'minilm'"
     return UserError(f"model {str(source)!r} does not load: {reason}")
 
 @contextmanager
