@@ -18,6 +18,10 @@ if TYPE_CHECKING:  # editors and type checkers read this; Python imports each na
     from clfm_kit.recipes import Recipe as Recipe
     from clfm_kit.study.comparison import compare as compare
 
+__all__ = [
+    "Classifier", "Recipe", "Rows", "Schema", "UserError", "catalogue", "compare", "hookimpl", "load_data",
+]
+
 _PUBLIC = {
     "Classifier": "classifier.classifier",
     "Recipe": "recipes",

@@ -460,6 +460,12 @@ def test_one_rare_class_is_left_out_of_folds_and_said(tiny):
     assert not any("no labels were checked" in note for note in analyse_errors("probe", rows, tiny).report.notes)
 
 
+def test_a_file_that_is_not_there_is_answered_with_the_tables_beside_it(tmp_path):
+    for name in ("rows.csv", "photo.jpeg", "notes.txt"): (tmp_path / name).write_text("text,label\na,b\n")
+    told = said(load_data, tmp_path / "row.csv")
+    assert "did you mean 'rows.csv'?; known: rows.csv." in told
+
+
 def test_two_spellings_of_a_label_are_told():
     report = data_report(Splits(Rows(["a", "b", "c", "d"], ["Billing", " billing ", "caf\u00e9", "cafe\u0301"])))
     said = " ".join(report.warnings)

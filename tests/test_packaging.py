@@ -189,3 +189,4 @@ def test_the_first_use_of_a_name_leaves_the_collector_as_it_was(before):
         with clfm_kit._uncollected(): assert not gc.isenabled()
         assert gc.isenabled() == before
     finally: gc.enable()
+    assert sorted(clfm_kit.__all__) == sorted(clfm_kit._PUBLIC)

@@ -63,7 +63,8 @@ def _lines(path, encoding=None):
         with opened(path, "rb") as file:
             found = _encoding(file.read(4096), encoding)
             file.seek(0)
-            for number, line in enumerate(io.TextIOWrapper(file, found, newline=""), 1): yield number, line
+            with io.TextIOWrapper(file, found, newline="") as lines:
+                for number, line in enumerate(lines, 1): yield number, line
     except UnicodeError as error:
         with opened(path, "rb") as file: raise _not_in(found, path, file.read()) from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -256,8 +257,10 @@ def records_of(path: Path, given: Files | None = None):
 
     Raises `UserError` when the file or a reader for it does not exist."""
     if not path.is_file():
+        ends = tuple(f".{end}" for end in FORMATS)
+        beside = [file.name for file in path.parent.glob("*") if file.name.lower().endswith(ends)]
         raise UserError(
-            f"{path} is not a file; {unknown('file', path.name, [file.name for file in path.parent.glob('*')])}"
+            f"{path} is not a file; {unknown('file', path.name, beside)}"
         )
     reader = next((FORMATS[end] for end in FORMATS if path.name.lower().endswith("." + end)), None)
     if reader is None: raise UserError(f"{path}: files are read by their ending, one of {', '.join(FORMATS)}")
