@@ -180,6 +180,7 @@ def test_public_names_are_what_they_say():
         path.stem for pattern in ("*.py", "*/__init__.py") for path in (ROOT / "clfm_kit").glob(pattern)
     } | {path.parent.name for path in (ROOT / "clfm_kit").glob("*/__init__.py")}
     for name in clfm_kit._PUBLIC: assert name not in modules and getattr(clfm_kit, name)
+    assert sorted(clfm_kit.__all__) == sorted(clfm_kit._PUBLIC)
 
 
 @pytest.mark.parametrize("before", [True, False])
@@ -189,4 +190,3 @@ def test_the_first_use_of_a_name_leaves_the_collector_as_it_was(before):
         with clfm_kit._uncollected(): assert not gc.isenabled()
         assert gc.isenabled() == before
     finally: gc.enable()
-    assert sorted(clfm_kit.__all__) == sorted(clfm_kit._PUBLIC)

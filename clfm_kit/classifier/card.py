@@ -24,7 +24,7 @@ def code(text) -> str:
 
 def escaped(text) -> str:
     "A text as plain words in Markdown."
-    return re.sub(r"([\\`*\[\]<>|&#~])", r"\\\1", visible(text).replace("\n", " "))
+    return re.sub(r"([\\`*\[\]<>|&#~_!])", r"\\\1", visible(text).replace("\n", " "))
 
 def block(text, language: str = "") -> str:
     "Lines as a block of code in Markdown."
