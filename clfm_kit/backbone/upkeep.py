@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SMALL', 'MANY', 'GIGABYTES', 'WEEK', 'remove', 'compact', 'limit_of_cache', 'all_shards', 'evict', 'clear_abandoned',
-           'tidy', 'cache_facts', 'clear_cache']
+           'abandoned', 'tidy', 'cache_facts', 'clear_cache']
 
 # %% ../../nbs/05_backbone/07_upkeep.ipynb #fd788845
 import math
@@ -83,12 +83,14 @@ WEEK = 7 * 24 * 3600.0
 
 def clear_abandoned(cache: Path) -> None:
     "Take away what processes began in a cache and cannot end any more."
-    mine = platform.node()
     for part in [*cache.glob(".part-*"), *cache.glob("*/.part-*")]:
-        process, _, rest = part.name.removeprefix(".part-").partition("-")
-        here = process.isdigit() and rest.startswith(f"{mine}-")
-        over = _gone(int(process), last_used(part)) if here else time.time() - last_used(part) > WEEK
-        if over: shutil.rmtree(part, ignore_errors=True)
+        if abandoned(part): shutil.rmtree(part, ignore_errors=True)
+
+def abandoned(part: Path) -> bool:
+    "Whether something unfinished, `.WORD-PROCESS-MACHINE-NUMBER`, is nobody's: its process has ended, or it is old."
+    _, process, rest = (*part.name.split("-", 2), "", "")[:3]
+    here = process.isdigit() and rest.startswith(f"{platform.node()}-")
+    return _gone(int(process), last_used(part)) if here else time.time() - last_used(part) > WEEK
 
 def _gone(process: int, since: float) -> bool:
     "Whether a process that was at work at a time has ended, its number perhaps given to another."

@@ -30,6 +30,11 @@ FEW = 50  # validation rows, below which they tell choices apart by chance
 class Logistic(Part):
     "L2 logistic regression; `C` is the inverse strength of the penalty, chosen from a grid on validation when None."
 
+    columns_: list[str]
+    C_: float
+    weights_: np.ndarray
+    bias_: np.ndarray
+
     def __init__(self, C: float | None = None, max_iter: Count = 200, refit: str = "train", columns: str = "all"):
         self.C, self.max_iter = C, max_iter
         # that are read: "all", or "validated", those of the deepest layer alone where validation rows clearly prefer

@@ -87,6 +87,7 @@ class Attention(Pooler):
     Needs a selector that moves weights; elsewhere it raises `UserError`.
     """
     pooling = "attention"
+    query_: list[float]
 
     def check_with(self, parts):
         if not parts["selector"].trains:

@@ -43,6 +43,8 @@ class Probed(Mean):
     training texts as well as any; at the last ones where there are several tasks.
     """
 
+    layers_: list[int] | None
+
     def __init__(self, layers: Count = 3, texts: Count = 256):
         self.layers, self.texts = layers, texts  # how many are read; how many training texts are looked at
 

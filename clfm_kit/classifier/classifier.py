@@ -16,7 +16,7 @@ from ..backbone.cache import cache_folder, check_cache
 from ..backbone.encoder import WORDS, Context, TextEncoder, bind_parts
 from ..backbone.sites import hidden_site
 from .asked import asked
-from .artifacts import place
+from .folders import place
 from .estimator import TextEstimator, Unfitted
 from .explanation import Explanation, explain
 from .fitting import fit_aside, row_weights_of

@@ -21,7 +21,7 @@ from torch import nn
 
 from ..backbone.backbone import Backbone
 from ..backbone.tokens import pad
-from .artifacts import fresh_folder
+from .folders import fresh_folder
 from .classifier import Classifier
 from ..data.rows import load_data
 from ..errors import UserError, imported, unknown

@@ -18,7 +18,7 @@ import torch
 
 from ..backbone.encoder import LaterFeatures
 from ..backbone.sites import depth
-from .artifacts import place
+from .folders import place
 from .asked import asked
 from .reject import check_reject
 from .task import FittedTask

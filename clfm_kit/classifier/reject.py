@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from .artifacts import set_state
 from ..data.rows import load_data
 from ..errors import UserError, unknown
 from ..evaluation.rejection import Rejection, best_cut, evaluate_rejection, fit_cut, score_named
@@ -68,11 +69,13 @@ class RejectOption:
         return dict(column=self.column, **self.rejection.to_dict())
 
     @classmethod
-    def from_dict(cls, given, tensors):
-        "The option saved as `to_dict` and `reject_tensors`, or None."
-        if given is None: return None
-        score = score_named(given["score"])
-        for name, value in tensors.items(): setattr(score, name.removeprefix("reject."), value.numpy())
+    def from_dict(cls, given, tensors, where: str = "reject"):
+        "The option saved as `to_dict` and `reject_tensors`, or None. Raises `UserError` where they do not fit."
+        if given is None:
+            if tensors: raise UserError(f"{where} is null, and there are tensors of it: {', '.join(tensors)}")
+            return None
+        learned = {name.removeprefix("reject."): value.numpy() for name, value in tensors.items()}
+        score = set_state(score_named(given["score"]), learned, where)
         return cls(
             score, given["column"],
             Rejection.from_dict({name: value for name, value in given.items() if name != "column"}),

@@ -9,6 +9,7 @@ __all__ = ['specs_of', 'is_here', 'check_saved']
 from pathlib import Path
 from typing import Any
 
+from .folders import recover
 from ..data.rows import UNNAMED
 from ..data.tasks import Task, read_tasks
 from ..errors import UserError
@@ -36,6 +37,7 @@ def is_here(source: Any) -> bool:
     return given.count("/") != 1 or given.startswith((".", "/", "~")) or Path(given).exists()
 
 def check_saved(folder: Any) -> None:
-    "Raise `UserError` for a folder that holds no saved model."
+    "Raise `UserError` for a folder that holds no saved model; what a killed save left there is put right before."
+    recover(folder)
     if not Path(folder, "clfm.json").exists():
         raise UserError(f"{folder} holds no clfm-kit model: there is no clfm.json in it")

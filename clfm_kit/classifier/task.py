@@ -23,6 +23,7 @@ from ..evaluation.metrics import Report, joint_exact_match
 from ..evaluation.significance import add_intervals
 from ..plugins import emit
 from ..settings import HeadTraining
+from ..shapes import fitting
 from ..training.head import train_head
 
 # %% ../../nbs/08_classifier/02_task.ipynb #6f8d1a3e
@@ -116,7 +117,18 @@ class FittedTask:
                 self.head.logits({column: as_tensor(values[rows]) for column, values in read.items()})
                 for rows in pieces
             ]
-        return torch.cat(found).float().numpy() if found else np.zeros((0, len(self.schema)), dtype=np.float32)
+        logits = torch.cat(found).float().numpy() if found else np.zeros((0, len(self.schema)), dtype=np.float32)
+        return self._finite(logits, "score")
+
+    def _finite(self, values, what: str) -> np.ndarray:
+        "Values [N] or [N, C] as they are. Raises `UserError` where one is not finite: nothing is answered from it."
+        bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1) if len(values) else np.zeros(0, dtype=bool)
+        if not bad.any(): return values
+        unit = "text" if self.schema.unit == "text" else "word"
+        raise UserError(
+            f"{self.spec.named}the {what} of {unit} {int(bad.argmax())} is not finite, so there is no answer; the base or "
+            f"the head gives numbers that are none: fit it again, with a lower learning rate if it was trained"
+        )
 
     def by_text(self, values, texts):
         "Values of words in pieces by text, `texts` being `EncodedTexts`; values of texts as they are."
@@ -124,7 +136,7 @@ class FittedTask:
 
     def confidence(self, logits, features) -> np.ndarray | None:  # [N]
         "How much texts look like those of training; None without a reject option."
-        return self.reject.confidence(self, logits, features) if self.reject else None
+        return self._finite(self.reject.confidence(self, logits, features), "confidence") if self.reject else None
 
     def answers(self, features, texts=None, thresholds=None) -> Answers:
         "`Answers` from {column: features}; `texts` are the `EncodedTexts`, for kinds of task that answer with words."
@@ -174,20 +186,40 @@ class FittedTask:
         )
 
     @classmethod
-    def restore(cls, spec: Task, head, facts: dict, tensors: dict) -> "FittedTask":
-        """The task that `state` described, with a fresh head.
+    def restore(cls, spec: Task, head, facts: dict, tensors: dict, where: str = "a task") -> "FittedTask":
+        """The task that `state` described, with a fresh head; `where` begins what is said of it.
 
-        Raises `UserError` naming a missing or unexpected tensor.
+        Raises `UserError` naming a missing or unexpected tensor or value, and what does not fit together.
         """
         schema, name = schema_from(facts["schema"]), spec.name
         mine = lambda prefix: {
             key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
         }
-        return cls(
-            name, spec, schema, set_head_state(head, mine(f"{name}."), facts["head"], facts["widths"], schema),
-            facts["widths"], facts["columns"], Calibration.from_dict(facts["calibration"]),
-            RejectOption.from_dict(facts.get("reject"), mine(f"{name}@")),
+        head = set_head_state(head, mine(f"{name}."), facts["head"], facts["widths"], schema, f"{where}.head")
+        self = cls(
+            name, spec, schema, head, facts["widths"], facts["columns"], Calibration.from_dict(facts["calibration"]),
+            RejectOption.from_dict(facts.get("reject"), mine(f"{name}@"), f"{where}.reject"),
         )
+        with fitting(where): self._try_out(where)
+        return self
+
+    def _try_out(self, where: str) -> None:
+        "Answer two texts that are not there. Raises `UserError` where head, labels and calibration do not fit."
+        made = {column: np.tile(np.linspace(-1, 1, self.widths[column], dtype=np.float32), (2, 1)) for column in self.columns}
+        own = list(getattr(self.head, "columns_", self.widths))
+        if own != self.columns: raise UserError(f"{where}.columns are {self.columns}, and the head reads {own}")
+        logits = self.logits(made)
+        if logits.shape != (2, len(self.schema)):
+            raise UserError(
+                f"{where}.schema.labels has {len(self.schema)} labels, and the head gives {logits.shape[-1]} scores"
+            )
+        cuts = self.calibration.thresholds
+        if self.schema.exclusive and cuts is not None:
+            raise UserError(f"{where}.calibration.thresholds are for several labels a text, and this task has one")
+        if not self.schema.exclusive and cuts is None and self.calibration.rows:
+            raise UserError(f"{where}.calibration.thresholds is null; one for each label expected")
+        if self.schema.unit == "text": self.answers(made)
+        elif self.reject is not None: raise UserError(f"{where}.reject is for tasks with one answer for each text")
 
 # %% ../../nbs/08_classifier/02_task.ipynb #cd4ac012
 def together(pieces: list) -> Any:

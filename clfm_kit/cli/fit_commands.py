@@ -66,7 +66,7 @@ def fit(
     if out_of_scope is not None: clfm_kit.load_data(out_of_scope)
     splits = load_rows(Files(data, separator, encoding), specs_of(checked), text=text_column, label=label_column)
     from clfm_kit.backbone.sizes import sizes_for
-    from clfm_kit.classifier.artifacts import check_folder
+    from clfm_kit.classifier.folders import check_folder
     from clfm_kit.classifier.reject import check_reject
     if out is not None: check_folder(out, inside=checkpoints)  # now, rather than after the fit
     clf = clfm_kit.Classifier(checked, model, reject=_reject(reject, coverage, out_of_scope))
@@ -193,7 +193,7 @@ def _check_out(out, texts, data):
 
 def _write(out, rows, found, named, formulas, as_json):
     "Write rows with their answers, whole or not at all."
-    from clfm_kit.classifier.artifacts import fresh_file
+    from clfm_kit.classifier.folders import fresh_file
     taken, added = {column for row in rows for column in row}, {}
     for name, answers in found.items():
         titles = [name, f"{name}_probability", f"{name}_rejected"] if named else ["label", "probability", "rejected"]

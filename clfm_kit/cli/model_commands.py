@@ -76,7 +76,7 @@ def export(
     "Write a saved model as ONNX, with its tokenizer and labels, checked against the original."
     data = data and Files(data, separator, encoding)
     check_given(data)
-    from clfm_kit.classifier.artifacts import check_folder
+    from clfm_kit.classifier.folders import check_folder
     from clfm_kit.classifier.export import export as write
     check_folder(out)  # before any work, here and below
     texts = clfm_kit.load_data(data, text_column).measured.texts if data else None
@@ -100,7 +100,7 @@ def merge(
     "Merge saved models into one, and show every task before and after."
     data = [Files(each, separator, encoding) for each in data]
     for each in data: check_given(each)
-    from clfm_kit.classifier.artifacts import check_folder
+    from clfm_kit.classifier.folders import check_folder
     from clfm_kit.study.merging import merge_models
     check_folder(out, [model.partition("=")[2] or model for model in models])
     chosen = Recipe(merger=method).with_params([f"merger.{setting}" for setting in settings or []]).merger
@@ -123,7 +123,7 @@ def distil(
     """
     data = Files(data, separator, encoding)
     check_given(data)
-    from clfm_kit.classifier.artifacts import check_folder
+    from clfm_kit.classifier.folders import check_folder
     from clfm_kit.study.distilling import distil as run, kept, open_teacher, teaching_rows
     check_folder(out, [teacher])
     master = open_teacher(teacher)

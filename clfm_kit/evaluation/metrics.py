@@ -87,6 +87,7 @@ class Report(Result):
         value = lambda found: Undefined(found["undefined"]) if isinstance(found, dict) else found
         return cls(**given | dict(
             figures={name: value(found) for name, found in given["figures"].items()},
+            per_class=[{name: value(found) for name, found in row.items()} for row in given.get("per_class", [])],
             tasks={name: cls.from_dict(report) for name, report in given.get("tasks", {}).items()},
         ))
 

@@ -47,6 +47,8 @@ class Energy(Score):
 # %% ../../nbs/04_evaluation/02_rejection.ipynb #bde1e3bd
 class CentroidDistance(Score):
     "Nearness to the nearest class centre in whitened features [N, F]; 0 at a centre, negative elsewhere."
+    whitening_: np.ndarray
+    centres_: np.ndarray
 
     def check_schema(self, schema: Schema):
         "Raises `UserError` for a multi-label schema, whose rows have no single centre."

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from markupsafe import Markup
 
-from ..classifier.artifacts import fresh_file
 from ..data.files import write_records
+from ..classifier.folders import fresh_file
 from ..data.tasks import load_rows
 from ..data.words import repair, spans
 from ..display.html import FOR, join, markup, table

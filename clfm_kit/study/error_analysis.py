@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from markupsafe import Markup
 
-from ..classifier.artifacts import fresh_file, is_saved
+from ..classifier.artifacts import is_saved
+from ..classifier.folders import fresh_file
 from ..classifier.classifier import Classifier
 from ..data.rows import UNNAMED
 from ..data.schemas import Schema

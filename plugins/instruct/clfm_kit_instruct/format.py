@@ -8,6 +8,7 @@ __all__ = ['ANSWERS', 'MOST_NAMES', 'MARK', 'codes', 'same_tokens', 'some_rows',
 # %% ../nbs/03_format.ipynb #b418b5c5
 from contextlib import contextmanager
 from itertools import product
+from typing import Any
 
 import numpy as np
 
@@ -77,6 +78,7 @@ def special_ids(tokenizer) -> list:
 
 class Asking(Part):
     "A format that asks a decoder: the words of its template `template_` around the columns of a row."
+    template_: str
 
     def check_with(self, parts):
         "Refuse a selector that looks at single positions of a batch when some are not in it."
@@ -142,6 +144,9 @@ class Instruction(Asking):
     `prefix`: 'shared' (what all prompts begin with is read once) or 'repeated'. `end`: what ends an answer: 'token'
     (end of sequence), 'none', words, or 'auto': none for codes that cannot go on to be another, else the token.
     """
+
+    answers_: list[str]
+    examples_: list[list[Any]]
 
     def __init__(
         self, template: str | None = None, answers: str = "auto", words: dict | None = None,

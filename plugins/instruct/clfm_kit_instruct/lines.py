@@ -84,6 +84,7 @@ class Lines(Asking):
     tokens of prompt and answer. `chat` and `prefix`: as in format 'instruction'.
     """
     several = True  # asks for the answers of several tasks
+    longest_: int
 
     def __init__(
         self, template: str | None = None, descriptions: dict | None = None, max_length: int | None = None,

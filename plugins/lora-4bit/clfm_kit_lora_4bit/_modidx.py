@@ -35,6 +35,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                               'clfm_kit_lora_4bit/adapters.py'),
                                              'clfm_kit_lora_4bit.adapters.LowRank.write': ( 'adapters.html#lowrank.write',
                                                                                             'clfm_kit_lora_4bit/adapters.py'),
+                                             'clfm_kit_lora_4bit.adapters.Saved': ('adapters.html#saved', 'clfm_kit_lora_4bit/adapters.py'),
                                              'clfm_kit_lora_4bit.adapters.attach': ( 'adapters.html#attach',
                                                                                      'clfm_kit_lora_4bit/adapters.py'),
                                              'clfm_kit_lora_4bit.adapters.cannot_train': ( 'adapters.html#cannot_train',

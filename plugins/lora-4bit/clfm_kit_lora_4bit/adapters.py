@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'linear_maps', 'sizes', 'weight_of', 'needed', 'inject', 'attach', 'cannot_train', 'detach', 'Factors',
-           'learned', 'put', 'LowRank', 'trainable', 'side_by_side']
+           'learned', 'put', 'Saved', 'LowRank', 'trainable', 'side_by_side']
 
 # %% ../nbs/01_adapters.ipynb #76e50605
 import re
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import TypedDict
 
 import torch
 from torch import nn
@@ -17,6 +18,7 @@ from torch import nn
 from clfm_kit.backbone.backbone import QUANTISED, maps_in_fewer_bits
 from clfm_kit.backbone.deltas import Change, Delta
 from clfm_kit.errors import UserError
+from clfm_kit.shapes import check
 from .quantizers import unpacked
 
 # %% ../nbs/01_adapters.ipynb #553d7f0d
@@ -161,6 +163,10 @@ def put(model, factors: dict):
     model.requires_grad_(False)
 
 # %% ../nbs/01_adapters.ipynb #714e9dc3
+class Saved(TypedDict):
+    "The facts of saved adapters: the block of each."
+    low_rank: dict[str, int]
+
 @dataclass(eq=False)
 class LowRank:
     "Adapters of a base: `factors` {name: Factors} at rest, `settings` of `peft.LoraConfig` while they train."
@@ -258,7 +264,8 @@ class LowRank:
 
     @classmethod
     def from_state(cls, tensors, facts) -> "LowRank":
-        "The adapters that were saved. Raises `UserError` naming a missing or unexpected tensor."
+        "The adapters that were saved. Raises `UserError` naming a missing or unexpected tensor, or a wrong fact."
+        check(facts, Saved, "delta")
         levels = facts["low_rank"]
         wanted = {f"{name}.{kind}" for name in levels for kind in ("down", "up")}
         missing = wanted - tensors.keys()

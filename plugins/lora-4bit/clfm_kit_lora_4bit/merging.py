@@ -14,7 +14,8 @@ import torch
 
 from clfm_kit.backbone.loading import load_model
 from clfm_kit.backbone.sources import model_source
-from clfm_kit.classifier.artifacts import fresh_folder, json_state, set_head_state
+from clfm_kit.classifier.artifacts import json_state, set_state
+from clfm_kit.classifier.folders import fresh_folder
 from clfm_kit.display.tables import Result
 from clfm_kit.errors import UserError, unknown
 from .adapters import linear_maps, weight_of
@@ -138,6 +139,6 @@ def _beside(classifier, into):
     merged.recipe, merged.delta_ = merged.recipe_, None
     merged.parts_ = {**merged.recipe_.parts(), "head": classifier.parts_["head"]}
     for kind in ("format", "pooler"):
-        set_head_state(merged.parts_[kind], {}, json_state(classifier.parts_[kind]), {}, None)
+        set_state(merged.parts_[kind], json_state(classifier.parts_[kind]), f"parts.{kind}")
     del merged.encoder_
     return merged

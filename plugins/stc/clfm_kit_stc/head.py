@@ -59,6 +59,15 @@ ENOUGH = 30  # validation rows
 
 class Sparsify(Part):
     "L1 probes at every column, their most important features, and one classifier over the best prefix of layers."
+    columns_: list[str]
+    counts_: list[int]
+    exit_layer_: int
+    chosen_: dict[str, str | float]
+    report_: dict
+    indices_: np.ndarray
+    mean_: np.ndarray
+    weights_: np.ndarray
+    bias_: np.ndarray
 
     def __init__(
         self, penalties=(0.1, 0.03, 0.01), etas=(0.5, 0.8, 0.95), strengths=(0.1, 0.03, 0.01), tilts=(0.0,),
