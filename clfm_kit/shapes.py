@@ -6,17 +6,18 @@
 __all__ = ['NAMES', 'choices', 'stored_as', 'in_words', 'fields_of', 'check', 'within', 'learned_shapes', 'is_learned',
            'check_learned', 'fitting']
 
-# %% ../nbs/01_core/03_shapes.ipynb #950ffc99
+# %% ../nbs/01_core/03_shapes.ipynb #ea95614d
 import dataclasses
 import math
 import reprlib
 from contextlib import contextmanager
+from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, NotRequired, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from .errors import UserError
 
-# %% ../nbs/01_core/03_shapes.ipynb #891db1ef
+# %% ../nbs/01_core/03_shapes.ipynb #eafa4e12
 NAMES = {
     str: "a text", bool: "true or false", int: "a whole number", float: "a number", dict: "a mapping", list: "a list",
     NoneType: "null",
@@ -42,7 +43,7 @@ def in_words(shape) -> str:
     ]
     return " or ".join([", ".join(told[:-1]), told[-1]] if len(told) > 1 else told)
 
-# %% ../nbs/01_core/03_shapes.ipynb #807eef9b
+# %% ../nbs/01_core/03_shapes.ipynb #be14ced0
 def _is_of(value, shape) -> bool:
     "Whether a value has the outermost type of a shape."
     kind = stored_as(shape)
@@ -52,6 +53,7 @@ def _is_of(value, shape) -> bool:
         return number and (isinstance(value, int) or math.isfinite(value))
     return isinstance(value, kind)
 
+@cache
 def fields_of(shape) -> tuple:  # ({name: shape}, the names that must be there)
     "The fields of a `TypedDict` or a dataclass; in a dataclass those without a default must be there."
     hints = get_type_hints(shape, include_extras=True)
@@ -95,7 +97,7 @@ def _check_fields(value: dict, shape, where: str) -> None:
         if name not in known: raise UserError(f"{place} is not known; known: {', '.join(known)}")
         check(each, known[name], place)
 
-# %% ../nbs/01_core/03_shapes.ipynb #91ee5173
+# %% ../nbs/01_core/03_shapes.ipynb #cc268562
 def learned_shapes(part) -> dict:  # {attribute: annotation}
     "What a part says in its class of the attributes that it learns."
     try: hints = get_type_hints(type(part), include_extras=True)
@@ -120,7 +122,7 @@ def check_learned(part, values: dict, where: str) -> None:
         if name not in values and NoneType not in choices(shape) and shape is not Any:
             raise UserError(f"{within(where, name)} is missing")
 
-# %% ../nbs/01_core/03_shapes.ipynb #3f7f1513
+# %% ../nbs/01_core/03_shapes.ipynb #e8a52ee4
 @contextmanager
 def fitting(what: str):
     "Turn whatever breaks while something saved is taken up again into a `UserError` that says what does not fit."

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from saved import facts_of, write_facts
 
 from clfm_kit import Classifier, UserError
 from clfm_kit.backbone.backbone import Backbone
@@ -280,9 +281,9 @@ def test_where_fewer_blocks_do_not_give_the_same_states_the_whole_base_is_read(s
 
 
 def test_a_base_that_gives_other_states_is_refused(below):
-    facts = json.loads((below / "clfm.json").read_text())
+    facts = facts_of(below)
     facts["model"]["states"] = [value + 1 for value in facts["model"]["states"]]
-    (below / "clfm.json").write_text(json.dumps(facts))
+    write_facts(below, facts)
     with pytest.raises(UserError, match="gives other states than it did"): Classifier.from_pretrained(below)
     Classifier.from_pretrained(below, accept_other_base=True)
 

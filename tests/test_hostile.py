@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from command import Forked, clfm, refused
+from saved import facts_of, write_facts
 
 from clfm_kit import Classifier, UserError
 from clfm_kit.backbone.encoder import TextEncoder
@@ -223,16 +224,18 @@ def test_nothing_is_opened_for_a_model_that_cannot_be_saved(words, tmp_path):
         "clfm.json is damaged",
     ),
     (
-        lambda folder: (folder / "clfm.json").write_text(
-            (folder / "clfm.json").read_text().replace('"format_version": 2', '"format_version": 9')
-        ),
+        lambda folder: write_facts(folder, facts_of(folder) | dict(format_version=9)),
         "format version 9",
     ),
     (
-        lambda folder: (folder / "clfm.json").write_text(
-            (folder / "clfm.json").read_text().replace('"probe"', '"probe"', 1).replace('"hash": "', '"hash": "0')
+        lambda folder: write_facts(
+            folder, facts_of(folder) | dict(model=facts_of(folder)["model"] | dict(hash="0" * 64))
         ),
         "other weights",
+    ),
+    (
+        lambda folder: (folder / "clfm.json").write_text((folder / "clfm.json").read_text().replace("float16", "float32")),
+        "was edited after it was saved",
     ),
 ])
 def test_a_harmed_artifact_is_named(harm, part, fitted, tmp_path):

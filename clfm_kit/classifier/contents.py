@@ -7,18 +7,19 @@ __all__ = ['Whole', 'Share', 'Name', 'Digest', 'Precision', 'Temperature', 'Fill
            'Calibrated', 'Rejects', 'Learned', 'NoValue', 'Row', 'Measured', 'Counts', 'Run', 'Contents', 'digest_of',
            'parse', 'check_contents']
 
-# %% ../../nbs/08_classifier/00_contents.ipynb #3fe593af
+# %% ../../nbs/08_classifier/00_contents.ipynb #1482c8d1
 import hashlib
 import json
 import re
 from typing import Annotated, Any, NotRequired, TypedDict
 
+from ..data.tasks import Task
 from ..errors import UserError
 from ..evaluation.calibration import LIMITS
 from ..recipes import Recipe
 from ..shapes import check, within
 
-# %% ../../nbs/08_classifier/00_contents.ipynb #781b0736
+# %% ../../nbs/08_classifier/00_contents.ipynb #c7d0bd70
 Whole = Annotated[int, "a whole number from 0 up", lambda value: value >= 0]
 Share = Annotated[float, "a number from 0 to 1", lambda value: 0 <= value <= 1]
 Name = Annotated[str, "a text that is not empty", lambda value: bool(value)]
@@ -67,13 +68,13 @@ class Learned(TypedDict):
     columns: Filled
     head: dict[str, Any]
 
-# %% ../../nbs/08_classifier/00_contents.ipynb #55e11d09
+# %% ../../nbs/08_classifier/00_contents.ipynb #08e12624
 class NoValue(TypedDict):
     undefined: str
 
 class Row(TypedDict):
     "One class of a report."
-    label: Any
+    label: str | int | float | bool
     precision: float | NoValue
     recall: float | NoValue
     f1: float | NoValue
@@ -103,6 +104,12 @@ class Run(TypedDict):
     depth: Whole
     full_depth: Whole
     text: NotRequired[str]
+    base: NotRequired[list[str]]
+    tasks: NotRequired[dict[str, dict[str, Whole]]]
+    unread_words: NotRequired[Whole]
+    unseen_in_validation: NotRequired[Whole]
+    training: NotRequired[dict[str, Any]]
+    distilled: NotRequired[dict[str, Any]]
 
 class Contents(TypedDict):
     "All of clfm.json."
@@ -119,7 +126,7 @@ class Contents(TypedDict):
     delta: NotRequired[dict[str, Any]]
     files: dict[str, Digest]
 
-# %% ../../nbs/08_classifier/00_contents.ipynb #2035e2cf
+# %% ../../nbs/08_classifier/00_contents.ipynb #62b4a846
 def digest_of(facts: dict) -> str:
     "The SHA-256 of all fields but `sha256`, in their order, as compact JSON."
     rest = {name: value for name, value in facts.items() if name != "sha256"}
@@ -135,7 +142,7 @@ def parse(text: str) -> Any:
     try: return json.loads(text, object_pairs_hook=once, parse_constant=no_number)
     except RecursionError as error: raise ValueError("it is nested too deeply") from error
 
-# %% ../../nbs/08_classifier/00_contents.ipynb #9e40e77c
+# %% ../../nbs/08_classifier/00_contents.ipynb #6db4ecfd
 HEAD, DELTA = "head.safetensors", "delta.safetensors"
 
 def check_contents(facts: Any, where: str) -> None:
@@ -163,6 +170,8 @@ def check_contents(facts: Any, where: str) -> None:
         )
     if strange := facts["parts"].keys() - {"format", "pooler"}:
         raise UserError(f"{place('parts', min(strange))} is not known; known: format, pooler")
+    for name, task in recipe.get("tasks", {}).items():
+        if isinstance(task, dict): check({"name": name, **task}, Task, where + f"recipe.tasks.{name}")
     for name, task in facts["tasks"].items(): _check_task(task, where + f"tasks.{name}")
 
 def _check_task(task: dict, where: str) -> None:

@@ -22,6 +22,7 @@ from .artifacts import json_state, read_artifact, set_state, write_artifact
 from .card import model_card
 from .contents import DELTA, HEAD
 from .folders import NotWritten, fresh_folder, place
+from .reject import read_reject
 from .specs import is_here
 from .task import FittedTask
 from ..data.schemas import schema_from
@@ -30,6 +31,7 @@ from ..evaluation.metrics import Report
 from ..parts import name_and_params
 from ..plugins import catalogue
 from ..recipes import PART_KINDS
+from ..settings import Training
 from ..shapes import fitting
 from ..training.finetuning import restore_delta
 
@@ -93,16 +95,16 @@ def _plugins(recipe, tasks: dict) -> dict:
     return {name: version for name, version in catalogue.plugins.items() if name in used and version}
 
 @contextmanager
-def _made_with(versions: dict):
-    "Name the plugins that a model was made with and that do not load here, where a part is missing."
+def _made_with(versions: dict, where: str = ""):
+    "Name the file, and the plugins that a model was made with and that do not load here, where a part is missing."
     try: yield
     except UserError as error:
         lacking = ", ".join(
             f"{name} {version}" for name, version in versions.items() if name not in catalogue.plugins
         )
-        if not lacking: raise
+        if not lacking: raise UserError(f"{where}{error}") from error
         raise UserError(
-            f"{error} This model was made with plugin {lacking}, which is not among those "
+            f"{where}{error} This model was made with plugin {lacking}, which is not among those "
             f"that load here (see clfm plugins)."
         ) from error
 
@@ -119,7 +121,7 @@ def _open_as_fitted(clf, schemas, base: dict, delta, accept_other_base: bool):
                 f"accept_other_base=True"
             )
         if delta is not None: delta.apply(backbone)
-        with fitting("model.states"):
+        with fitting("clfm.json: model.states"):
             if accept_other_base or backbone.gives(base["states"], base["depth"]): return
     raise UserError(
         f"base model {clf.model!r} gives other states than it did when this classifier was fitted, though its files "
@@ -138,7 +140,7 @@ def load(cls, source, model: str | None = None, cache=None, accept_other_base: b
             f"say where it is with model=…, in a terminal with --model"
         )
     self = cls(facts["recipe"], model or base["source"], cache=cache, state_dtype=facts["state_dtype"])
-    with _made_with(facts["versions"]):
+    with _made_with(facts["versions"], where):
         self.prepare()
         schemas = {name: schema_from(task["schema"]) for name, task in facts["tasks"].items()}
     self.depth_, self.facts_ = base["depth"], facts["facts"]
@@ -174,6 +176,7 @@ def _delta(clf, facts: dict, files: dict, where: str):
             + ("trains the base, and there is no delta" if selector.trains else "trains nothing, and there is a delta")
         )
     if not selector.trains: return None
+    with _made_with({}, where): Training.of(clf.recipe_.training)
     with fitting(f"{where}delta"): return restore_delta(selector, files[DELTA], facts["delta"])
 
 def _check_with_base(clf, name: str, schema, task: dict, where: str) -> None:
@@ -185,8 +188,10 @@ def _check_with_base(clf, name: str, schema, task: dict, where: str) -> None:
                 f"{where}.columns reads {task['widths'][column]} values of {column!r}, and the base gives "
                 f"{given.get(column, 'none')} there in {clf.depth_} blocks"
             )
-    if clf.named and (clf.specs_[name].reject is None) != (task["reject"] is None):
-        raise UserError(f"{where}.reject is {task['reject']!r}, and that of the recipe is {clf.specs_[name].reject!r}")
+    if not clf.named: return  # the recipe says nothing of it
+    asked, found = clf.specs_[name].reject, task["reject"]
+    if (asked and read_reject(asked)["score"]) != (found and found["score"]):
+        raise UserError(f"{where}.reject is {found and found['score']!r}, and that of the recipe is {asked!r}")
 
 # %% ../../nbs/08_classifier/05_saving.ipynb #c58b1495
 def _local(source) -> Path:

@@ -138,7 +138,7 @@ class Report(Result):
         ]
 
     def __str__(self):
-        wide = max(map(len, self.figures))
+        wide = max(map(len, self.figures), default=0)
         return "\n".join([
             f"{self.kind}, {self.rows} rows",
             *(f"{name:<{wide}}   {self.shown(name)}" for name in self.figures), *self.remarks(),
