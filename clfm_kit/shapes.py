@@ -6,7 +6,7 @@
 __all__ = ['NAMES', 'choices', 'stored_as', 'in_words', 'fields_of', 'check', 'within', 'learned_shapes', 'is_learned',
            'check_learned', 'fitting']
 
-# %% ../nbs/01_core/03_shapes.ipynb #ea95614d
+# %% ../nbs/01_core/03_shapes.ipynb #8152ddc3
 import dataclasses
 import math
 import reprlib
@@ -17,7 +17,7 @@ from typing import Annotated, Any, NotRequired, Union, get_args, get_origin, get
 
 from .errors import UserError
 
-# %% ../nbs/01_core/03_shapes.ipynb #eafa4e12
+# %% ../nbs/01_core/03_shapes.ipynb #a1e59378
 NAMES = {
     str: "a text", bool: "true or false", int: "a whole number", float: "a number", dict: "a mapping", list: "a list",
     NoneType: "null",
@@ -25,12 +25,13 @@ NAMES = {
 
 def choices(shape) -> tuple:
     "The shapes of which a value may have any one."
+    if get_origin(shape) is NotRequired: return choices(*get_args(shape))
     return get_args(shape) if get_origin(shape) in (Union, UnionType) else (shape,)
 
 def stored_as(shape) -> Any:
     "The type that a value of a shape has once it is read from JSON."
     kind = get_origin(shape) or shape
-    if kind in (Annotated, NotRequired): return stored_as(get_args(shape)[0])
+    if kind is Annotated: return stored_as(get_args(shape)[0])
     if is_typeddict(kind) or dataclasses.is_dataclass(kind): return dict
     return list if kind is tuple else kind
 
@@ -43,7 +44,7 @@ def in_words(shape) -> str:
     ]
     return " or ".join([", ".join(told[:-1]), told[-1]] if len(told) > 1 else told)
 
-# %% ../nbs/01_core/03_shapes.ipynb #be14ced0
+# %% ../nbs/01_core/03_shapes.ipynb #fec0c395
 def _is_of(value, shape) -> bool:
     "Whether a value has the outermost type of a shape."
     kind = stored_as(shape)
@@ -71,9 +72,9 @@ def check(value, shape, where: str) -> None:
     if not fitting: raise UserError(f"{where} is {reprlib.repr(value)}; {in_words(shape)} expected")
     shape, = fitting[:1]
     kind, inner = get_origin(shape) or shape, get_args(shape)
-    if kind in (Annotated, NotRequired):
+    if kind is Annotated:
         check(value, inner[0], where)
-        if kind is Annotated and not inner[2](value):
+        if not inner[2](value):
             raise UserError(f"{where} is {reprlib.repr(value)}; {inner[1]} expected")
     elif is_typeddict(kind) or dataclasses.is_dataclass(kind): _check_fields(value, kind, where)
     elif kind is dict and inner:
@@ -97,7 +98,7 @@ def _check_fields(value: dict, shape, where: str) -> None:
         if name not in known: raise UserError(f"{place} is not known; known: {', '.join(known)}")
         check(each, known[name], place)
 
-# %% ../nbs/01_core/03_shapes.ipynb #cc268562
+# %% ../nbs/01_core/03_shapes.ipynb #03b3cb23
 def learned_shapes(part) -> dict:  # {attribute: annotation}
     "What a part says in its class of the attributes that it learns."
     try: hints = get_type_hints(type(part), include_extras=True)
@@ -122,7 +123,7 @@ def check_learned(part, values: dict, where: str) -> None:
         if name not in values and NoneType not in choices(shape) and shape is not Any:
             raise UserError(f"{within(where, name)} is missing")
 
-# %% ../nbs/01_core/03_shapes.ipynb #e8a52ee4
+# %% ../nbs/01_core/03_shapes.ipynb #e48d4772
 @contextmanager
 def fitting(what: str):
     "Turn whatever breaks while something saved is taken up again into a `UserError` that says what does not fit."
