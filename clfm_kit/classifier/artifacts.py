@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ..backbone.sources import file_hash
-from .contents import HEAD, check_contents, digest_of, parse
+from .contents import check_contents, digest_of, parse
 from .folders import place
 from .specs import check_saved
 from ..errors import UserError
