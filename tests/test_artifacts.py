@@ -426,7 +426,7 @@ def test_where_nothing_takes_a_model_that_is_said(fitted, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("made, out, part", [
     ("", "n" * 300, "File name too long"), ("", "deep/" + "n" * 300, "File name too long"),
-    ("file", "file/model", "Not a directory"), ("", "a\0b", "null"),
+    ("file", "file/model", "file is no folder that you may write to"), ("", "a\0b", "null"),
 ])
 def test_a_place_is_tried_before_the_fit(made, out, part, tmp_path):
     if made: (tmp_path / made).write_text("mine")

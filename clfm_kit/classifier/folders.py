@@ -89,6 +89,7 @@ def _key(target: Path) -> str: return hashlib.sha256(os.fsencode(target.name)).h
 def _try_writing(target: Path) -> None:
     "Write a file as deep as the target lies, and take it away again. Raises `OSError`."
     above = next(folder for folder in (*[target] * _stands(target), *target.parents) if folder.exists())
+    if not above.is_dir(): raise NotADirectoryError(errno.ENOTDIR, f"{above} is no folder that you may write to")
     trial = above / _unfinished("model", target)
     try:
         deepest = trial.joinpath(*target.relative_to(above).parts)
