@@ -18,6 +18,7 @@ from ..data.class_weights import learn_class_weights, row_weights
 from ..data.rows import UNNAMED
 from ..data.schemas import Schema, schema_from
 from ..data.tasks import Task, split_known, unseen_words
+from ..errors import UserError
 from ..evaluation.calibration import Calibration, calibrate
 from ..evaluation.metrics import Report, joint_exact_match
 from ..evaluation.significance import add_intervals
