@@ -2,8 +2,10 @@
 """
 import json
 import os
+import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +13,7 @@ import pytest
 from command import Forked, clfm, refused
 from saved import facts_of, write_facts
 
-from clfm_kit import Classifier, UserError
+from clfm_kit import Classifier, UserError, load_data
 from clfm_kit.backbone.encoder import TextEncoder
 from clfm_kit.builtin.formats import Plain
 from clfm_kit.builtin.poolers import Mean
@@ -272,24 +274,76 @@ def test_two_processes_may_fill_the_same_cache(tiny, tmp_path):
     assert both[0].stdout == both[1].stdout != "" and not list(tmp_path.rglob(".part*"))
 
 
-@pytest.mark.skipif(
-    not os.path.exists("/dev/full") or os.geteuid() != 0, reason="needs root, to mount a small file system"
-)
-def test_a_full_disk_is_one_sentence_and_leaves_nothing(tiny, tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", disk], capture_output=True).returncode:
-        pytest.skip("this machine lets nobody mount a file system")
-    try:
-        refused(
-            clfm(
-                "fit", "--recipe", "probe", "--model", tiny, "--data", "helpdesk", "--out", tmp_path / "out",
-                env=os.environ | {"CLFM_KIT_CACHE": str(disk)},
-            ),
-            "the cached states need", "CLFM_KIT_CACHE",
+@pytest.fixture
+def disk(tmp_path):
+    """A function that mounts a small file system, and gives its folder."""
+    if os.geteuid(): pytest.skip("needs root, to mount a small file system")
+    made = []
+
+    def mount(size):
+        folder = tmp_path / "disk"
+        folder.mkdir()
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True).returncode:
+            pytest.skip("this machine lets nobody mount a file system")
+        made.append(folder)
+        return folder
+
+    yield mount
+    for folder in made: subprocess.run(["umount", folder], check=True)
+
+
+def states(cache): return sorted(path for path in cache.rglob("*.npy"))
+
+
+def test_a_cache_without_room_is_told_in_a_sentence_and_the_fit_goes_on(tiny, tmp_path, disk):
+    cache = disk("8k")
+    done = clfm(
+        "fit", "--recipe", "probe", "--model", tiny, "--data", "helpdesk", "--out", tmp_path / "out",
+        env=os.environ | {"CLFM_KIT_CACHE": str(cache)},
+    )
+    assert done.returncode == 0 and (tmp_path / "out" / "clfm.json").exists(), done.stderr
+    said = " ".join(done.stderr.split())
+    assert "kept in memory" in said and "the cached states need" in said and "Traceback" not in said
+    assert not states(cache) and not list(cache.rglob(".part*"))
+
+
+def test_a_disk_that_fills_while_states_are_written_leaves_nothing_and_the_fit_goes_on(tiny, tmp_path, disk, monkeypatch):
+    cache, texts = disk("40k"), load_data("helpdesk").train.texts[:400]
+    monkeypatch.setattr("clfm_kit.backbone.cache.shutil.disk_usage", lambda place: shutil._ntuple_diskusage(*[10**9] * 3))
+    labels = load_data("helpdesk").train.labels[:400]
+    with pytest.warns(UserWarning, match="kept in memory.*No space left on device; free some space") as caught:
+        clf = Classifier("probe", tiny, cache=cache).fit(texts, labels)
+    assert sum("kept in memory" in str(each.message) for each in caught) == 1
+    assert not states(cache) and not list(cache.rglob(".part*"))
+    plain = Classifier("probe", tiny, cache=None).fit(texts, labels)
+    np.testing.assert_array_equal(clf.decision_function(texts[:9]), plain.decision_function(texts[:9]))
+
+
+def test_a_cache_that_may_only_be_read_is_read(tiny, disk):
+    cache, data = disk("8m"), load_data("helpdesk")
+    fit = lambda: Classifier("probe", tiny, cache=cache).fit(data.train.texts[:200], data.train.labels[:200])
+    whole, kept = fit(), states(cache)
+    subprocess.run(["mount", "-o", "remount,ro", cache], check=True)
+    again = fit()
+    assert again.facts_["backbone_passes"] == 0 < whole.facts_["backbone_passes"]
+    with pytest.warns(UserWarning, match="kept in memory.*Read-only file system"):
+        again.evaluate(data.test.texts[:20], data.test.labels[:20])
+    trained = ["training.epochs=1", "selector.cost=null"]
+    with pytest.warns(UserWarning, match="Read-only file system; they are computed anew"):
+        Classifier("token-sparse", tiny, settings=[*trained, "selector.lowest=2"], cache=cache).fit(
+            data.train.texts[:96], data.train.labels[:96]
         )
-        assert not list(disk.rglob("*.npy")) and not (tmp_path / "out").exists()
-    finally: subprocess.run(["umount", disk], check=True)
+    assert states(cache) == kept
+
+
+def test_without_memory_either_a_reading_is_refused(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("clfm_kit.backbone.cache.shutil.disk_usage", lambda place: shutil._ntuple_diskusage(0, 0, 0))
+    monkeypatch.setattr(
+        "clfm_kit.backbone.encoder.psutil.virtual_memory", lambda: SimpleNamespace(available=0)
+    )
+    data = load_data("helpdesk").train
+    with pytest.raises(UserError, match="the cached states need .* free some space"):
+        Classifier("probe", tiny, cache=tmp_path).fit(data.texts[:90], data.labels[:90])
 
 
 def test_results_are_json_and_nothing_else(fitted):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CURE', 'Column', 'tokenizer_hash', 'group_key', 'text_key', 'as_bytes', 'word_key', 'part_name', 'ShardWriter',
-           'Shard', 'last_used', 'shards', 'cache_folder', 'check_cache', 'Index', 'find_on_disk', 'keep_in_memory',
-           'keep_on_disk']
+           'Shard', 'last_used', 'shards', 'cache_folder', 'check_cache', 'Index', 'Unkept', 'find_on_disk',
+           'keep_in_memory', 'keep_on_disk']
 
 # %% ../../nbs/05_backbone/07_cache.ipynb #f0cad623
 import hashlib
@@ -15,7 +15,7 @@ import platform
 import shutil
 import uuid
 import warnings
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -126,7 +126,8 @@ class ShardWriter:
 
     def discard(self):
         "Leave nothing behind."
-        for file in self.files.values(): file.close()
+        for file in self.files.values():
+            with suppress(OSError): file.close()  # which a full disk does not let write what was left
         shutil.rmtree(self.part, ignore_errors=True)
 
 def _file_name(column): return column.replace("/", "@") + ".npy"
@@ -174,14 +175,14 @@ def shards(folder: Path, columns=None):
     """
     for _, path in sorted((last_used(path), path) for path in folder.glob("[!.]*")):
         shard = Shard(path)
-        names = shard.columns if columns is None else [name for name in columns if shard.has(name)]
-        if not names: continue
         try:
+            names = shard.columns if columns is None else [name for name in columns if shard.has(name)]
+            if not names: continue
             keys, arrays = shard.keys(), {name: shard.column(name) for name in names}
             if any(len(values) != len(keys) for values in arrays.values()):
                 raise ValueError("columns of different length")
         except (ValueError, OSError) as error:
-            if not path.exists(): continue  # another process has just merged it
+            if not path.exists(): continue  # another thread or process has just merged it
             warnings.warn(
                 f"cached states in {path} are damaged ({error}); they are ignored, and the folder can be deleted"
             )
@@ -250,11 +251,15 @@ class Index:
         return {name: Column(self.pieces[name] or empty(name), where(found)) for name, found in self.found.items()}
 
 # %% ../../nbs/05_backbone/07_cache.ipynb #159e0b95
+class Unkept(UserError):
+    "Why states cannot be kept in the cache."
+
 CURE = "free some space, set CLFM_KIT_CACHE to a folder on another disk, or pass cache=None to keep states in memory"
 
 def find_on_disk(indexes: list, folder: Path):
     "Add what shards hold of the texts or words of some indexes until nothing is missing, and mark those shards as used."
     columns = list(dict.fromkeys(name for index in indexes for name in index.found))
+    if all(index.complete() for index in indexes): return
     for shard, keys, arrays in shards(folder, columns):
         used = [index.add(keys, {name: arrays[name] for name in index.found if name in arrays}) for index in indexes]
         with suppress(OSError):  # a cache that may only be read
@@ -269,27 +274,37 @@ def keep_in_memory(indexes: list, pieces):
 def keep_on_disk(indexes: list, pieces, folder: Path, size: int):
     """Write read pieces as a shard for each index, then add them.
 
-    Raises `UserError` when the disk has no room for `size` bytes.
+    Raises `Unkept` where the folder cannot be written, or has no room for `size` bytes.
     """
     writers: list = []
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if size > (free := shutil.disk_usage(folder).free):
-            raise UserError(
+        with _writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(folder).free
+            for _ in indexes: writers.append(ShardWriter(folder))
+        if size > free:
+            raise Unkept(
                 f"the cached states need {size / 1e9:.2f} GB in {folder}, where {free / 1e9:.2f} GB are free; {CURE}"
             )
-        for _ in indexes: writers.append(ShardWriter(folder))
         for piece in pieces:
-            for writer, (keys, arrays) in zip(writers, piece):
-                if keys:
-                    writer.write({"keys": as_bytes(keys), **arrays})
-        for writer in writers: writer.commit() if writer.files else writer.discard()
-    except BaseException as error:
+            with _writing(folder):
+                for writer, (keys, arrays) in zip(writers, piece):
+                    if keys: writer.write({"keys": as_bytes(keys), **arrays})
+        with _writing(folder):
+            for writer in writers: writer.commit() if writer.files else writer.discard()
+    except BaseException:
         for writer in writers: writer.discard()
-        if isinstance(error, OSError):
-            raise UserError(f"cannot write the state cache in {folder}: {error.strerror}; {CURE}") from error
         raise
     for index, writer in zip(indexes, writers):
         shard = Shard(writer.path)
-        if writer.files:
-            index.add(shard.keys(), {name: shard.column(name) for name in index.found if shard.has(name)})
+        with suppress(FileNotFoundError):  # another thread or process has just merged it
+            if writer.files:
+                index.add(shard.keys(), {name: shard.column(name) for name in index.found if shard.has(name)})
+    find_on_disk(indexes, folder)
+
+@contextmanager
+def _writing(folder):
+    "Turn what a disk refuses into one sentence."
+    try: yield
+    except OSError as error:
+        raise Unkept(f"cannot write the state cache in {folder}: {error.strerror or error}; {CURE}") from error

@@ -7,6 +7,7 @@ __all__ = ['WORDS', 'MOST_COUNTED', 'MANY', 'TextEncoder', 'LaterFeatures', 'Con
 
 # %% ../../nbs/05_backbone/10_encoder.ipynb #1e9e790f
 import time
+import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
 from copy import copy
@@ -16,14 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 
 from .backbone import Backbone
 from .batching import WINDOW, EncodedTexts, batches, combine, reading_budget, rounded
 from clfm_kit.backbone.cache import (
-    Index, find_on_disk, group_key, keep_in_memory, keep_on_disk, text_key, word_key,
+    Index, Unkept, find_on_disk, group_key, keep_in_memory, keep_on_disk, text_key, word_key,
 )
 from .tokens import unknown_words, word_positions, word_states
+from .turns import TURNS
 from .upkeep import tidy
 from ..data.fields import check_texts
 from ..data.schemas import Schema
@@ -39,6 +42,7 @@ class TextEncoder:
     def __init__(self, backbone: Backbone, text_format, pooler, cache=None, dtype="float16", run=None):
         self.backbone, self.text_format, self.pooler = backbone, text_format, pooler
         self.cache = cache  # folder of the state cache, or None to keep states in memory
+        self.writes = True  # whether the cache takes what is read; not any more once it could not be written
         self.dtype = np.dtype(getattr(pooler, "state_dtype", dtype))  # a pooler may need all digits
         self.run = run  # who is told of texts that are read
         self.prefix: Any = None  # a `Prefix` that replays what enters a block, while training
@@ -104,27 +108,32 @@ class TextEncoder:
     def features(self, texts, columns=None, places=None) -> dict:  # {column: Column}
         """Columns of texts, or of their words, in their order: from the cache, else read and kept there.
 
-        Tells `run` of each batch. Raises `UserError` for what is no text, and for a full disk."""
+        Tells `run` of each batch. Raises `UserError` for what is no text, and for what has no room anywhere."""
         check_texts(texts)
         columns = list(self.widths if columns is None else columns)
         indexes = self._indexes(texts, columns, places)
         folder = Path(self.cache, group_key(self.backbone, self.text_format, self.dtype)) if self.cache else None
-        started = time.time()
         if folder: find_on_disk(indexes, folder)
-        missing = [index.missing() for index in indexes]
-        numbers = sorted(set().union(*(rows for rows, _ in missing)))
-        if numbers:
-            pieces = self._pieces(texts, places, numbers, indexes, [lacking for _, lacking in missing])
-            size = sum(
-                index.widths[column] * len(rows)
-                for index, (rows, lacking) in zip(indexes, missing) for column in lacking
-            )
-            if folder:
-                keep_on_disk(indexes, pieces, folder, size * self.dtype.itemsize)
-                tidy(folder, started)
-            else: keep_in_memory(indexes, pieces)
+        while not all(index.complete() for index in indexes): self._keep(texts, places, indexes, folder)
         found = {name: column for index in indexes for name, column in index.columns().items()}
         return {column: found[column] for column in columns}
+
+    def _keep(self, texts, places, indexes, folder):
+        "Read what is missing, and keep it on disk or, where that cannot be or is not wanted, in memory."
+        missing, started = [index.missing() for index in indexes], time.time()
+        numbers, lacking = sorted(set().union(*(rows for rows, _ in missing))), [names for _, names in missing]
+        pieces = partial(self._pieces, texts, places, numbers, indexes, lacking)
+        size = self.dtype.itemsize * sum(
+            index.widths[column] * len(rows) for index, (rows, names) in zip(indexes, missing) for column in names
+        )
+        if not folder or not self.writes: return keep_in_memory(indexes, pieces())
+        try: keep_on_disk(indexes, pieces(), folder, size)
+        except Unkept as error:
+            if size > psutil.virtual_memory().available: raise
+            warnings.warn(f"states are kept in memory until this process ends, as they have no place on disk: {error}")
+            self.writes = False
+            keep_in_memory(indexes, pieces())
+        else: tidy(folder, started)
 
     def uncached(self) -> "TextEncoder":
         "The same encoder past the cache: it neither looks there nor keeps anything there."
@@ -161,6 +170,7 @@ class TextEncoder:
                 }
                 done, truncated = done + len(rows), truncated + int(encoded.cut[rows].sum())
                 emit(self.run, "states", done=done, total=len(numbers), truncated=truncated)
+                TURNS.pause()
                 yield [
                     (index.keys_of([some[row] for row in rows]), {c: arrays[c] for c in names})
                     for index, names in zip(indexes, lacking)

@@ -17,6 +17,7 @@ from transformers.quantizers.base import get_keys_to_not_convert
 
 from .blocks import LONG, find_blocks, text_model
 from .sources import cannot_load, quiet, text_config
+from .turns import TURNS
 from ..errors import UserError
 
 # %% ../../nbs/05_backbone/05a_loading.ipynb #8f2b1327
@@ -114,7 +115,7 @@ def load_model(source: str, depth: int | None = None, kind=AutoModel, dtype="aut
     Raises `UserError` naming the source when it cannot be loaded, or lacks a tensor that is read.
     """
     config = read_config(source)
-    with said(source):
+    with TURNS.mine(), said(source):
         full = text_config(config).num_hidden_layers
         # even the embeddings are read where the first block begins
         if depth is not None and depth < full: shorten(config, max(depth, 1))

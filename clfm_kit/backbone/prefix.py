@@ -9,7 +9,7 @@ __all__ = ['Prefix', 'frozen_prefix']
 import shutil
 import tempfile
 import warnings
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -108,15 +108,17 @@ def frozen_prefix(backbone, sequences, level, site, folder=None, gigabytes: floa
     """A `Prefix` that replays while the block lasts, or None; `gigabytes` is the most it may take on disk, `below` a
     prefix that replays already, at a lower level.
     """
-    size = Prefix.bytes(backbone, sequences)
-    if folder: Path(folder).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f"{part_name()}-", dir=folder, ignore_cleanup_errors=True) as place:
-        room = min(gigabytes * 1e9, 0.8 * shutil.disk_usage(place).free)
-        prefix, why = Prefix(backbone, level, below), None
-        if size > room: why = f"they need {size / 1e9:.1f} GB and {room / 1e9:.1f} GB may be used"
-        else:
-            try: prefix.fill(sequences, place, run=run)
-            except (OSError, ValueError) as error: why = getattr(error, "strerror", None) or str(error)
+    size, prefix, why = Prefix.bytes(backbone, sequences), Prefix(backbone, level, below), None
+    with ExitStack() as held:
+        try:
+            if folder: Path(folder).mkdir(parents=True, exist_ok=True)
+            place = held.enter_context(
+                tempfile.TemporaryDirectory(prefix=f"{part_name()}-", dir=folder, ignore_cleanup_errors=True)
+            )
+            room = min(gigabytes * 1e9, 0.8 * shutil.disk_usage(place).free)
+            if size > room: why = f"they need {size / 1e9:.1f} GB and {room / 1e9:.1f} GB may be used"
+            else: prefix.fill(sequences, place, run=run)
+        except (OSError, ValueError) as error: why = getattr(error, "strerror", None) or str(error)
         with prefix.replay():
             if why is None and not prefix.faithful(sequences, site):
                 why = "this architecture's blocks depend on more than their states"

@@ -34,14 +34,15 @@ def remove(path: Path) -> None:
 def compact(folder: Path) -> None:
     "Merge the small shards of a folder that have the same columns, where there are many."
     alike = defaultdict(list)
-    for shard, _, _ in shards(folder):
-        if shard.size < SMALL: alike[tuple(shard.columns)].append(shard)
+    for shard, _, arrays in shards(folder):
+        if shard.size < SMALL: alike[tuple(arrays)].append(shard)
     for found in alike.values():
         if len(found) > MANY: _merge(folder, found)
 
 def _merge(folder: Path, found: list) -> None:
     "Write what some shards hold as one, then take them away. One that goes meanwhile ends it; nothing is lost."
-    writer, seen = ShardWriter(folder), set()
+    try: writer, seen = ShardWriter(folder), set()
+    except OSError: return  # a full disk; the small shards serve as well
     try:
         for shard in found:
             keys = shard.keys()

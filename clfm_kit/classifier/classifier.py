@@ -19,7 +19,7 @@ from .asked import asked
 from .folders import place
 from .estimator import TextEstimator, Unfitted
 from .explanation import Explanation, explain
-from .fitting import fit_aside, row_weights_of
+from .fitting import as_it_is, fit_aside, row_weights_of
 from .saving import base_place, load, push, save
 from .specs import specs_of
 from .task import PIECE, Answers, FittedTask, joined_answers, joined_report, together
@@ -191,6 +191,7 @@ class Classifier(TextEstimator):
         self.answers_kept_ = True
         return self
 
+    @as_it_is
     def answers(self, texts: Any, thresholds: Any = None, tokens: Any = None) -> dict[str, Answers]:
         """All that is said of texts, {task: Answers}, in one reading;
         the task of a classifier without named tasks is called "label".
@@ -211,6 +212,7 @@ class Classifier(TextEstimator):
         )
         return {name: joined_answers(self.tasks_[name], pieces) for name, pieces in found.items()}
 
+    @as_it_is
     def answer(self, texts: Any, thresholds: Any = None, tokens: Any = None) -> tuple[Any, Any]:
         "Labels as from `predict` and probabilities as from `predict_proba`, in one reading."
         found = self.answers(texts, thresholds, tokens)
@@ -232,6 +234,7 @@ class Classifier(TextEstimator):
         For tags a list with [words, C] for each text; {task: probabilities} where tasks have names."""
         return self.answer(texts, None, tokens)[1]
 
+    @as_it_is
     def decision_function(self, texts: Any, tokens: Any = None) -> Any:
         "Uncalibrated logits, float32, shaped as `predict_proba`."
         found = self._asked(
@@ -239,6 +242,7 @@ class Classifier(TextEstimator):
         )
         return self._unwrapped({name: together(pieces) for name, pieces in found.items()})
 
+    @as_it_is
     def confidence(self, texts: Any) -> Any:
         """How much each text looks like those of training [N], by the score of the reject option; below its cut a
         text is not answered.
@@ -254,6 +258,7 @@ class Classifier(TextEstimator):
             name: each.confidence for name, each in self.answers(texts).items() if each.confidence is not None
         })
 
+    @as_it_is
     def explain(self, text: Any, label: Any = None, task: str | None = None, features: int = 8) -> Explanation:
         """Why `text` gets `label` (without one: the likeliest) from a task (the first that has one answer a text);
         `features` limits the head's own list.
@@ -272,6 +277,7 @@ class Classifier(TextEstimator):
 
     # ---- judging
 
+    @as_it_is
     def evaluate(self, data: Any, labels: Any = None, out_of_scope: Any = None) -> Report:
         """A report on labelled texts, or on the test rows of a data set (else its validation,
         else its training rows).
@@ -311,6 +317,7 @@ class Classifier(TextEstimator):
             reports[name], right[name] = task.report(logits[name], features, rows, encoded, read, asked)
         return reports, right
 
+    @as_it_is
     def score(self, texts: Any, labels: Any, sample_weight: Any = None) -> float:
         """The main figure on labelled texts: accuracy, micro-F1 where labels are many; of several tasks,
         the share of rows right in all.

@@ -23,6 +23,7 @@ from .card import model_card
 from .contents import DELTA, HEAD
 from .folders import NotWritten, fresh_folder, place
 from .reject import read_reject
+from .fitting import snapshot
 from .specs import is_here
 from .task import FittedTask
 from ..data.schemas import schema_from
@@ -40,6 +41,7 @@ def save(clf, folder) -> Path:
     """Write a fitted classifier to `folder`, all or nothing.
 
     Raises `UserError` for a place that is refused; where writing fails, one that says where the model is instead."""
+    clf = snapshot(clf)
     if not clf.__sklearn_is_fitted__(): raise UserError("this classifier is not fitted; there is nothing to save")
     backbone, states = clf.encoder_.backbone, {name: task.state() for name, task in clf.tasks_.items()}
     tensors = {"trained_on": torch.from_numpy(clf.trained_on_.view(np.int64))}

@@ -1,0 +1,139 @@
+"""One classifier, several threads: nobody is told what belongs to someone else, and a fit beside changes nothing until
+it is done. Also two processes on one cache, and copies of what holds a lock.
+"""
+import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from command import Forked, script
+
+from clfm_kit import Classifier, load_data
+from clfm_kit.data.rows import Splits
+from clfm_kit.data.tasks import load_tasks, read_tasks
+
+THREADS, ASKED = 8, 200
+TASKS = {"intent": "label", "slots": "slots"}
+QUICK = ["training.epochs=1", "training.learning_rate=1e-3", "format.max_length=48"]
+KINDS = {
+    "probe": ("probe", "tiny", [], None),
+    "stc": ("stc", "tiny", ["head.penalties=[0.03]", "head.strengths=[0.03]", "head.mixtures=all"], None),
+    "token-sparse": ("token-sparse", "tiny", ["training.epochs=1", "selector.calibration=16", "selector.cost=null"], None),
+    "lora-4bit": ("lora-4bit", "decoder", QUICK, None),
+    "tasks": ("probe", "tiny", [], TASKS),
+}
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return Splits(**{
+        part: found.take(range(size)) for (part, found), size in
+        zip(load_tasks("helpdesk", read_tasks(TASKS)).items(), (96, 48, 200))
+    })
+
+
+@pytest.fixture(scope="module")
+def bases(tiny, tmp_path_factory):
+    """{name: folder} of an encoder and a decoder, both small."""
+    from transformers import AutoTokenizer, LlamaConfig, LlamaModel
+    folder = tmp_path_factory.mktemp("decoder")
+    words = AutoTokenizer.from_pretrained(tiny)
+    torch.manual_seed(0)
+    LlamaModel(LlamaConfig(
+        vocab_size=len(words), hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=128, max_position_embeddings=128, pad_token_id=0,
+    )).save_pretrained(folder)
+    words.save_pretrained(folder)
+    return dict(tiny=tiny, decoder=str(folder))
+
+
+@pytest.fixture(scope="module")
+def made(bases, rows):
+    """A function that fits a kind once, and gives a function that makes a blank one."""
+    fitted = {}
+
+    def make(kind):
+        recipe, base, settings, tasks = KINDS[kind]
+        blank = lambda: Classifier(recipe, bases[base], settings=settings, tasks=tasks, cache=None, state_dtype="float32")
+        if kind not in fitted: fitted[kind] = fit(blank(), rows)
+        return fitted[kind], blank
+
+    return make
+
+
+def fit(clf, rows, upside_down=False):
+    """Fit on rows with their labels, or with each label in the place of another."""
+    if clf.tasks: return clf.fit(rows)
+    labels = rows.train.by_task["intent"]
+    if upside_down: labels = [dict(zip(sorted(set(labels)), sorted(set(labels))[::-1]))[label] for label in labels]
+    return clf.fit(rows.train.texts, labels)
+
+
+def flat(found):
+    """All numbers of an answer in one row, whatever it is."""
+    if isinstance(found, dict): return np.concatenate([flat(each) for each in found.values()])
+    if isinstance(found, list): return np.concatenate([flat(each) for each in found] or [np.zeros(0)])
+    return np.ravel(np.asarray(found, dtype=np.float64))
+
+
+def questions(texts, seed, number=ASKED):
+    """[(name, function of a classifier)]: texts of unlike length, of each kind of question."""
+    random, found = np.random.default_rng(seed), []
+    reject = ["predict_proba", "decision_function", "explain"]
+    for number in range(number):
+        size = int(random.integers(1, 4))
+        some = [texts[row] for row in random.integers(0, len(texts), size)]
+        some[0] = " ".join(some[0].split() * int(random.integers(1, 5)))
+        kind = reject[number % 3] if number % 10 == 9 else "predict_proba"
+        if kind == "explain":
+            short = " ".join(some[0].split()[:6])
+            found.append(lambda clf, short=short: [weight for *_, weight in clf.explain(short).words])
+        else: found.append(lambda clf, kind=kind, some=some: getattr(clf, kind)(some))
+    return found
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["read", "cached"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_eight_threads_get_what_one_gets_beside_a_fit(kind, kept, made, rows, tmp_path):
+    serial, blank = made(kind)
+    folder = serial.save_pretrained(tmp_path / "model")
+    clf = Classifier.from_pretrained(folder, cache=tmp_path / "states" if kept else None)
+    asked = questions(rows.test.texts, len(kind), 60 if kept else ASKED)
+    alone = [flat(ask(serial)) for ask in asked]
+    with ThreadPoolExecutor(THREADS + 1) as pool:
+        beside = pool.submit(fit, blank(), rows)
+        together = list(pool.map(lambda ask: flat(ask(clf)), asked))
+    for one, other in zip(alone, together): np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+    texts = rows.test.texts[:20]
+    np.testing.assert_allclose(flat(beside.result().predict_proba(texts)), flat(serial.predict_proba(texts)), atol=1e-5)
+
+
+def test_fits_at_once_give_what_each_gives_alone(bases, rows):
+    """Each with its own seed, and dropout, which draws at every step."""
+    made = lambda seed: fit(Classifier(
+        "finetune", bases["tiny"], settings=["training.epochs=1", f"seed={seed}"], cache=None
+    ), rows).decision_function(rows.test.texts[:20])
+    alone = [made(seed) for seed in range(3)]
+    with ThreadPoolExecutor(3) as pool: together = list(pool.map(made, range(3)))
+    for one, other in zip(alone, together): np.testing.assert_array_equal(one, other)
+    assert not np.allclose(alone[0], alone[1], atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["probe", "token-sparse"])
+def test_a_fit_of_the_same_classifier_changes_all_that_is_told_or_nothing(kind, made, rows):
+    before, after = fit(made(kind)[1](), rows), fit(made(kind)[1](), rows, upside_down=True)
+    asked = questions(rows.test.texts, 1, 24)
+    either = [(flat(ask(before)), flat(ask(after))) for ask in asked]
+    clf = fit(made(kind)[1](), rows)
+    with ThreadPoolExecutor(THREADS + 1) as pool:
+        beside, which = pool.submit(fit, clf, rows, True), []
+        while not beside.done(): which += pool.map(lambda ask: flat(ask(clf)), asked)
+    which += [flat(ask(clf)) for ask in asked]
+    seen = {
+        "before" if np.allclose(found, either[number % 24][0], atol=1e-5) else
+        "after" if np.allclose(found, either[number % 24][1], atol=1e-5) else "neither"
+        for number, found in enumerate(which)
+    }
+    assert seen == {"before", "after"}
