@@ -1,10 +1,12 @@
 """The train path where a notebook cannot show it: other processes, killed ones, hostile bases."""
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+import warnings
 from functools import cache
 from pathlib import Path
 
@@ -225,3 +227,72 @@ def test_a_patience_that_cannot_stop_anything_is_said(tiny):
         UserWarning, match="patience=1 stops nothing here: the 20 validation rows are fewer than the 50"
     ):
         few.fit(texts, labels, validation.take(range(20)))
+
+
+# ---- checkpoints that were damaged
+
+HARM = {
+    "a flipped byte": lambda folder: flip(folder / "optimizer.pt"),
+    "a missing optimizer": lambda folder: (folder / "optimizer.pt").unlink(),
+    "other random numbers": lambda folder: flip(folder / "rng_state.pth"),
+    "a mark cut short": lambda folder: (folder / "complete").write_bytes((folder / "complete").read_bytes()[:20]),
+    "an empty folder": lambda folder: [path.unlink() for path in folder.iterdir()],
+}
+
+
+def flip(path):
+    found = bytearray(path.read_bytes())
+    found[len(found) // 2] ^= 1
+    path.write_bytes(found)
+
+
+@pytest.fixture(scope="module")
+def left(tiny, tmp_path_factory):
+    """A function that fits with a folder of checkpoints; the folder that a whole run leaves; its scores."""
+    texts, labels, validation = some_rows(96)
+
+    def again(folder):
+        settings = ["training.epochs=3", "training.learning_rate=1e-3", "training.save_steps=4"]
+        clf = Classifier("finetune", tiny, settings=settings, cache=None)
+        return clf.fit(texts, labels, validation, checkpoints=folder).decision_function(validation.texts)
+
+    folder = tmp_path_factory.mktemp("left") / "checkpoints"
+    return again, folder, again(folder)
+
+
+@pytest.mark.parametrize("harm", HARM)
+def test_a_damaged_checkpoint_is_passed_over_for_an_older_one(harm, left, tmp_path):
+    again, whole, expected = left
+    shutil.copytree(whole, tmp_path / "kept")
+    older, newest = sorted((tmp_path / "kept").glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
+    HARM[harm](newest)
+    with pytest.warns(UserWarning, match=f"{newest.name} .* cannot be used; the run goes on from {older.name}"):
+        np.testing.assert_array_equal(again(tmp_path / "kept"), expected)
+    with warnings.catch_warnings():  # what was damaged has been written anew
+        warnings.filterwarnings("error", message=".*cannot be used")
+        again(tmp_path / "kept")
+
+
+def test_where_no_checkpoint_is_whole_the_run_starts_anew(left, tmp_path):
+    again, whole, expected = left
+    shutil.copytree(whole, tmp_path / "kept")
+    for folder in (tmp_path / "kept").glob("checkpoint-*"): flip(folder / "optimizer.pt")
+    with pytest.warns(UserWarning, match="optimizer.pt is damaged.*starts anew, as none is whole"):
+        np.testing.assert_array_equal(again(tmp_path / "kept"), expected)
+
+
+def test_what_is_no_checkpoint_is_passed_over(left, tmp_path):
+    again, whole, expected = left
+    shutil.copytree(whole, tmp_path / "kept")
+    (tmp_path / "kept" / "run.json").write_text("")
+    for name in ("checkpoint-abc", "checkpoint-99"): (tmp_path / "kept" / name).mkdir()
+    with pytest.warns(UserWarning, match=(
+        r"run.json \(it is damaged\), checkpoint-abc \(its name tells no step\), checkpoint-99 \(it was not written to its end\) cannot be used; the run goes on"
+    )): np.testing.assert_array_equal(again(tmp_path / "kept"), expected)
+
+
+def test_a_checkpoint_of_another_run_is_refused_though_the_note_is_gone(left, tiny, tmp_path):
+    shutil.copytree(left[1], tmp_path / "kept")
+    (tmp_path / "kept" / "run.json").write_text("")
+    with pytest.raises(UserError, match="checkpoints of another run"):
+        Classifier("finetune", tiny, settings=SETTINGS, cache=None).fit(*some_rows(96), checkpoints=tmp_path / "kept")
