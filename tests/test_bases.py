@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from saved import facts_of, write_facts
 
 from clfm_kit import Classifier, UserError
 from clfm_kit.backbone.backbone import Backbone
+from clfm_kit.backbone.cache import group_key
 from clfm_kit.backbone.sources import LFS
+from clfm_kit.builtin.formats import Plain
 
 WORDS = {"good": "good great lovely fine superb".split(), "bad": "bad awful broken poor dreadful".split()}
 ROWS = [
@@ -81,7 +84,80 @@ def test_a_base_with_another_configuration_is_another_base(tiny, tmp_path):
     with pytest.raises(UserError, match="has other weights or another configuration"): Classifier.from_pretrained(saved)
 
 
+@pytest.mark.parametrize("field, value", [("hidden_act", "relu"), ("layer_norm_eps", 0.1)])
+def test_states_of_a_base_with_another_configuration_are_read_anew(field, value, tiny, tmp_path):
+    folder = changed(tiny, tmp_path / "base", lambda folder: None)
+    fit = lambda cache: Classifier("probe", folder, cache=cache).fit(TEXTS, LABELS).decision_function(TEXTS)
+    before = fit(tmp_path / "states")
+    other_config(**{field: value})(Path(folder))
+    after = fit(tmp_path / "states")
+    np.testing.assert_array_equal(after, fit(None))
+    assert np.abs(after - before).max() > 1e-3
+
+
+def test_states_are_kept_apart_by_all_that_they_depend_on(tiny, monkeypatch):
+    backbone = Backbone.load(tiny)
+    key = lambda: group_key(backbone, Plain(), "float16")
+    keys = {key()}
+    with monkeypatch.context() as patch:
+        patch.setattr(backbone.model.config, "_attn_implementation", "eager")
+        keys.add(key())
+    for library in (torch, transformers):
+        with monkeypatch.context() as patch:
+            patch.setattr(library, "__version__", "99.1.0")
+            keys.add(key())
+            patch.setattr(library, "__version__", "99.1.2")
+            keys.add(key())
+    backbone.model.double()
+    keys.add(key())
+    assert len(keys) == 5
+
+
 # ---- tokenizers
+
+def other_words(folder):
+    """The same tokens, of which two have changed places."""
+    path = Path(folder, "tokenizer.json")
+    told = json.loads(path.read_text(encoding="utf-8"))
+    words = told["model"]["vocab"]
+    one, two = sorted(word for word in words if word in ("the", "my"))
+    words[one], words[two] = words[two], words[one]
+    path.write_text(json.dumps(told), encoding="utf-8")
+
+
+def test_states_of_a_base_with_another_tokenizer_are_read_anew(tiny, tmp_path):
+    folder = changed(tiny, tmp_path / "base", lambda folder: None)
+    texts = ["the my " + text for text in TEXTS]
+    fit = lambda cache: Classifier("probe", folder, cache=cache).fit(texts, LABELS).decision_function(texts)
+    before = fit(tmp_path / "states")
+    other_words(folder)
+    after = fit(tmp_path / "states")
+    np.testing.assert_array_equal(after, fit(None))
+    assert np.abs(after - before).max() > 1e-4
+
+
+def test_a_saved_model_reads_with_its_own_tokenizer(tiny, tmp_path):
+    folder = changed(tiny, tmp_path / "base", lambda folder: None)
+    texts = ["the my " + text for text in TEXTS]
+    clf = Classifier("probe", folder, cache=None).fit(texts, LABELS)
+    saved, before = clf.save_pretrained(tmp_path / "model"), clf.decision_function(texts)
+    other_words(folder)
+    loaded = Classifier.from_pretrained(saved)
+    np.testing.assert_array_equal(loaded.decision_function(texts), before)
+    again = Classifier.from_pretrained(loaded.save_pretrained(tmp_path / "again"))
+    np.testing.assert_array_equal(again.decision_function(texts), before)
+
+
+@pytest.mark.parametrize("harm, named", [
+    (lambda folder: other_words(folder), "tokenizer.json is not the file"),
+    (lambda folder: Path(folder, "tokenizer_config.json").unlink(), "tokenizer_config.json is missing"),
+    (lambda folder: Path(folder, "chat_template.jinja").write_text("{{ x }}"), "chat_template.jinja is not the file"),
+], ids=["another word", "a file less", "a file more"])
+def test_an_edited_tokenizer_of_a_saved_model_is_refused_by_name(harm, named, tiny, tmp_path):
+    saved = Classifier("probe", tiny, cache=None).fit(TEXTS, LABELS).save_pretrained(tmp_path / "model")
+    harm(saved / "tokenizer")
+    with pytest.raises(UserError, match=named): Classifier.from_pretrained(saved)
+
 
 def test_a_folder_without_tokenizer_files_is_refused(tiny, tmp_path):
     folder = changed(tiny, tmp_path / "base", lambda folder: [path.unlink() for path in folder.glob("tokenizer*")])

@@ -101,13 +101,17 @@ def base_folder(source: str):
 NOTES = ("transformers_version", "_name_or_path", "dtype", "torch_dtype", "architectures")  # nothing depends on these
 
 def base_hash(source: str, model) -> str:
-    "What identifies a base: its weight files and configuration where there are any, else its tensors."
+    """What identifies a base: its configuration, and its weight files with what says how they belong together or,
+    where there are none, its tensors.
+    """
     folder = base_folder(source)
     files = weight_files(folder) if folder else []
-    if not files: return weights_hash(model)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if files: config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    else: config = model.config.to_dict()
     told = {name: value for name, value in config.items() if name not in NOTES}
-    return hashlib.sha256("".join([*map(file_hash, files), json.dumps(told, sort_keys=True)]).encode()).hexdigest()
+    more = [*folder.glob("*.index.json"), *folder.glob("adapter_config.json")] if files else []
+    held = map(file_hash, [*files, *sorted(more)]) if files else [weights_hash(model)]
+    return hashlib.sha256("".join([*held, json.dumps(told, sort_keys=True, default=str)]).encode()).hexdigest()
 
 # %% ../../nbs/05_backbone/02_sources.ipynb #6b484c1d
 def text_config(config):

@@ -110,15 +110,18 @@ class Classifier(TextEstimator):
             self.recipe_.tasks = {name: task.to_dict() for name, task in self.specs_.items()}
 
     def open(
-        self, schemas: dict, deep: int | None = None, rows: Rows | None = None, run: Any = None
+        self, schemas: dict, deep: int | None = None, rows: Rows | None = None, run: Any = None, tokenizer: Any = None
     ) -> TextEncoder:
         """Load the base, with `deep` only so many blocks, and bind the parts to it and the labels {task: Schema};
-        `rows` are those to learn from, `run` is who is told, this classifier without.
+        `rows` are those to learn from, `run` is who is told, this classifier without; `tokenizer` takes the place of
+        the base's own.
         """
         run = self if run is None else run
         emit(run, "load", model=self.model)
         speaks = any(getattr(part, "needs_language_head", False) for part in self.parts_.values())
-        backbone = Backbone.load(base_place(self.model), deep, self.parts_["quantizer"], speaks, self.recipe_.attention)
+        backbone = Backbone.load(
+            base_place(self.model), deep, self.parts_["quantizer"], speaks, self.recipe_.attention, tokenizer
+        )
         cache = cache_folder() if self.cache == "default" else self.cache and place(self.cache)
         bind_parts(Context(backbone, schemas, self.parts_, rows, cache))
         make_encoder = getattr(self.parts_["pooler"], "encoder", TextEncoder)

@@ -41,6 +41,7 @@ class Base(TypedDict):
     full_depth: Whole
     quantizer: Part
     states: list[float]
+    tokenizer: Digest
 
 class Labels(TypedDict):
     "Kind of task and labels; whether these can be labels of the kind is the kind's to say."
@@ -125,6 +126,7 @@ class Contents(TypedDict):
     parts: dict[str, dict[str, Any]]
     delta: NotRequired[dict[str, Any]]
     files: dict[str, Digest]
+    tokenizer: dict[str, Digest]
 
 # %% ../../nbs/08_classifier/00_contents.ipynb #62b4a846
 def digest_of(facts: dict) -> str:

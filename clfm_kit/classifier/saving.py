@@ -17,7 +17,9 @@ import torch
 from huggingface_hub import HfApi, snapshot_download
 
 from .. import __version__
+from ..backbone.cache import tokenizer_hash
 from ..backbone.sites import depth
+from ..backbone.sources import load_tokenizer
 from .artifacts import json_state, read_artifact, set_state, write_artifact
 from .card import model_card
 from .contents import DELTA, HEAD
@@ -52,6 +54,7 @@ def save(clf, folder) -> Path:
         model=dict(
             source=base_place(backbone.source or clf.model), hash=backbone.base_hash, depth=clf.depth_,
             full_depth=backbone.shape.depth, quantizer=clf.recipe_.quantizer, states=backbone.sample(clf.depth_),
+            tokenizer=tokenizer_hash(backbone.tokenizer),
         ),
         tasks={name: found for name, (_, found) in states.items()}, facts=clf.facts_,
         reports={name: report.to_dict() for name, report in clf.reports_.items()},
@@ -111,10 +114,10 @@ def _made_with(versions: dict, where: str = ""):
         ) from error
 
 # %% ../../nbs/08_classifier/05_saving.ipynb #1e43ebb9
-def _open_as_fitted(clf, schemas, base: dict, delta, accept_other_base: bool):
+def _open_as_fitted(clf, schemas, base: dict, delta, accept_other_base: bool, tokenizer):
     "Open the base with what was learned of it. Raises `UserError` for one that is not the one of the fit."
     for depth in (base["depth"], None):
-        backbone = clf.open(schemas, depth).backbone
+        backbone = clf.open(schemas, depth, tokenizer=tokenizer).backbone
         found = backbone.base_hash
         if found != base["hash"] and not accept_other_base:
             raise UserError(
@@ -150,7 +153,8 @@ def load(cls, source, model: str | None = None, cache=None, accept_other_base: b
     self.trained_on_ = _trained_on(tensors, facts["tasks"], folder / HEAD)
     self.delta_ = _delta(self, facts, files, where)
     with fitting(f"{where}parts") if facts["parts"] else nullcontext():
-        _open_as_fitted(self, schemas, base, self.delta_, accept_other_base)
+        tokenizer = load_tokenizer(str(folder / "tokenizer"))
+        _open_as_fitted(self, schemas, base, self.delta_, accept_other_base, tokenizer)
     self.tasks_ = {}
     for name, task in facts["tasks"].items():
         own = f"{where}tasks.{name}"

@@ -49,6 +49,10 @@ def checked_models(models) -> dict:  # {name: (folder, facts)}
                 f"{like['model']['hash'][:12]}…, and {facts['model']['source']}, {facts['model']['hash'][:12]}…); "
                 "only changes of the same base can be merged",
             ),
+            (
+                facts["model"].get("tokenizer") != like["model"].get("tokenizer"),
+                f"{first!r} and {name!r} read texts with unlike tokenizers; fit them on one copy of the base",
+            ),
             *((
                 theirs.get(kind) != ours.get(kind),
                 f"{first!r} and {name!r} have different {kind}s ({ours.get(kind)!r} and {theirs.get(kind)!r}); "

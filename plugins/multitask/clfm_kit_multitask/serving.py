@@ -14,6 +14,7 @@ from torch import nn
 from torch.func import functional_call
 
 from clfm_kit.backbone.batching import batches, reading_budget, rounded
+from clfm_kit.backbone.cache import tokenizer_hash
 from clfm_kit.backbone.deltas import locate
 from clfm_kit.backbone.encoder import WORDS
 from clfm_kit.classifier.artifacts import read_artifact
@@ -126,6 +127,9 @@ class Serving:
                         f"serve it apart"
                     )
         encoder = clf.encoder_
+        words = tokenizer_hash(encoder.backbone.tokenizer)
+        if self.backbone is not None and words != tokenizer_hash(self.backbone.tokenizer):
+            raise UserError(f"model {name!r} reads texts with another tokenizer than the models before it; serve it apart")
         if clf.delta_ is not None: clf.delta_.unapply(encoder.backbone)
         if self.backbone is None: self.backbone, self.hash = encoder.backbone, base["hash"]
         self.ways[name] = repr((encoder.text_format, encoder.pooler, encoder.dtype, encoder.backbone.binding))
