@@ -6,11 +6,18 @@ import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import psutil
 import pytest
 import torch
-from command import Forked, script
+from command import Forked
 
 from clfm_kit import Classifier, load_data
+from clfm_kit.backbone import upkeep
+from clfm_kit.backbone.backbone import Backbone
+from clfm_kit.backbone.cache import ShardWriter
+from clfm_kit.backbone.encoder import TextEncoder
+from clfm_kit.builtin.formats import Plain
+from clfm_kit.builtin.poolers import Mean
 from clfm_kit.data.rows import Splits
 from clfm_kit.data.tasks import load_tasks, read_tasks
 
@@ -137,3 +144,93 @@ def test_a_fit_of_the_same_classifier_changes_all_that_is_told_or_nothing(kind, 
         for number, found in enumerate(which)
     }
     assert seen == {"before", "after"}
+
+
+def test_models_loaded_at_once_leave_the_process_as_it_was(made, tmp_path):
+    """Loading changes PyTorch's default number type and functions of transformers for a while."""
+    from transformers import PreTrainedModel
+    kinds = {"probe": None, "lora-4bit": None}
+    for kind in kinds: kinds[kind] = made(kind)[0].save_pretrained(tmp_path / kind)
+    before = torch.get_default_dtype(), torch.linspace, PreTrainedModel.tie_weights, torch.nn.init.kaiming_uniform_
+    with ThreadPoolExecutor(THREADS) as pool: found = list(pool.map(Classifier.from_pretrained, [*kinds.values()] * 4))
+    after = torch.get_default_dtype(), torch.linspace, PreTrainedModel.tie_weights, torch.nn.init.kaiming_uniform_
+    assert before == after
+    answer = lambda clf: flat(clf.predict_proba(["where is it"]))
+    for one, kind in zip(found, [*kinds] * 4): np.testing.assert_allclose(answer(one), answer(made(kind)[0]), atol=1e-5)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda clf: pickle.loads(pickle.dumps(clf))],
+                         ids=["copy", "deepcopy", "pickle"])
+def test_what_holds_a_lock_is_copied_while_it_answers(copied, made, rows):
+    clf, texts = made("probe")[0], rows.test.texts[:40]
+    expected = clf.predict_proba(texts)
+    with ThreadPoolExecutor(THREADS) as pool:
+        asked = [pool.submit(clf.predict_proba, texts) for _ in range(THREADS)]
+        other = copied(clf)
+        for each in asked: np.testing.assert_array_equal(each.result(), expected)
+    np.testing.assert_allclose(other.predict_proba(texts), expected, atol=1e-6)
+
+
+# ---- one cache for several
+
+def test_processes_with_threads_share_a_cache(made, rows, tmp_path):
+    serial = made("probe")[0]
+    folder, texts = serial.save_pretrained(tmp_path / "model"), rows.test.texts[:60]
+    expected = [serial.predict_proba([text]) for text in texts]
+
+    def answer():
+        clf = Classifier.from_pretrained(folder, cache=tmp_path / "states")
+        with ThreadPoolExecutor(4) as pool: found = list(pool.map(lambda text: clf.predict_proba([text]), texts * 2))
+        for values, other in zip(found, expected * 2): np.testing.assert_allclose(values, other, rtol=0, atol=1e-5)
+
+    done = [worker.wait() for worker in [Forked(answer) for _ in range(2)]]
+    assert [each.returncode for each in done] == [0, 0] and "damaged" not in "".join(each.stderr for each in done), done
+    assert not list((tmp_path / "states").rglob(".part*"))
+
+
+@pytest.mark.parametrize("how", ["merged", "removed"])
+def test_a_shard_that_goes_as_soon_as_it_is_written_is_found_or_read_again(how, tiny, tmp_path, monkeypatch):
+    encoder, write = TextEncoder(Backbone.load(tiny), Plain(), Mean(), tmp_path), ShardWriter.commit
+    texts, left = [f"text {number}" for number in range(12)], iter([1])
+
+    def commit(self):
+        write(self)
+        folder = self.path.parent
+        if how == "merged": upkeep.compact(folder)
+        elif next(left, 0): upkeep.remove(self.path)
+
+    monkeypatch.setattr(ShardWriter, "commit", commit)
+    monkeypatch.setattr(upkeep, "MANY", 0)
+    monkeypatch.setattr(upkeep, "_merge", lambda folder, found: merged(folder, found, monkeypatch, write))
+    found = np.concatenate([np.asarray(encoder.features([text])["hidden.3/mean"]) for text in texts])
+    again = np.concatenate([np.asarray(encoder.uncached().features([text])["hidden.3/mean"]) for text in texts])
+    np.testing.assert_array_equal(found, again)
+
+
+def merged(folder, found, monkeypatch, write, merge=upkeep._merge):
+    """Merging, whose own shard is not merged at once."""
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardWriter, "commit", write)
+        merge(folder, found)
+
+
+# ---- memory
+
+def test_five_hundred_lengths_take_no_memory(tiny, tmp_path):
+    from transformers import AutoModel, AutoTokenizer, BertConfig
+    words = AutoTokenizer.from_pretrained(tiny, model_max_length=512)
+    AutoModel.from_config(BertConfig(
+        vocab_size=len(words), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+        max_position_embeddings=512,
+    )).save_pretrained(tmp_path)
+    words.save_pretrained(tmp_path)
+
+    def answer():
+        data, memory = load_data("helpdesk").train, psutil.Process().memory_info
+        clf = Classifier("probe", str(tmp_path), cache=None).fit(data.texts[:60], data.labels[:60])
+        before = memory().rss
+        for size in np.random.default_rng(0).permutation(500): clf.predict_proba(["where " * (int(size) + 1)])
+        print(memory().rss / before)
+
+    done = Forked(answer).wait()
+    assert done.returncode == 0 and float(done.stdout) < 1.1, done

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['TURNS', 'generators', 'set_generators', 'Turns']
 
-# %% ../../nbs/05_backbone/01a_turns.ipynb #06aa305f
+# %% ../../nbs/05_backbone/01a_turns.ipynb #06746bc3
+import os
 import random
 from contextlib import contextmanager
 from threading import Lock, get_ident
@@ -13,7 +14,7 @@ from threading import Lock, get_ident
 import numpy as np
 import torch
 
-# %% ../../nbs/05_backbone/01a_turns.ipynb #7797044d
+# %% ../../nbs/05_backbone/01a_turns.ipynb #6c5c46ab
 def generators() -> tuple:
     "Where the random generators of Python, NumPy and PyTorch stand."
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
@@ -27,7 +28,7 @@ def set_generators(found: tuple) -> None:
     torch.set_rng_state(own)
     if cuda: torch.cuda.set_rng_state_all(cuda)
 
-# %% ../../nbs/05_backbone/01a_turns.ipynb #95169116
+# %% ../../nbs/05_backbone/01a_turns.ipynb #e2d07808
 class Turns:
     "Lets one thread work at a time, in the order in which they came; a thread that has its turn may take another inside."
 
@@ -64,3 +65,5 @@ class Turns:
         self.work.release()
 
 TURNS = Turns()
+# a forked process has no other threads that could give a turn back
+if hasattr(os, "register_at_fork"): os.register_at_fork(after_in_child=TURNS.__init__)
