@@ -56,7 +56,8 @@ class Column:
 def tokenizer_hash(tokenizer) -> str:
     "SHA-256 of all that decides how a tokenizer cuts a text."
     if not hasattr(tokenizer, "backend_tokenizer"):
-        told = [repr(type(tokenizer)), sorted(tokenizer.get_vocab().items()), repr(tokenizer.special_tokens_map)]
+        known, special = getattr(tokenizer, "get_vocab", dict)(), getattr(tokenizer, "special_tokens_map", {})
+        told = [repr(type(tokenizer)), sorted(known.items()), repr(special)]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
     return _written_hash(tokenizer.backend_tokenizer.to_str())
 
