@@ -27,7 +27,9 @@ QUICK = ["training.epochs=1", "training.learning_rate=1e-3", "format.max_length=
 KINDS = {
     "probe": ("probe", "tiny", [], None),
     "stc": ("stc", "tiny", ["head.penalties=[0.03]", "head.strengths=[0.03]", "head.mixtures=all"], None),
-    "token-sparse": ("token-sparse", "tiny", ["training.epochs=1", "selector.calibration=16", "selector.cost=null"], None),
+    "token-sparse": (
+        "token-sparse", "tiny", ["training.epochs=1", "selector.calibration=16", "selector.cost=null"], None
+    ),
     "lora-4bit": ("lora-4bit", "decoder", QUICK, None),
     "tasks": ("probe", "tiny", [], TASKS),
 }
@@ -63,7 +65,9 @@ def made(bases, rows):
 
     def make(kind):
         recipe, base, settings, tasks = KINDS[kind]
-        blank = lambda: Classifier(recipe, bases[base], settings=settings, tasks=tasks, cache=None, state_dtype="float32")
+        # float32, as a state on the border between two float16 numbers falls by what it is read beside
+        more = dict(settings=settings, tasks=tasks, cache=None, state_dtype="float32")
+        blank = lambda: Classifier(recipe, bases[base], **more)
         if kind not in fitted: fitted[kind] = fit(blank(), rows)
         return fitted[kind], blank
 

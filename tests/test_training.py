@@ -287,7 +287,8 @@ def test_what_is_no_checkpoint_is_passed_over(left, tmp_path):
     (tmp_path / "kept" / "run.json").write_text("")
     for name in ("checkpoint-abc", "checkpoint-99"): (tmp_path / "kept" / name).mkdir()
     with pytest.warns(UserWarning, match=(
-        r"run.json \(it is damaged\), checkpoint-abc \(its name tells no step\), checkpoint-99 \(it was not written to its end\) cannot be used; the run goes on"
+        r"run.json \(it is damaged\), checkpoint-abc \(its name tells no step\), checkpoint-99 "
+        r"\(it was not written to its end\) cannot be used; the run goes on"
     )): np.testing.assert_array_equal(again(tmp_path / "kept"), expected)
 
 
