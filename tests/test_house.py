@@ -232,7 +232,7 @@ def test_an_artifact_of_the_former_layout_is_refused_with_the_cure(version, fitt
     assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("lost", ["tasks", "recipe", "model", "files"])
+@pytest.mark.parametrize("lost", ["tasks", "recipe", "model", "files", "tokenizer"])
 def test_an_artifact_that_lacks_a_piece_is_refused(lost, fitted, tmp_path):
     shutil.copytree(fitted, tmp_path / "model")
     facts = json.loads((tmp_path / "model" / "clfm.json").read_text(encoding="utf-8"))
