@@ -2,6 +2,7 @@
 import csv
 import io
 import json
+import re
 
 import pytest
 from markdown_it import MarkdownIt
@@ -36,7 +37,7 @@ def test_a_cell_that_is_written_is_no_formula(text):
     file = io.StringIO()
     quoted = write_records([{"text": text}], file, "csv")
     cells = list(csv.reader(io.StringIO(file.getvalue(), newline="")))[1:]
-    assert quoted == is_formula(text)
+    assert quoted == (text.startswith(("=", "+", "-", "@", "\t", "\r")) and not re.fullmatch(r"[+-][0-9.,]+", text))
     if text: assert not is_formula(cells[0][0]) and cells == [["'" * quoted + text]]
 
 

@@ -279,7 +279,7 @@ def ending(path) -> str:
 def is_formula(value) -> bool:
     "Whether a spreadsheet would run a cell: a text that begins like a formula and is no number."
     formula = isinstance(value, str) and re.match(r"[=+\-@\t\r]", value)
-    return bool(formula) and not re.fullmatch(r"[+-]?[\d.,]+", value)
+    return bool(formula) and not re.fullmatch(r"[+-]?[0-9.,]+", value)
 
 def write_records(records: list, file, form: str, formulas: str = "quoted") -> int:
     """Write records to an open file of text in one of the formats `WRITTEN`; returns how many cells were quoted.
