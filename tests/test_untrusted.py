@@ -7,10 +7,12 @@ import re
 import pytest
 from markdown_it import MarkdownIt
 
+from clfm_kit import Classifier, load_data
 from clfm_kit.classifier.card import block, code, escaped
 from clfm_kit.cli.options import show
 from clfm_kit.data.fields import read_label
 from clfm_kit.data.files import FORMULAS, is_formula, records_of, write_records
+from clfm_kit.data.report import DataWarning
 from clfm_kit.display.highlights import Highlighted
 from clfm_kit.display.tables import Table
 from clfm_kit.errors import HIDDEN, UserError, visible
@@ -72,3 +74,10 @@ def test_a_name_in_a_card_stays_a_name(text):
     kinds = [child.type for child in name.children]
     assert kinds[:2] == ["text", "code_inline"] and {*kinds[2:]} <= {"text"}
     assert name.children[1].content.strip() == visible(text).replace("\n", " ").strip()
+
+
+def test_labels_that_look_the_same_are_told_apart_in_the_warning(tiny):
+    texts = load_data("helpdesk").train.texts[:20]
+    clf = Classifier("probe", tiny, cache=None)
+    with pytest.warns(DataWarning, match=r"labels 'pay', 'pay\\u200b' look like spellings of one"):
+        clf.fit(texts, ["pay", "pay\u200b"] * 10)

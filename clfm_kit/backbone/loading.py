@@ -16,7 +16,7 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 from transformers.quantizers.base import get_keys_to_not_convert
 
 from .blocks import LONG, find_blocks, text_model
-from .sources import cannot_load, quiet, text_config
+from .sources import cannot_load, quiet, text_config, trust
 from .turns import TURNS
 from ..errors import UserError
 
@@ -80,7 +80,7 @@ def refuse_made_up(source, whole, found: dict, speaks: bool = False):
 # %% ../../nbs/05_backbone/05a_loading.ipynb #08ceee11
 def read_config(source):
     "The configuration of a model. Raises `UserError` when there is none, or its weights are held in an unknown way."
-    with said(source): config = AutoConfig.from_pretrained(source)
+    with said(source): config = AutoConfig.from_pretrained(source, trust_remote_code=trust(source))
     held = getattr(config, "quantization_config", None) or {"quant_method": "bitsandbytes"}
     held = held if isinstance(held, dict) else held.to_dict()
     method = held.get("quant_method", "bitsandbytes" if held.get("load_in_4bit") or held.get("load_in_8bit") else None)
@@ -123,7 +123,7 @@ def load_model(source: str, depth: int | None = None, kind=AutoModel, dtype="aut
             dtype = torch.float32
         load = partial(
             kind.from_pretrained, source, config=config, dtype=dtype, output_loading_info=True,
-            ignore_mismatched_sizes=True, **kwargs
+            ignore_mismatched_sizes=True, trust_remote_code=trust(source), **kwargs
         )
         with quiet():
             model, found = load()
@@ -142,5 +142,6 @@ class LanguageModel:
     def from_pretrained(source, config, **kwargs):
         "A causal language model, alone or beside a vision tower. Raises `UserError` for a model that is none."
         for kind in (AutoModelForCausalLM, AutoModelForImageTextToText):
-            if type(config) in kind._model_mapping: return kind.from_pretrained(source, config=config, **kwargs)
+            own = kind.__name__ in (getattr(config, "auto_map", None) or {})  # a class that the model brings
+            if own or type(config) in kind._model_mapping: return kind.from_pretrained(source, config=config, **kwargs)
         raise UserError(f"{config.model_type!r} models have no language-model head; {SPEAKERS}")

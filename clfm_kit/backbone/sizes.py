@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModel
 
 from .sites import Shape
 from .blocks import text_model
-from .sources import cannot_load, model_source, quiet, text_config
+from .sources import cannot_load, model_source, quiet, text_config, trust
 from ..errors import UserError
 
 # %% ../../nbs/05_backbone/05_sizes.ipynb #af4316a7
@@ -37,8 +37,9 @@ def model_sizes(source: str) -> Sizes:
     Raises `UserError` when there is none, or when the architecture is not known.
     """
     try:
-        config = AutoConfig.from_pretrained(source)
-        with torch.device("meta"), quiet(): model = AutoModel.from_config(config)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust(source))
+        with torch.device("meta"), quiet():
+            model = AutoModel.from_config(config, trust_remote_code=trust(source))
     except (OSError, ValueError, KeyError) as error: raise cannot_load(source, error) from error
     model, text = text_model(model), text_config(config)
     blocks = [(name, m) for name, m in model.named_modules() if any(part.isdigit() for part in name.split("."))]

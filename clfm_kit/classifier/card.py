@@ -116,6 +116,8 @@ def _limits(facts, schemas):
     worst = {title: report["figures"].get("worst_class_recall") for title, report in facts["reports"].items()}
     return "\n".join([
         *dict.fromkeys(strangers), "- Figures hold for texts like those it was fitted and measured on.",
+        *["- The base runs Python code of its own; it was trusted when the model was fitted, and answers need it too."]
+            * bool(facts["facts"].get("remote_code")),
         *(f"- Worst class on {escaped(title)}: recall {found:.2f}." for title, found in worst.items()
           if isinstance(found, float)),
     ])

@@ -15,6 +15,7 @@ from ..backbone.backbone import Backbone
 from ..backbone.cache import cache_folder, check_cache
 from ..backbone.encoder import WORDS, Context, TextEncoder, bind_parts
 from ..backbone.sites import hidden_site
+from ..backbone.sources import Source
 from .asked import asked
 from .folders import place
 from .estimator import TextEstimator, Unfitted
@@ -52,6 +53,7 @@ class Classifier(TextEstimator):
         state_dtype: str = "float16",  # how states are rounded and stored: "float16" or "float32"
         reject: Any = None,  # None, a score's name, a coverage, or a mapping, see `clfm_kit.classifier.reject`
         tasks: Any = None,  # named tasks {name: column or mapping}, see `clfm_kit.data.tasks`
+        trust_remote_code: bool = False,  # run the Python code that the base brings, where it brings any
     ) -> None:
         self.recipe = recipe
         self.model = model
@@ -60,6 +62,7 @@ class Classifier(TextEstimator):
         self.state_dtype = state_dtype
         self.reject = reject
         self.tasks = tasks
+        self.trust_remote_code = trust_remote_code
 
     # ---- what it is
 
@@ -120,7 +123,7 @@ class Classifier(TextEstimator):
         emit(run, "load", model=self.model)
         speaks = any(getattr(part, "needs_language_head", False) for part in self.parts_.values())
         backbone = Backbone.load(
-            base_place(self.model), deep, self.parts_["quantizer"], speaks, self.recipe_.attention, tokenizer
+            Source(base_place(self.model), self.trust_remote_code), deep, self.parts_["quantizer"], speaks, self.recipe_.attention, tokenizer
         )
         cache = cache_folder() if self.cache == "default" else self.cache and place(self.cache)
         bind_parts(Context(backbone, schemas, self.parts_, rows, cache))
@@ -354,13 +357,15 @@ class Classifier(TextEstimator):
 
     @classmethod
     def from_pretrained(
-        cls, source: Any, model: str | None = None, cache: Any = None, accept_other_base: bool = False
+        cls, source: Any, model: str | None = None, cache: Any = None, accept_other_base: bool = False,
+        trust_remote_code: bool = False,
     ) -> "Classifier":
         """The classifier saved in a folder or on the Hub; `model` says where its base is now.
 
-        With a `cache` ("default" or a folder) what it reads to answer is kept there too. Raises `UserError` if anything
-        is missing, damaged or different."""
-        found = load(cls, source, model, cache, accept_other_base)
+        With a `cache` ("default" or a folder) what it reads to answer is kept there too. Python code that the base
+        brings is run with `trust_remote_code` alone. Raises `UserError` if anything is missing, damaged or different.
+        """
+        found = load(cls, source, model, cache, accept_other_base, trust_remote_code)
         return found if cache is None else found.keep_answers()
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:

@@ -110,6 +110,7 @@ class Run(TypedDict):
     unread_words: NotRequired[Whole]
     unseen_in_validation: NotRequired[Whole]
     training: NotRequired[dict[str, Any]]
+    remote_code: NotRequired[bool]
     distilled: NotRequired[dict[str, Any]]
 
 class Contents(TypedDict):

@@ -47,7 +47,7 @@ class TextEstimator(ClassifierMixin, BaseEstimator):
                 path = Path(folder, name)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
-            found = load(type(self), folder, cache=self.cache)
+            found = load(type(self), folder, cache=self.cache, trust_remote_code=self.trust_remote_code)
         vars(self).update((name, value) for name, value in vars(found).items() if name not in state["params"])
         self.encoder_.run = self
 

@@ -17,9 +17,10 @@ import numpy as np
 
 from ..backbone.encoder import LaterFeatures
 from ..backbone.sites import depth
-from .folders import place
+from ..backbone.sources import is_remote
 from ..backbone.turns import TURNS
 from .asked import asked
+from .folders import place
 from .reject import check_reject
 from .task import FittedTask
 from ..data.report import DataWarning, fit_warnings
@@ -147,6 +148,7 @@ def _facts(clf: Any, train: Rows, other: Rows, started: float, passes: int) -> d
         rows=dict(train=len(train), validation=len(other)), data=Path(train.source).name,
         seconds=round(time.perf_counter() - started, 1), backbone_passes=passes, depth=clf.depth_,
         full_depth=clf.encoder_.backbone.shape.depth, **(dict(text="+".join(columns)) if columns else {}),
+        **(dict(remote_code=True) if is_remote(clf.encoder_.backbone.model) else {}),
     )
 
 def _task_facts(clf: Any, train: Rows, other: Rows, examples: Any, unseen: dict) -> dict:

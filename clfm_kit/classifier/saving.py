@@ -134,7 +134,9 @@ def _open_as_fitted(clf, schemas, base: dict, delta, accept_other_base: bool, to
     )
 
 # %% ../../nbs/08_classifier/05_saving.ipynb #a072d7db
-def load(cls, source, model: str | None = None, cache=None, accept_other_base: bool = False) -> Any:
+def load(
+    cls, source, model: str | None = None, cache=None, accept_other_base: bool = False, trust_remote_code: bool = False
+) -> Any:
     "The classifier saved in a folder or on the Hub. Raises `UserError` if anything is missing, damaged or different."
     folder = _local(source)
     facts, files = read_artifact(folder)
@@ -144,7 +146,10 @@ def load(cls, source, model: str | None = None, cache=None, accept_other_base: b
             f"the base model of this classifier was in {base['source']}, where there is none now; "
             f"say where it is with model=…, in a terminal with --model"
         )
-    self = cls(facts["recipe"], model or base["source"], cache=cache, state_dtype=facts["state_dtype"])
+    self = cls(
+        facts["recipe"], model or base["source"], cache=cache, state_dtype=facts["state_dtype"],
+        trust_remote_code=trust_remote_code,
+    )
     with _made_with(facts["versions"], where):
         self.prepare()
         schemas = {name: schema_from(task["schema"]) for name, task in facts["tasks"].items()}

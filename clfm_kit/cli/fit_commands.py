@@ -16,8 +16,8 @@ import typer
 
 import clfm_kit
 from clfm_kit.cli.options import (
-    Base, Data, Encoding, Json, Label, Model, Saved, Separator, Settings, Strangers, Text, check_given, finish, progress,
-    show, show_report,
+    Base, Data, Encoding, Json, Label, Model, Saved, Separator, Settings, Strangers, Text, Trust, check_given, finish,
+    progress, show, show_report,
 )
 from ..data.files import FORMULAS, Files, ending, write_records
 from ..display.highlights import Highlighted
@@ -34,7 +34,7 @@ Score = Annotated[Optional[str], typer.Option(
 def fit(
     recipe: Annotated[str, typer.Option("--recipe", help="A recipe's name or a YAML file.")], data: Data,
     out: Annotated[Optional[str], typer.Option("--out", help="Folder for the model.")] = None,
-    model: Model = "minilm", settings: Settings = None,
+    model: Model = "minilm", trust: Trust = False, settings: Settings = None,
     seed: Annotated[Optional[int], typer.Option("--seed", help="Seed of everything random.")] = None,
     reject: Score = None,
     coverage: Annotated[Optional[float], typer.Option(
@@ -66,14 +66,17 @@ def fit(
     if out_of_scope is not None: clfm_kit.load_data(out_of_scope)
     splits = load_rows(Files(data, separator, encoding), specs_of(checked), text=text_column, label=label_column)
     from clfm_kit.backbone.sizes import sizes_for
+    from clfm_kit.backbone.sources import Source
     from clfm_kit.classifier.folders import check_folder
     from clfm_kit.classifier.reject import check_reject
     if out is not None: check_folder(out, inside=checkpoints)  # now, rather than after the fit
-    clf = clfm_kit.Classifier(checked, model, reject=_reject(reject, coverage, out_of_scope))
+    clf = clfm_kit.Classifier(
+        checked, model, reject=_reject(reject, coverage, out_of_scope), trust_remote_code=trust
+    )
     clf.prepare()
     check_training(checked, clf.parts_)
     if dry_run:  # it refuses what a fit does
-        sizes_for(clf.parts_, model)
+        sizes_for(clf.parts_, Source(model, trust))
         schemas = rows_to_fit(splits, clf.specs_, seed=checked.seed)[2]
         for name, schema in schemas.items(): check_reject(clf.specs_[name].reject, schema)
     reports = {
@@ -139,7 +142,7 @@ def predict(
     formulas: Annotated[str, typer.Option(
         "--formulas", help="In a .csv or .tsv: quoted, so that no spreadsheet runs a text as a formula, or kept."
     )] = "quoted",
-    model: Base = None, text_column: Text = None, separator: Separator = None, encoding: Encoding = None,
+    model: Base = None, trust: Trust = False, text_column: Text = None, separator: Separator = None, encoding: Encoding = None,
     as_json: Json = False,
 ):
     "Predict labels with probabilities, of texts or of the rows of a file. Labels that the rows have are not looked at."
@@ -149,7 +152,7 @@ def predict(
     if out is not None: _check_out(out, texts, data)
     data = data and Files(data, separator, encoding)
     check_given(data, folder)
-    clf = clfm_kit.Classifier.from_pretrained(folder, model)
+    clf = clfm_kit.Classifier.from_pretrained(folder, model, trust_remote_code=trust)
     given, rows = list(texts or []), []
     if not given: given, rows = load_texts(data, clf.specs_, text_column)
     thresholds = _thresholds(threshold, clf)
@@ -228,14 +231,14 @@ def _thresholds(given, clf):
 
 # %% ../../nbs/11_cli/03_fit_commands.ipynb #d0922c4e
 def evaluate(
-    folder: Saved, data: Data, out_of_scope: Strangers = None, model: Base = None, text_column: Text = None,
+    folder: Saved, data: Data, out_of_scope: Strangers = None, model: Base = None, trust: Trust = False, text_column: Text = None,
     label_column: Label = None, separator: Separator = None, encoding: Encoding = None, as_json: Json = False,
 ):
     "Measure a saved model on labelled rows, and with --out-of-scope its reject option."
     from clfm_kit.data.tasks import load_rows
     data = Files(data, separator, encoding)
     check_given(data, folder)
-    clf = clfm_kit.Classifier.from_pretrained(folder, model)
+    clf = clfm_kit.Classifier.from_pretrained(folder, model, trust_remote_code=trust)
     if clf.named and label_column:
         raise UserError("this model has several tasks, which say their label columns; leave --label-column out")
     rows = load_rows(data, clf.specs_, text=text_column, label=label_column).measured

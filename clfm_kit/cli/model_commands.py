@@ -12,7 +12,8 @@ import typer
 
 import clfm_kit
 from clfm_kit.cli.options import (
-    Base, Data, Encoding, Json, Label, Model, Saved, Separator, Settings, TaskName, Text, check_given, progress, show,
+    Base, Data, Encoding, Json, Label, Model, Saved, Separator, Settings, TaskName, Text, Trust, check_given, progress,
+    show,
 )
 from ..data.files import Files
 from ..display.tables import Table
@@ -26,11 +27,11 @@ def explain(
     label: Annotated[
         Optional[str], typer.Option("--label", help="Why this label; without it, the likeliest.")
     ] = None,
-    task: TaskName = None, model: Base = None, as_json: Json = False,
+    task: TaskName = None, model: Base = None, trust: Trust = False, as_json: Json = False,
 ):
     "Show what moved a decision: words, layers and features; without a text, what fitting and training found."
     check_given(saved=folder)
-    clf = clfm_kit.Classifier.from_pretrained(folder, model)
+    clf = clfm_kit.Classifier.from_pretrained(folder, model, trust_remote_code=trust)
     if task and not clf.named: raise UserError(f"{folder} has a single task without a name; leave --task out")
     if text is None: return _found_by_fitting(folder, clf, task, as_json)
     found = clf.explain(text, label, task)
@@ -70,7 +71,7 @@ def export(
     tolerance: Annotated[
         Optional[float], typer.Option("--tolerance", help="The share of texts whose label may change.")
     ] = None,
-    model: Base = None, text_column: Text = None, separator: Separator = None, encoding: Encoding = None,
+    model: Base = None, trust: Trust = False, text_column: Text = None, separator: Separator = None, encoding: Encoding = None,
     as_json: Json = False,
 ):
     "Write a saved model as ONNX, with its tokenizer and labels, checked against the original."
@@ -80,7 +81,7 @@ def export(
     from clfm_kit.classifier.export import export as write
     check_folder(out)  # before any work, here and below
     texts = clfm_kit.load_data(data, text_column).measured.texts if data else None
-    found = write(clfm_kit.Classifier.from_pretrained(folder, model), out, form, texts, tolerance)
+    found = write(clfm_kit.Classifier.from_pretrained(folder, model, trust_remote_code=trust), out, form, texts, tolerance)
     show(
         dict(folder=out, **found), as_json,
         Table(f"{folder} → {out}", ["fact", "value"], list(map(list, found.items()))),

@@ -64,10 +64,12 @@ def _comparable(kind, value):
 
 # %% ../../nbs/03_data/07_report.ipynb #b951e90a
 def spellings(classes) -> list:
-    "Groups of labels that are the same but for case, white space and forms of characters."
+    "Groups of labels that are the same but for case, white space, forms of characters, and characters nobody sees."
     found: dict = {}
     for name in sorted(classes, key=str):
-        found.setdefault(normalised(unicodedata.normalize("NFKC", str(name))), []).append(name)
+        read = normalised(unicodedata.normalize("NFKC", str(name)))
+        seen = "".join(letter for letter in read if not unicodedata.category(letter).startswith("C"))
+        found.setdefault(seen, []).append(name)
     return [names for names in found.values() if len(names) > 1]
 
 # %% ../../nbs/03_data/07_report.ipynb #baf137f4
@@ -149,7 +151,11 @@ def _warnings(split, found) -> list:
         )
     return [f"{split}: {sentence}." for sentence in say]
 
-def _alike(names): return f"labels {few(names)} look like spellings of one; write them alike"
+def _alike(names):
+    "The sentence for labels that look the same; what cannot be told apart by eye is written out."
+    plain = {unicodedata.normalize("NFKC", str(name)) for name in names}
+    same = len(plain) < len(names) or not all(map(str.isprintable, plain))
+    return f"labels {', '.join(map(ascii, names)) if same else few(names)} look like spellings of one; write them alike"
 
 def _percent(share):
     return f"{100 * share:.1f} %" if share >= 0.001 else "under 0.1 %"

@@ -330,8 +330,10 @@ def split_off(rows: Rows, share: float, seed: int = 0, strata: dict | None = Non
         sorted(row for group, side in zip(groups, out) if side == part for row in group) for part in (False, True)
     ]
     if not parts[1]:
-        raise UserError(f"{len(rows)} rows are too few to hold out a share of {share}; give a larger share or a "
-                        "validation set of your own")
+        raise UserError(
+            f"{len(rows)} rows with {len(groups)} different texts are too few to hold out a share of {share}; "
+            f"give more, or validation rows of your own"
+        )
     return tuple(rows.take(part) for part in parts)
 
 # %% ../../nbs/03_data/03_rows.ipynb #08e5df4f

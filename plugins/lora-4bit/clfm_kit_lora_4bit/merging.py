@@ -73,7 +73,7 @@ def merged_model(classifier, into: str):
             "adapter beside the base"
         )
     backbone = classifier.encoder_.backbone
-    model, _ = load_model(model_source(classifier.model), backbone.loaded_depth)
+    model, _ = load_model(model_source(backbone.source), backbone.loaded_depth)
     if model.config.is_encoder_decoder:
         raise UserError(
             f"{type(model).__name__} is half of an encoder-decoder and has no folder of its own to be merged into; "
