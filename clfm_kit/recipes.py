@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import chain
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from types import NoneType
 from typing import Any
 
@@ -21,6 +21,7 @@ import yaml
 
 from .errors import UserError, check_known, short, unknown
 from .parts import make, name_and_params, parameter_names
+from .paths import place
 from .plugins import catalogue
 from .settings import HeadTraining, Training, settings_of
 
@@ -203,7 +204,7 @@ def parse_yaml(text):
 # %% ../nbs/01_core/05_recipes.ipynb #040128db44
 def read_yaml(path) -> dict:
     "The mapping in a YAML file. Raises `UserError` naming the file and line."
-    try: found = parse_yaml(Path(path).read_text(encoding="utf-8"))
+    try: found = parse_yaml(place(path).read_text(encoding="utf-8"))
     except OSError as error: raise UserError(f"cannot read the recipe {str(path)!r}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         line = getattr(getattr(error, "problem_mark", None), "line", None)

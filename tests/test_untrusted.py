@@ -16,6 +16,7 @@ from clfm_kit.data.report import DataWarning
 from clfm_kit.display.highlights import Highlighted
 from clfm_kit.display.tables import Table
 from clfm_kit.errors import HIDDEN, UserError, visible
+from command import clfm, refused
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -81,3 +82,23 @@ def test_labels_that_look_the_same_are_told_apart_in_the_warning(tiny):
     clf = Classifier("probe", tiny, cache=None)
     with pytest.warns(DataWarning, match=r"labels 'pay', 'pay\\u200b' look like spellings of one"):
         clf.fit(texts, ["pay", "pay\u200b"] * 10)
+
+
+PATHS = "n" * 300, "n" * 5000, "~nobody-here/a", "a\0b", "./" + "n" * 300 + ".csv"
+COMMANDS_WITH_A_PATH = {
+    "data": ("fit", "--recipe", "probe", "--out", "out", "--data"),
+    "out": ("fit", "--recipe", "probe", "--data", "helpdesk", "--out"),
+    "model": ("fit", "--recipe", "probe", "--data", "helpdesk", "--out", "out", "--model"),
+    "strangers": ("fit", "--recipe", "probe", "--data", "helpdesk", "--out", "out", "--reject", "energy", "--out-of-scope"),
+    "checkpoints": ("fit", "--recipe", "finetune", "--data", "helpdesk", "--out", "out", "--checkpoints"),
+    "predict": ("predict",), "evaluate": ("evaluate", "--data", "helpdesk"), "explain": ("explain",),
+    "export": ("export", "--out", "out"), "errors": ("errors", "--data", "helpdesk"),
+    "compare": ("compare", "probe", "--data", "helpdesk"), "recipe": ("fit", "--data", "helpdesk", "--out", "out", "--recipe"),
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS_WITH_A_PATH)
+def test_what_is_no_path_is_told_so(name, tiny, tmp_path):
+    words, base = COMMANDS_WITH_A_PATH[name], ["--model", tiny] if name in ("checkpoints", "out", "strangers") else []
+    for path in PATHS: refused(clfm(*words, path, *["a text"] * (name in ("predict", "explain")), *base, cwd=tmp_path))
+    assert not list(tmp_path.iterdir())

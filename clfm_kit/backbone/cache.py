@@ -26,6 +26,7 @@ import torch
 import transformers
 
 from ..errors import UserError, unknown
+from ..paths import place
 
 # %% ../../nbs/05_backbone/07_cache.ipynb #1200561fd6
 @dataclass
@@ -205,7 +206,7 @@ def shards(folder: Path, columns=None):
 def cache_folder() -> Path:
     "Where states are kept: `CLFM_KIT_CACHE`, or clfm-kit in the user's cache folder."
     given = os.environ.get("CLFM_KIT_CACHE")
-    if given: return Path(given).expanduser()
+    if given: return place(given)
     try: return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "clfm-kit")
     except RuntimeError as error:  # a user whom the machine does not know, as in a container
         raise UserError(

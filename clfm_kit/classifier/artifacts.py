@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 
 from ..backbone.sources import file_hash
 from .contents import check_contents, digest_of, parse
-from .folders import place
 from .specs import check_saved
 from ..errors import UserError
+from ..paths import place
 from ..shapes import check_learned, fitting
 
 # %% ../../nbs/08_classifier/00_artifacts.ipynb #281e70ba

@@ -17,7 +17,6 @@ from ..backbone.encoder import WORDS, Context, TextEncoder, bind_parts
 from ..backbone.sites import hidden_site
 from ..backbone.sources import Source
 from .asked import asked
-from .folders import place
 from .estimator import TextEstimator, Unfitted
 from .explanation import Explanation, explain
 from .fitting import as_it_is, fit_aside, row_weights_of
@@ -31,6 +30,7 @@ from ..errors import UserError, unknown
 from ..evaluation.metrics import Report
 from ..evaluation.significance import note_seen
 from ..parts import make
+from ..paths import place
 from ..plugins import emit
 from ..recipes import Recipe
 

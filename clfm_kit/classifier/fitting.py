@@ -20,7 +20,6 @@ from ..backbone.sites import depth
 from ..backbone.sources import is_remote
 from ..backbone.turns import TURNS
 from .asked import asked
-from .folders import place
 from .reject import check_reject
 from .task import FittedTask
 from ..data.report import DataWarning, fit_warnings
@@ -28,6 +27,7 @@ from ..data.rows import UNNAMED, Rows
 from ..data.tasks import load_rows, rows_to_fit, set_aside
 from ..errors import UserError
 from ..evaluation.significance import fingerprints
+from ..paths import place
 from ..plugins import emit
 from ..recipes import check_training
 from ..training.batches import Examples

@@ -23,7 +23,7 @@ from ..backbone.sources import load_tokenizer
 from .artifacts import json_state, read_artifact, set_state, write_artifact
 from .card import model_card
 from .contents import DELTA, HEAD
-from .folders import NotWritten, fresh_folder, place
+from .folders import NotWritten, fresh_folder
 from .reject import read_reject
 from .fitting import snapshot
 from .specs import is_here
@@ -32,6 +32,7 @@ from ..data.schemas import schema_from
 from ..errors import UserError
 from ..evaluation.metrics import Report
 from ..parts import name_and_params
+from ..paths import place
 from ..plugins import catalogue
 from ..recipes import PART_KINDS
 from ..settings import Training

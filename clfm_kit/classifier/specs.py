@@ -6,13 +6,13 @@
 __all__ = ['specs_of', 'is_here', 'check_saved']
 
 # %% ../../nbs/08_classifier/00_specs.ipynb #9e249415
-from pathlib import Path
 from typing import Any
 
 from .folders import recover
 from ..data.rows import UNNAMED
 from ..data.tasks import Task, read_tasks
 from ..errors import UserError
+from ..paths import place
 from ..recipes import Recipe, plain
 
 # %% ../../nbs/08_classifier/00_specs.ipynb #18cad6d1
@@ -34,10 +34,10 @@ def specs_of(recipe: Recipe, tasks: Any = None, reject: Any = None) -> dict[str,
 def is_here(source: Any) -> bool:
     "Whether a saved model is meant that is a folder of this machine, rather than one on the Hub."
     given = str(source)
-    return given.count("/") != 1 or given.startswith((".", "/", "~")) or Path(given).exists()
+    return given.count("/") != 1 or given.startswith((".", "/", "~")) or place(given).exists()
 
 def check_saved(folder: Any) -> None:
     "Raise `UserError` for a folder that holds no saved model; what a killed save left there is put right before."
     recover(folder)
-    if not Path(folder, "clfm.json").exists():
+    if not (place(folder) / "clfm.json").exists():
         raise UserError(f"{folder} holds no clfm-kit model: there is no clfm.json in it")

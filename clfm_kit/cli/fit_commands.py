@@ -9,7 +9,6 @@ __all__ = ['Score', 'fit', 'predict', 'evaluate']
 import sys
 import warnings
 from itertools import chain
-from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
@@ -23,6 +22,7 @@ from ..data.files import FORMULAS, Files, ending, write_records
 from ..display.highlights import Highlighted
 from ..display.tables import Table
 from ..errors import UserError, check_known
+from ..paths import place
 from ..recipes import Recipe, check_training
 
 # %% ../../nbs/11_cli/03_fit_commands.ipynb #8556256b
@@ -191,8 +191,8 @@ def _check_out(out, texts, data):
     "Raise `UserError` for a file of answers that cannot be, before anything is loaded."
     if texts: raise UserError("--out writes the rows of --data with their answers; leave the texts out")
     ending(out)
-    if Path(out).resolve() == Path(data).resolve(): raise UserError(f"--out {out} is the data; name another file")
-    if not Path(out).resolve().parent.is_dir(): raise UserError(f"--out {out}: there is no folder {Path(out).parent}")
+    if place(out).resolve() == place(data).resolve(): raise UserError(f"--out {out} is the data; name another file")
+    if not place(out).resolve().parent.is_dir(): raise UserError(f"--out {out}: there is no folder {place(out).parent}")
 
 def _write(out, rows, found, named, formulas, as_json):
     "Write rows with their answers, whole or not at all."

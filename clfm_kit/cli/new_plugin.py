@@ -17,6 +17,7 @@ from string import Template
 
 from ..errors import UserError
 from ..hookspecs import KINDS
+from ..paths import place
 from ..plugins import bringing, catalogue, extras
 
 # %% ../../nbs/11_cli/01_new_plugin.ipynb #320ad305
@@ -150,7 +151,7 @@ def new_plugin(name: str, parent=".") -> Path:  # the new folder
     Raises `UserError` when the name cannot be used or the folder exists.
     """
     check_name(name)
-    parent = Path(parent).expanduser()
+    parent = place(parent)
     folder = parent / f"clfm-kit-{name}"
     if folder.exists(): raise UserError(f"{folder} exists already; choose another name, or another place with --in")
     try: draft = Path(tempfile.mkdtemp(prefix=".clfm-kit-", dir=parent))

@@ -14,7 +14,6 @@ import signal
 import sys
 import time
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
@@ -27,6 +26,7 @@ from rich.text import Text as RichText
 from ..data.files import Files
 from ..display.tables import Result, Table
 from ..errors import HIDDEN, Stopped, UserError, visible
+from ..paths import place
 from ..plugins import STAGES, using
 
 # %% ../../nbs/11_cli/00_options.ipynb #482c0acc
@@ -65,8 +65,8 @@ def check_given(data: Optional[str] = None, saved: Optional[str] = None):
     Raises `UserError` as reading them does."""
     from clfm_kit.classifier.specs import check_saved, is_here
     from clfm_kit.data.rows import records, tables_of
-    if saved is not None and is_here(saved): check_saved(Path(saved).expanduser())
-    several = data is not None and "=" in data and not Path(data).exists()  # task=data,task=data
+    if saved is not None and is_here(saved): check_saved(place(saved))
+    several = data is not None and "=" in data and not place(data).exists()  # task=data,task=data
     named = [pair.partition("=")[2] for pair in data.split(",")] if several else [data] * (data is not None)
     for source in named:
         for table in tables_of(Files.like(source, data)).values(): next(iter(records(table)[1]), None)

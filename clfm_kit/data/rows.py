@@ -26,6 +26,7 @@ from .files import FORMATS, Files, class_names, classes_of, records_of, with_nam
 from .words import find_words
 from ..errors import UserError, unknown
 from ..parts import make
+from ..paths import place
 
 # %% ../../nbs/03_data/03_rows.ipynb #57b0dc46
 UNNAMED = "label"  # the task of rows with one task that has no name
@@ -144,7 +145,7 @@ def records(source, text: str = "text", label: str | None = None) -> tuple:  # (
 
     Raises `UserError` for a file that does not exist or is not readable, and for an item that is no row."""
     if isinstance(source, (str, Path)):
-        path = Path(source).expanduser()
+        path = place(source)
         name, found, classes = str(path), records_of(path, Files.like(path, source)), classes_of(path)
     else:
         name, found = "data", _objects(source, text, label)
@@ -250,7 +251,7 @@ def _named(name: str):
     """What a name stands for: shipped data, a path, or a data set on the Hub ('owner/name' or
     'owner/name:configuration').
     """
-    path = SHIPPED / name if name in shipped() else Path(name).expanduser()
+    path = SHIPPED / name if name in shipped() else place(name)
     if path.is_dir(): return _folder(path)
     if path.is_file() or path.is_absolute() or name.startswith(".") or name.lower().endswith(
         tuple(f".{end}" for end in FORMATS)

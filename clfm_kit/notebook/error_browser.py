@@ -21,6 +21,7 @@ from ..data.words import repair, spans
 from ..display.html import FOR, join, markup, table
 from ..errors import UserError, check_known, unknown
 from .widgets import FIELD, View, folded, library, task_of
+from ..paths import place
 
 # %% ../../nbs/10_notebook/05_error_browser.ipynb #d8e579ca
 NOTHING = "–"
@@ -90,7 +91,7 @@ def write_rows(records: list, path) -> Path:
 
     Raises `UserError` when it cannot be written.
     """
-    path = Path(path).expanduser()
+    path = place(path)
     if path.suffix not in (".csv", ".jsonl"):
         raise UserError(f"{path.name!r} given; a file that ends in .csv or .jsonl expected")
     with fresh_file(path) as file: write_records(records, file, path.suffix[1:])
