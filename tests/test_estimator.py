@@ -19,7 +19,8 @@ from command import refused as refused_command
 from sklearn.exceptions import NotFittedError
 
 from clfm_kit import Classifier, Rows, UserError, load_data
-from clfm_kit.backbone.cache import cache_folder, part_name
+from clfm_kit.backbone.cache import cache_folder
+from clfm_kit.paths import part_name
 from clfm_kit.classifier.estimator import FAILED_CHECKS
 from clfm_kit.data.rows import Splits
 from clfm_kit.plugins import using

@@ -18,7 +18,7 @@ import torch
 
 from ..plugins import emit
 from .batching import batches
-from .cache import part_name
+from ..paths import part_name
 
 # %% ../../nbs/05_backbone/09_prefix.ipynb #a1ba3c16
 class Prefix:

@@ -10,7 +10,6 @@ import ctypes
 import errno
 import hashlib
 import os
-import platform
 import shutil
 import sys
 import uuid
@@ -20,9 +19,8 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from ..backbone.upkeep import abandoned
 from ..errors import UserError
-from ..paths import place
+from ..paths import abandoned, part_name, place
 
 # %% ../../nbs/08_classifier/00_folders.ipynb #2090a1cd
 class NotWritten(UserError):
@@ -77,7 +75,7 @@ def _stands(target: Path) -> bool:
 
 def _unfinished(word: str, target: Path) -> str:
     "A name for something on the way to or from a target; it tells whose it is, see `abandoned`, and of what."
-    return f".{word}-{os.getpid()}-{platform.node()}-{_key(target)}-{uuid.uuid4().hex[:8]}"
+    return part_name(word, _key(target))
 
 def _key(target: Path) -> str: return hashlib.sha256(os.fsencode(target.name)).hexdigest()[:12]
 

@@ -14,6 +14,7 @@ from typing import Annotated, Optional
 import typer
 
 import clfm_kit
+from ..classifier.folders import check_folder, fresh_file
 from clfm_kit.cli.options import (
     Base, Data, Encoding, Json, Label, Model, Saved, Separator, Settings, Strangers, Text, Trust, check_given, finish,
     progress, show, show_report,
@@ -67,7 +68,6 @@ def fit(
     splits = load_rows(Files(data, separator, encoding), specs_of(checked), text=text_column, label=label_column)
     from clfm_kit.backbone.sizes import sizes_for
     from clfm_kit.backbone.sources import Source
-    from clfm_kit.classifier.folders import check_folder
     from clfm_kit.classifier.reject import check_reject
     if out is not None: check_folder(out, inside=checkpoints)  # now, rather than after the fit
     clf = clfm_kit.Classifier(
@@ -196,7 +196,6 @@ def _check_out(out, texts, data):
 
 def _write(out, rows, found, named, formulas, as_json):
     "Write rows with their answers, whole or not at all."
-    from clfm_kit.classifier.folders import fresh_file
     taken, added = {column for row in rows for column in row}, {}
     for name, answers in found.items():
         titles = [name, f"{name}_probability", f"{name}_rejected"] if named else ["label", "probability", "rejected"]

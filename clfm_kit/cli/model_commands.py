@@ -11,6 +11,7 @@ from typing import Annotated, Optional
 import typer
 
 import clfm_kit
+from ..classifier.folders import check_folder
 from clfm_kit.cli.options import (
     Base, Data, Encoding, Json, Label, Model, Saved, Separator, Settings, TaskName, Text, Trust, check_given, progress,
     show,
@@ -77,7 +78,6 @@ def export(
     "Write a saved model as ONNX, with its tokenizer and labels, checked against the original."
     data = data and Files(data, separator, encoding)
     check_given(data)
-    from clfm_kit.classifier.folders import check_folder
     from clfm_kit.classifier.export import export as write
     check_folder(out)  # before any work, here and below
     texts = clfm_kit.load_data(data, text_column).measured.texts if data else None
@@ -101,7 +101,6 @@ def merge(
     "Merge saved models into one, and show every task before and after."
     data = [Files(each, separator, encoding) for each in data]
     for each in data: check_given(each)
-    from clfm_kit.classifier.folders import check_folder
     from clfm_kit.study.merging import merge_models
     check_folder(out, [model.partition("=")[2] or model for model in models])
     chosen = Recipe(merger=method).with_params([f"merger.{setting}" for setting in settings or []]).merger
@@ -124,7 +123,6 @@ def distil(
     """
     data = Files(data, separator, encoding)
     check_given(data)
-    from clfm_kit.classifier.folders import check_folder
     from clfm_kit.study.distilling import distil as run, kept, open_teacher, teaching_rows
     check_folder(out, [teacher])
     master = open_teacher(teacher)

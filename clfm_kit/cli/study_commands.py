@@ -10,6 +10,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from ..classifier.folders import fresh_file
 from clfm_kit.cli.options import (
     Data, Encoding, Json, Label, Model, Separator, Settings, TaskName, Text, check_given, progress, show,
 )
@@ -73,7 +74,6 @@ def tune(
     base = Recipe.of(recipe).with_params(settings or [])
     data = Files(data, separator, encoding)
     check_given(data)
-    from clfm_kit.classifier.folders import fresh_file
     from clfm_kit.study.tuning import tune as run
     splits = _rows(base, data, text_column, label_column)
     with progress(): found = run(base, splits, search, model, trials, folds, metric)

@@ -12,9 +12,9 @@ import re
 import warnings
 from pathlib import Path
 
-from ..backbone.cache import part_name
 from ..backbone.sources import file_hash
 from ..errors import UserError
+from ..paths import part_name
 
 # %% ../../nbs/07_training/02a_checkpoints.ipynb #2753354e
 MARK = "complete"
