@@ -218,7 +218,7 @@ def test_a_probe_has_no_tables(clf):
     assert "No weight of the base was trained" in safe(TokenLens(clf, "my parcel is late"))
 
 
-@pytest.mark.parametrize("formula", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
+@pytest.mark.parametrize("formula", ["=1+1", "+1+A1", "-1+A1", "@SUM(A1)", "\t=1", "\r=1"])
 def test_a_csv_file_holds_no_formula(formula, tmp_path):
     browser = ErrorBrowser([formula, 'with, comma "and" quotes\nand a line'], ["a", formula], ["b", "a"])
     with open(browser.save(tmp_path / "rows.csv"), newline="", encoding="utf-8") as file:
