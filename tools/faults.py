@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 
 import yaml
 from imports import NOTEBOOKS, distances, exports, sources
-from tree import BIN, ENVIRONMENT, PROJECTS, ROOT, copy_tree
+from tree import BIN, PROJECTS, ROOT, copy_tree, environment
 
 RESULT = ROOT / "benchmarks" / "results" / "faults.json"
 FAULTS = yaml.safe_load((ROOT / "tools" / "faults.yaml").read_text(encoding="utf-8"))
@@ -53,11 +53,11 @@ def fails(tree, name, seconds):
         else [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", name]
     )
     folders = os.pathsep.join(str(tree / project) for project in PROJECTS)
-    environment = ENVIRONMENT | {"PYTHONPATH": folders, "HYPOTHESIS_STORAGE_DIRECTORY": str(tree / "examples")}
+    variables = environment() | {"PYTHONPATH": folders, "HYPOTHESIS_STORAGE_DIRECTORY": str(tree / "examples")}
     project = tree / next((found for found in reversed(PROJECTS) if Path(name).is_relative_to(found)), Path("."))
     try:
         done = subprocess.run(
-            [str(word) for word in command], cwd=project if name.endswith(".ipynb") else tree, env=environment,
+            [str(word) for word in command], cwd=project if name.endswith(".ipynb") else tree, env=variables,
             capture_output=True, timeout=seconds,
         )
     except subprocess.TimeoutExpired: return None

@@ -9,7 +9,7 @@ from zipfile import ZipFile
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from tree import ENVIRONMENT, ROOT, Failed, copy_tree, run
+from tree import ROOT, Failed, copy_tree, environment, run
 
 
 def build(folder, *projects):
@@ -79,9 +79,9 @@ class Fresh:
     def pip(self, *arguments):
         "Run this environment's pip on the fresh one, without any setting that could lead it to an index."
         plain = {
-            key: value for key, value in ENVIRONMENT.items() if not key.startswith("PIP_")
+            key: value for key, value in environment().items() if not key.startswith("PIP_")
         } | {"PIP_CONFIG_FILE": os.devnull}
-        run(sys.executable, "-m", "pip", "--python", self.python, *arguments, cwd=self.folder, environment=plain)
+        run(sys.executable, "-m", "pip", "--python", self.python, *arguments, cwd=self.folder, variables=plain)
 
     def run(self, *command):
         "Run a command of the fresh environment, outside the checkout."

@@ -18,16 +18,20 @@ EXAMPLE = Path("examples", "clfm-kit-hello")
 BIN = Path(sys.executable).parent
 # of every check; a check needs no network, and huggingface_hub waits half a minute for one where there is none
 VARIABLES = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "MPLBACKEND": "Agg", "HF_HUB_OFFLINE": "1"}
-ENVIRONMENT = {**os.environ, **VARIABLES}
+
+
+def environment() -> dict:
+    "The variables of a command that a check runs, with those that the check itself was given, such as where states are."
+    return {**os.environ, **VARIABLES}
 
 
 class Failed(Exception):
     "A check did not pass; the message is what the reader needs."
 
 
-def run(*command, cwd=ROOT, environment=ENVIRONMENT):
+def run(*command, cwd=ROOT, variables=None):
     "Run a command quietly and return its standard output. Raises `Failed` with the end of what it printed."
-    done = subprocess.run([str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True)
+    done = subprocess.run([str(part) for part in command], cwd=cwd, env=variables or environment(), capture_output=True, text=True)
     if done.returncode:
         tail = (done.stdout + done.stderr).strip()[-6000:]
         raise Failed(f"{' '.join(map(str, command))}\nexit code {done.returncode}\n{tail}")

@@ -14,6 +14,9 @@ from tree import EXAMPLE, PACKAGES, PLUGINS, PROJECTS, ROOT, Failed
 
 OFFERS = "python", "-I", ROOT / "tools" / "offers.py"  # isolated: nothing of the checkout is on the path
 FIT = "clfm", "fit", "--recipe", "probe", "--data", "helpdesk", "--model", "minilm", "--out", "model"
+TESTED = (
+    "import pytest, runpy; assert pytest.main(['-q', 'test_hello.py']) == 0; runpy.run_path('notebook.py')"
+)
 PLOT = (
     "import ipywidgets, jupyterlab, matplotlib; matplotlib.use('agg'); from clfm_kit.evaluation.calibration import "
     "plot_reliability; plot_reliability({'one': ([0.2, 0.9], [0, 1])})"
@@ -57,8 +60,7 @@ def stranger(folder, dist):
         "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"), encoding="utf-8"
     )
     shutil.copy(ROOT / EXAMPLE / "test_hello.py", everything.folder)
-    everything.run("python", "-m", "pytest", "-q", "test_hello.py")
-    everything.run("python", "notebook.py")
+    everything.run("python", "-c", TESTED)
     everything.run(*FIT, "--set", "head=hello")
     everything.run("clfm", "predict", "model", "Where is my parcel?")
     everything.pip("uninstall", "--yes", "clfm-kit-hello")
