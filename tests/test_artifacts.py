@@ -611,22 +611,25 @@ def test_a_kill_while_files_move_into_a_mount_point_is_made_good(call, tmp_path,
     assert held(target) == whole("new", ["head"])
 
 
+NUMBER = "0" * 32
+
+
 def test_what_killed_saves_left_is_collected_and_nothing_else(tmp_path):
     target, gone = tmp_path / "model", 2 ** 22 + 1  # more than there are processes
     write(target, "old")
-    name = lambda word, process, machine=platform.node(): f".{word}-{process}-{machine}-{folders._key(target)}-0"
+    name = lambda word, process, machine=platform.node(): f".{word}-{process}-{machine}-{folders._key(target)}-{NUMBER}"
     left = [name("model", gone), name("former", gone)]
-    kept = [name("model", os.getpid()), name("model", gone, "elsewhere"), f".former-{gone}-{platform.node()}-000000000000-0"]
+    kept = [name("model", os.getpid()), name("model", gone, "elsewhere"), f".former-{gone}-{platform.node()}-000000000000-{NUMBER}", ".model-backup"]
     old = name("model", 5, "elsewhere")
     for each in (*left, *kept, old): (tmp_path / each).mkdir()
-    os.utime(tmp_path / old, (0, 0))
+    for each in (old, ".model-backup"): os.utime(tmp_path / each, (0, 0))
     write(target, "new")
     assert sorted(os.listdir(tmp_path)) == sorted([*kept, "model"]) and held(target) == whole("new")
 
 
 def test_a_former_model_of_a_running_process_is_left_to_it(tmp_path):
     target = tmp_path / "model"
-    former = tmp_path / f".former-{os.getpid()}-{platform.node()}-{folders._key(target)}-0"
+    former = tmp_path / f".former-{os.getpid()}-{platform.node()}-{folders._key(target)}-{NUMBER}"
     former.mkdir()
     recover(target)
     assert former.exists() and not target.exists()

@@ -10,6 +10,7 @@ import ctypes
 import errno
 import hashlib
 import os
+import platform
 import shutil
 import sys
 import uuid
