@@ -102,7 +102,7 @@ def lab(tmp_path_factory, tiny):
         yield address, home / "notebooks"
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(300)  # it ends its kernels first, which takes long beside other work
 
 
 def wait_for(address, server, log, seconds=120):

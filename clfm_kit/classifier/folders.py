@@ -10,7 +10,6 @@ import ctypes
 import errno
 import hashlib
 import os
-import platform
 import shutil
 import sys
 import uuid
