@@ -9,6 +9,7 @@ import sys
 import traceback
 from pathlib import Path
 
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 from playwright.sync_api import expect, sync_playwright
 
 PATIENCE = 120_000  # milliseconds; a busy machine is slow
@@ -45,14 +46,25 @@ def run_cell(page, cell, first, begun):
     """
     prompt = cell.locator(".jp-InputPrompt").first
     for attempt in range(20):
-        if first or attempt: cell.locator(".cm-content").click()  # Shift+Enter then goes from cell to cell
-        page.keyboard.press("Shift+Enter")
+        answer_dialog(page)
+        try:
+            if first or attempt: cell.locator(".cm-content").click(timeout=PATIENCE / 8)
+        except PlaywrightTimeout: continue  # a dialog has come in between
+        page.keyboard.press("Shift+Enter")  # which goes from cell to cell
         try: expect(prompt).to_have_text(re.compile(r"[\d*]"), timeout=PATIENCE / 20)
         except AssertionError: continue
         if begun: return
         expect(prompt).not_to_have_text(re.compile(r"\*"), timeout=PATIENCE)
         if re.search(r"\d", prompt.inner_text()): return
     raise AssertionError(f"a cell does not run: {cell.inner_text()[:200]}")
+
+
+def answer_dialog(page):
+    "Answer a question of JupyterLab's as it proposes: beside other work it may ask for a kernel, or for patience."
+    dialog = page.locator(".jp-Dialog").first
+    if not dialog.is_visible(): return
+    print("a dialog:", dialog.inner_text()[:500], file=sys.stderr)
+    dialog.locator("button.jp-mod-accept").click(timeout=PATIENCE)
 
 
 def live(page): return page.locator(".clfm-live").first
