@@ -331,12 +331,16 @@ def test_parameters_of_parts_are_set_by_name():
     with pytest.raises(UserError, match="unknown parameter of a classifier 'C'"): clf.set_params(C=1)
 
 
-def test_rows_count_as_much_as_their_weight(tiny):
+@pytest.mark.parametrize("recipe, settings", [
+    ("probe", ["head.C=100"]), ("probe", ["head=linear", "training.epochs=60"]),
+    ("finetune", ["training.epochs=20", "training.learning_rate=3e-3"]),
+])
+def test_rows_count_as_much_as_their_weight(recipe, settings, tiny):
     texts, labels = TEXTS * 2, LABELS + ["cross" if label == "glad" else "glad" for label in LABELS]
     first = [1.0] * len(TEXTS) + [0.01] * len(TEXTS)
-    held = [(text, label) for text, label in zip(TEXTS, LABELS)]
-    for weights, share in ((first, 1.0), (first[::-1], 0.0)):
-        clf = Classifier("probe", tiny, ["head.C=100"], cache=None)
+    for weights, share, called in ((first, 1.0, labels), (first[::-1], 0.0, labels[len(TEXTS):])):
+        held = list(zip(TEXTS, called))
+        clf = Classifier(recipe, tiny, settings, cache=None)
         clf.fit(texts, labels, validation=held, sample_weight=weights)
         assert abs(clf.score(TEXTS, LABELS) - share) < 0.25
     halves = clf.score(texts, labels, sample_weight=first), clf.score(texts, labels, sample_weight=first[::-1])
@@ -356,14 +360,15 @@ def test_weights_that_cannot_be_are_refused(weights, clf, tiny):
         clf.score(TEXTS, LABELS, sample_weight=weights)
 
 
-@pytest.mark.parametrize("settings, trained", [
-    (["head=linear"], "head Linear() is trained"), (["selector=full", "head=linear"], "head Linear() is trained"),
-    (["selector=top-layers"], "the base, by this recipe's selector, is trained"),
-])
-def test_weights_are_refused_before_a_base_is_looked_for_where_they_would_not_count(settings, trained):
-    clf = Classifier("probe", "no/such-base", settings, cache=None)
-    with pytest.raises(UserError) as caught: clf.fit(TEXTS, LABELS, sample_weight=[1.0] * len(TEXTS))
-    assert trained in str(caught.value) and "leave it out, or use class_weight" in str(caught.value)
+@pytest.mark.parametrize("settings", [["class_weight=balanced-sampler", "head=linear"], ["merger=mixed"]])
+def test_weights_of_rows_are_refused_where_something_else_draws_them(settings, tiny):
+    tasks = dict(one="label", two="label") if settings == ["merger=mixed"] else None
+    recipe = "finetune" if tasks else "probe"
+    with pytest.raises(UserError, match="leave one of them out"):
+        Classifier(recipe, tiny, settings, cache=None, tasks=tasks).fit(
+            [dict(text=text, label=label) for text, label in zip(TEXTS, LABELS)] if tasks else TEXTS,
+            None if tasks else LABELS, sample_weight=[1.0] * len(TEXTS),
+        )
 
 
 def test_a_notebook_shows_recipe_labels_and_validation_figures(clf):

@@ -154,8 +154,8 @@ class Classifier(TextEstimator):
     ) -> "Classifier":
         """Learn from texts and labels, or from a data set (name, path, `Splits`, …) with a column for each task.
 
-        Where weights of the base are trained, `checkpoints` is a folder from which a killed run goes on. Where heads
-        are solved, `sample_weight` says how much each training row counts.
+        Where weights of the base are trained, `checkpoints` is a folder from which a killed run goes on.
+        `sample_weight` says how much each training row counts: in the solution of a head, or how often it is drawn.
         Raises `UserError` before weights load if the data cannot work; a classifier whose fit fails stays what it was.
         """
         fit_aside(self, data, labels, validation, checkpoints, sample_weight)

@@ -67,13 +67,12 @@ class FittedTask:
         """Fit and calibrate on training and validation examples and features {column: [N, F]}.
 
         A head that was `trained` with the base is only calibrated, and training features are not looked at; `weights`
-        [rows] say how much each training row counts for a head that is solved. Returns
+        [rows] say how much each training row counts. Returns
         the logits of all validation texts, or words; those of rows with a label are from before any refit on them.
         """
         train, validation = (each.part(self.name, found, self.widths) for each, found in zip(examples, features))
         if weights is not None:
-            weights = weights[examples[0].labelled(self.name)]
-            if not self.schema.exclusive: weights = np.repeat(weights[:, None], len(self.schema), 1)
+            weights = examples[0].spread(self.name, weights)[examples[0].labelled(self.name)]
         if not trained: self._fit_head(train, validation, training, seed, run, weights)
         same_layout(self.head)
         self.columns = list(getattr(self.head, "columns_", self.widths))
@@ -97,8 +96,10 @@ class FittedTask:
             settings = HeadTraining(
                 **training or (dict(epochs=20, batch_size=256) if self.schema.unit == "word" else {})
             )
+            if sample is not None: weights = weights.counting(sample)
             self.head = train_head(self.head, *train, self.schema, class_weights=weights, **shared, settings=settings)
             return
+        if sample is not None and not self.schema.exclusive: sample = np.repeat(sample[:, None], len(self.schema), 1)
         fit = lambda weight: self.head.fit(
             *train, self.schema, row_weight=_together(weight, sample), **shared
         ) or self.head

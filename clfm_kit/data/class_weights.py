@@ -7,7 +7,7 @@ __all__ = ['NAMES', 'balanced_weights', 'named_weights', 'ClassWeights', 'learn_
            'row_weights']
 
 # %% ../../nbs/03_data/06_class_weights.ipynb #a322cfcc
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -49,16 +49,26 @@ def named_weights(given: dict, schema: Schema) -> np.ndarray:  # float32 [C]
 @dataclass
 class ClassWeights:
     """What `class_weight` means for one task: `weights` float32 [C], how strongly `gamma` forgets easy rows,
-    and the `sampler`.
+    the `sampler`, and how much each of the N `rows` counts, float64 [N], where it was told.
     """
     weights: np.ndarray
     gamma: float = 0.0
     sampler: str = "as-given"  # or "balanced"
+    rows: np.ndarray | None = None
 
     @classmethod
     def even(cls, classes: int) -> "ClassWeights":
         "Every row counts alike."
         return cls(np.ones(classes, dtype=np.float32))
+
+    def counting(self, rows: np.ndarray) -> "ClassWeights":
+        "The same with `rows` that count for more or less. Raises `UserError` beside a sampler, which draws them too."
+        if self.sampler != "as-given":
+            raise UserError(
+                "sample_weight says how often a row is drawn, and so does class_weight 'balanced-sampler'; leave one of "
+                "them out, or use 'balanced'"
+            )
+        return replace(self, rows=np.asarray(rows, dtype=np.float64))
 
     @property
     def active(self) -> bool:
@@ -100,9 +110,17 @@ def groups(targets, classes: int) -> np.ndarray:  # int64 [N]
     flags = targets > 0
     return np.where(flags.any(axis=1), np.where(flags, flags.sum(axis=0), len(flags) + 1).argmin(axis=1), classes)
 
+def _drawn(weights, random) -> np.ndarray:  # int64 [N]
+    "N of N rows, each as often as its weight says, to the next whole number above or below."
+    ends = np.cumsum(weights / weights.sum()) * len(weights)
+    places = np.arange(len(weights)) + random.random()
+    return np.minimum(np.searchsorted(ends, places, side="right"), np.flatnonzero(weights)[-1])
+
 def epoch_rows(class_weights: ClassWeights, targets, seed: int = 0) -> np.ndarray:  # int64 [N], row numbers
-    "The rows of one shuffled epoch; give each epoch its own seed."
+    """The rows of one shuffled epoch; give each epoch its own seed. Where rows count for more or less, one that counts
+    twice is drawn twice as often."""
     random, group = np.random.default_rng(seed), groups(targets, len(class_weights.weights))
+    if class_weights.rows is not None: return random.permutation(_drawn(class_weights.rows, random))
     if class_weights.sampler != "balanced": return random.permutation(len(group))
     members = [np.flatnonzero(group == g) for g in np.unique(group)]
     shares = [len(part) for part in np.array_split(np.arange(len(group)), max(len(members), 1))]

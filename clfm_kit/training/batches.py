@@ -71,6 +71,11 @@ class Examples:
         found = self.targets[name]
         return np.concatenate([np.zeros(0, dtype=np.int64), *found]) if isinstance(found, list) else found
 
+    def spread(self, name: str, values) -> np.ndarray:
+        "What each text has [texts], for all texts, or all words, of a task."
+        found = self.targets[name]
+        return np.repeat(values, [len(words) for words in found]) if isinstance(found, list) else np.asarray(values)
+
     def labelled(self, name: str) -> np.ndarray:
         "Numbers of the texts, or words, that have a label of a task."
         return np.flatnonzero(known(self.flat(name)))

@@ -32,16 +32,18 @@ class Finetuning:
     """One training of a base with the heads of `tasks`, each with a `spec`, `schema`, `head` and `widths`;
     run by `train`.
 
-    `examples` are training and validation; `taught` {task: (training, validation)} are a teacher's probabilities."""
+    `examples` are training and validation; `taught` {task: (training, validation)} are a teacher's probabilities;
+    `row_weights` [rows] say how much each training row counts, which is how often it is drawn. Raises `UserError` for
+    row weights where a sampler or a merger draws the rows."""
 
     def __init__(
         self, encoder: TextEncoder, recipe, parts: dict, tasks: dict, examples: tuple,
-        taught: dict | None = None, run=None,
+        taught: dict | None = None, run=None, row_weights=None,
     ):
         self.encoder, self.recipe, self.parts, self.tasks, self.examples, self.run = (
             encoder, recipe, parts, tasks, examples, run
         )
-        self.settings = Training.of(recipe.training)
+        self.settings, self.row_weights = Training.of(recipe.training), row_weights
         torch.manual_seed(recipe.seed)
         self.plan = merger_plan(recipe.merger, examples[0].rows.group)
         self.class_weights = self._class_weights()
@@ -60,6 +62,14 @@ class Finetuning:
                     f"but tasks that are trained together share "
                     "their rows; use 'balanced', which weighs them instead"
                 )
+            if self.row_weights is None: continue
+            if self.plan.get("draws"):
+                raise UserError(
+                    f"sample_weight says how often a row is drawn, and so does merger {self.recipe.merger!r}; leave one "
+                    f"of them out"
+                )
+            examples = self.examples[0]
+            found[name] = found[name].counting(examples.spread(name, self.row_weights)[examples.labelled(name)])
         return found
 
     def _network(self) -> Network:
@@ -88,7 +98,9 @@ class Finetuning:
         if draws := self.plan.get("draws"): return group_draw(self.examples[0].rows.group, draws)
         name = next(iter(self.tasks))
         if self.class_weights[name].sampler == "as-given":
-            return class_draw(ClassWeights.even(1), np.zeros(len(self.examples[0])))
+            every = ClassWeights.even(1)
+            if self.row_weights is not None: every = every.counting(self.row_weights)
+            return class_draw(every, np.zeros(len(self.examples[0])))
         return class_draw(self.class_weights[name], self.examples[0].targets[name])
 
     def train(
