@@ -10,10 +10,12 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import browser
 import nbformat
+import psutil
 import pytest
 
 STEPS = Path(__file__).with_name("browser_steps.py")
@@ -101,8 +103,19 @@ def lab(tmp_path_factory, tiny):
         wait_for(f"{address}/api/status", server, home / "log")
         yield address, home / "notebooks"
     finally:
-        server.terminate()
-        server.wait(300)  # it ends its kernels first, which takes long beside other work
+        ended(server)
+
+
+def ended(server):
+    "End a server and its kernels. On its way out it may wait for a thread of its own that never ends, and is killed."
+    kernels = psutil.Process(server.pid).children(recursive=True)
+    server.terminate()
+    try: server.wait(30)
+    except subprocess.TimeoutExpired: server.kill()
+    for process in kernels:
+        with suppress(psutil.NoSuchProcess): process.kill()
+    psutil.wait_procs(kernels)
+    server.wait()
 
 
 def wait_for(address, server, log, seconds=120):
