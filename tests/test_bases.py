@@ -108,9 +108,13 @@ def test_states_are_kept_apart_by_all_that_they_depend_on(tiny, monkeypatch):
             keys.add(key())
             patch.setattr(library, "__version__", "99.1.2")
             keys.add(key())
+    for binding in (["NF4", "nf4"], ["NF4", "fp4"]):  # how a quantizer holds it, or what a part made of the inputs
+        with monkeypatch.context() as patch:
+            patch.setattr(backbone, "binding", [binding])
+            keys.add(key())
     backbone.model.double()
     keys.add(key())
-    assert len(keys) == 5
+    assert len(keys) == 7
 
 
 # ---- tokenizers
