@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from clfm_kit import Classifier, load_data
 
-POINTS = int(os.environ.get("CLFM_KIT_KILLS", 3))
+POINTS = int(os.environ.get("CLFM_KIT_KILLS", 2))
 SETTINGS = "training.epochs=2", "training.batch_size=16", "training.head_start=random", "training.save_steps=2"
 CHANGES = "os.rename", "os.mkdir", "os.rmdir", "os.remove", "shutil.rmtree"
 
