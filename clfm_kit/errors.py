@@ -27,7 +27,7 @@ class UserError(ValueError):
     "Something the user gave cannot work; the message says what, and the cure."
 
     def __init__(self, message: str = ""):
-        said = visible(message)
+        said = visible(" ".join(str(message).splitlines()))
         super().__init__(said if len(said) <= MOST_SAID else f"{said[:MOST_SAID]}…")
 
     def _render_traceback_(self): return [f"{type(self).__name__}: {self}"]  # what a notebook shows of it
@@ -55,6 +55,7 @@ def short(value, most: int = 80) -> str:
     else:
         try: text = BOUNDED.repr(value)
         except ValueError: text = "a number of thousands of digits"  # Python refuses to write it
+        text = " ".join(text.split())  # arrays take several lines
     return text if len(text) <= most else text[:most] + "…"
 
 # %% ../nbs/01_core/00_errors.ipynb #4eaf5ed7
@@ -78,7 +79,9 @@ def unknown(
     return UserError("; ".join(parts) + (f" {cure}" if cure else ""))
 def check_known(what: str, given: str, known):
     "Raise `UserError` for a name that does not exist, as `unknown` says it."
-    if given not in known: raise unknown(what, given, known)
+    try: there = given in known
+    except (TypeError, ValueError): there = False  # lists and arrays are no names
+    if not there: raise unknown(what, given, known)
 
 # %% ../nbs/01_core/00_errors.ipynb #1bf411e8
 def imported(

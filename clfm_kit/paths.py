@@ -24,9 +24,9 @@ MOST_BYTES = 255  # of one name in a path, on every common system
 
 def place(path: Any) -> Path:
     "A path, with the home folder for `~`. Raises `UserError` for what is no path on any system."
-    try: text = os.fspath(path)
-    except TypeError as error:
-        raise UserError(f"{short(path)} ({type(path).__name__}) given; the path of a file or folder expected") from error
+    text = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if not isinstance(text, str) or not text:
+        raise UserError(f"{short(path)} ({type(path).__name__}) given; the path of a file or folder expected")
     try: sizes = [len(os.fsencode(name)) for name in Path(text).parts]
     except UnicodeEncodeError as error: raise UserError(f"{short(text)} holds letters that no file name has") from error
     if "\0" in text: raise UserError(f"{short(text)} holds a zero character, which no file name has")

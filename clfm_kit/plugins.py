@@ -116,7 +116,7 @@ class Catalogue:
         "The entry called `name`. Raises `UserError` with the nearest name, the cure and the plugins that failed."
         check_known("kind of part", kind, KINDS)
         entries = self.entries(kind)
-        if name in entries: return entries[name]
+        if isinstance(name, str) and name in entries: return entries[name]
         broken = "".join(
             f" Plugin {plugin!r} could not be used: {why}." for plugin, why in sorted(self.failures.items())
         )

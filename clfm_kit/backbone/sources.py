@@ -42,11 +42,14 @@ def refuse_foreign(place: Path):
         )
     if place.is_file(): raise UserError(f"{str(place)!r} is a file, and a model is a folder; give the folder")
     if (place / "adapter_config.json").exists() and not (place / "config.json").exists():
-        base = json.loads((place / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
+        try: base = json.loads((place / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+        except (OSError, ValueError, RecursionError, LookupError, TypeError): base = "which it does not tell"
         raise UserError(
             f"{str(place)!r} holds an adapter and not the model it belongs to ({base!r}); give that one, or join them: "
             f"AutoPeftModel.from_pretrained(FOLDER).merge_and_unload().save_pretrained(NEW)"
         )
+    for path in (*weight_files(place), *place.glob("*.json")) if place.is_dir() else ():
+        if not path.is_file(): raise UserError(f"{path} is no file; copy the model again")
     for path in weight_files(place) if place.is_dir() else ():
         with open(path, "rb") as file: begin = file.read(len(LFS))
         if begin == LFS:

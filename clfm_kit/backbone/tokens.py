@@ -45,9 +45,16 @@ def unknown_words(texts: list, tokenizer) -> tuple:  # (share of all words, some
         words = found.word_ids(row) if found.is_fast else range(len(ids))
         lost = {word for word, token in zip(words, ids) if token == tokenizer.unk_token_id}
         total += len(set(words))
-        if found.is_fast: unknown += [str(texts[row])[slice(*found.word_to_chars(row, word))] for word in sorted(lost)]
-        else: unknown += [tokenizer.unk_token] * len(lost)
+        if not found.is_fast: unknown += [tokenizer.unk_token] * len(lost)
+        elif lost: unknown += [str(texts[row])[start:end] for start, end in _places(found[row], lost)]
     return len(unknown) / max(total, 1), list(dict.fromkeys(unknown))[:3]
+
+def _places(encoding, wanted: set) -> list:  # of (start, end)
+    "Where some words of an encoded text stand; one look at it, as asking for each word looks at the text each time."
+    found: dict = {}
+    for word, (start, end) in zip(encoding.word_ids, encoding.offsets):
+        if word in wanted: found[word] = (found.get(word, (start, end))[0], end)
+    return [found[word] for word in sorted(found)]
 
 # %% ../../nbs/05_backbone/03_tokens.ipynb #55e732ed
 def pad(ids: list, pad_id: int):

@@ -8,6 +8,7 @@ __all__ = ['GRID', 'REFITS', 'COLUMNS', 'FEW', 'Logistic', 'solve_logistic', 'Li
 # %% ../../nbs/06_builtin/06_heads.ipynb #a7641cef
 import warnings
 from copy import deepcopy
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from ..backbone.sites import deepest_columns
 from .losses import matrix, tensor, weighted_loss
 from ..errors import UserError, unknown
 from ..parts import Count, Dropout, Part
+from ..shapes import Axes
 
 # %% ../../nbs/06_builtin/06_heads.ipynb #fd38c3ee
 GRID = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
@@ -32,8 +34,8 @@ class Logistic(Part):
 
     columns_: list[str]
     C_: float
-    weights_: np.ndarray
-    bias_: np.ndarray
+    weights_: Annotated[np.ndarray, "an array [C, F]", Axes("CF")]
+    bias_: Annotated[np.ndarray, "an array [C]", Axes("C")]
 
     def __init__(self, C: float | None = None, max_iter: Count = 200, refit: str = "train", columns: str = "all"):
         self.C, self.max_iter = C, max_iter

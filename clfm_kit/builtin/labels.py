@@ -160,7 +160,8 @@ class MultiLabel(TextLabels):
         """One threshold for all labels, one for each, or {label: threshold}; labels that are not named keep
         the `tuned` one. Raises `UserError` for a label that is not known and a number that is no probability.
         """
-        if not isinstance(given, dict): return tuned if given is None else given
+        if given is None: return tuned
+        if not isinstance(given, dict): return np.broadcast_to(self._shares(given), len(self)).tolist()
         found = [0.5] * len(self) if tuned is None else list(tuned)
         for label, cut in given.items():
             known = match(label, self.labels)
@@ -169,6 +170,16 @@ class MultiLabel(TextLabels):
                 raise UserError(f"the threshold of {label!r} is {short(cut)}; a probability from 0 to 1 expected")
             found[self.labels.index(known)] = float(cut)
         return found
+
+    def _shares(self, given) -> np.ndarray:  # float64, one or [C]
+        "One threshold, or one for each label. Raises `UserError` for anything else."
+        try: found = np.asarray(given, dtype=None if isinstance(given, np.ndarray) else object)
+        except ValueError: found = np.zeros(0)
+        cuts = found.ravel().tolist()
+        numbers = all(isinstance(cut, (int, float, np.number)) and not isinstance(cut, bool) for cut in cuts)
+        if not numbers or found.shape not in ((), (len(self),)) or not all(0 <= cut <= 1 for cut in cuts):
+            raise UserError(f"thresholds are {short(given)}; a probability from 0 to 1, or {len(self)} of them, expected")
+        return found.astype(np.float64)
 
     def targets(self, values) -> np.ndarray:
         "Zeros and ones float32 [N, C]. Raises `UserError` naming a row with an unknown label."

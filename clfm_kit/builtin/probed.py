@@ -11,7 +11,7 @@ from sklearn.linear_model import RidgeCV
 
 from ..backbone.encoder import TextEncoder
 from ..data.rows import text_groups
-from ..parts import Count
+from ..parts import Count, Layers
 from .poolers import Mean
 from ..backbone.sites import layer
 
@@ -45,7 +45,7 @@ class Probed(Mean):
 
     layers_: list[int] | None
 
-    def __init__(self, layers: Count = 3, texts: Count = 256):
+    def __init__(self, layers: Layers = 3, texts: Count = 256):
         self.layers, self.texts = layers, texts  # how many are read; how many training texts are looked at
 
     def bind(self, context):

@@ -8,7 +8,7 @@ __all__ = ['Full', 'Bias', 'TopLayers']
 # %% ../../nbs/06_builtin/07_selectors.ipynb #330021f0a4
 from ..backbone.deltas import Change, Delta, levels
 from ..errors import UserError
-from ..parts import Count, Part
+from ..parts import Layers, Part
 
 # %% ../../nbs/06_builtin/07_selectors.ipynb #ab24ab27
 class Full(Part):
@@ -48,7 +48,7 @@ class Bias(Full):
 class TopLayers(Full):
     "The top `layers` blocks that the scores depend on, and a final norm; what lies below is read once."
 
-    def __init__(self, layers: Count = 2): self.layers = layers
+    def __init__(self, layers: Layers = 2): self.layers = layers
 
     def choose(self, found, backbone):
         "{name: block} of the tensors in the top `layers` blocks and above. Raises `UserError` for a base without blocks."

@@ -6,6 +6,7 @@
 __all__ = ['UNFITTED', 'Classifier']
 
 # %% ../../nbs/08_classifier/06_classifier.ipynb #10e1e594
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ..backbone.cache import cache_folder, check_cache
 from ..backbone.encoder import WORDS, Context, TextEncoder, bind_parts
 from ..backbone.sites import hidden_site
 from ..backbone.sources import Source
+from ..backbone.upkeep import clear_abandoned
 from .asked import asked
 from .estimator import TextEstimator, Unfitted
 from .explanation import Explanation, explain
@@ -32,6 +34,7 @@ from ..evaluation.significance import note_seen
 from ..parts import make
 from ..paths import place
 from ..plugins import emit
+from ..shapes import Whole, check_arguments, checked
 from ..recipes import Recipe
 
 # %% ../../nbs/08_classifier/06_classifier.ipynb #9c256bcc
@@ -47,12 +50,12 @@ class Classifier(TextEstimator):
     def __init__(
         self,
         recipe: Any = "probe",  # a Recipe, its name in the catalogue, a mapping or a YAML file
-        model: str = "minilm",  # a folder, a Hub id, or "minilm"
+        model: str | PathLike[str] = "minilm",  # a folder, a Hub id, or "minilm"
         settings: Any = (),  # changes to the recipe, such as ["head.C=3"]
         cache: Any = "default",  # folder of the state cache; "default", or None to keep states in memory
         state_dtype: str = "float16",  # how states are rounded and stored: "float16" or "float32"
-        reject: Any = None,  # None, a score's name, a coverage, or a mapping, see `clfm_kit.classifier.reject`
-        tasks: Any = None,  # named tasks {name: column or mapping}, see `clfm_kit.data.tasks`
+        reject: str | float | dict[str, Any] | None = None,  # None, a score's name, a coverage, or a mapping, see `clfm_kit.classifier.reject`
+        tasks: dict[str, Any] | None = None,  # named tasks {name: column or mapping}, see `clfm_kit.data.tasks`
         trust_remote_code: bool = False,  # run the Python code that the base brings, where it brings any
     ) -> None:
         self.recipe = recipe
@@ -79,6 +82,7 @@ class Classifier(TextEstimator):
         "The labels [C] in the order of the columns of `predict_proba`; {task: labels} where tasks have names."
         return self._unwrapped({name: np.array(task.schema.labels) for name, task in self._fitted().items()})
 
+    @checked
     def task(self, name: str | None = None) -> FittedTask:
         "The fitted task of this name; without one the only task. Raises `UserError` for one that does not exist."
         tasks = self._fitted()
@@ -102,6 +106,7 @@ class Classifier(TextEstimator):
 
     def prepare(self) -> None:
         "Make recipe, tasks and parts. Raises `UserError` for what cannot work; loads nothing."
+        check_arguments(Classifier.__init__, self.get_params(deep=False))
         check_cache(self.cache, self.state_dtype)
         self.recipe_ = Recipe.of(self.recipe).with_params(self.settings)
         self.parts_ = self.recipe_.parts()
@@ -126,6 +131,7 @@ class Classifier(TextEstimator):
             Source(base_place(self.model), self.trust_remote_code), deep, self.parts_["quantizer"], speaks, self.recipe_.attention, tokenizer
         )
         cache = cache_folder() if self.cache == "default" else self.cache and place(self.cache)
+        if cache and rows is not None: clear_abandoned(cache)  # also where this run writes nothing there
         bind_parts(Context(backbone, schemas, self.parts_, rows, cache))
         make_encoder = getattr(self.parts_["pooler"], "encoder", TextEncoder)
         self.encoder_ = make_encoder(
@@ -265,7 +271,10 @@ class Classifier(TextEstimator):
         })
 
     @as_it_is
-    def explain(self, text: Any, label: Any = None, task: str | None = None, features: int = 8) -> Explanation:
+    @checked
+    def explain(
+        self, text: Any, label: str | float | bool | None = None, task: str | None = None, features: Whole = 8
+    ) -> Explanation:
         """Why `text` gets `label` (without one: the likeliest) from a task (the first that has one answer a text);
         `features` limits the head's own list.
 
@@ -356,9 +365,10 @@ class Classifier(TextEstimator):
         return save(self, folder)
 
     @classmethod
+    @checked
     def from_pretrained(
-        cls, source: Any, model: str | None = None, cache: Any = None, accept_other_base: bool = False,
-        trust_remote_code: bool = False,
+        cls, source: str | PathLike[str], model: str | PathLike[str] | None = None, cache: Any = None,
+        accept_other_base: bool = False, trust_remote_code: bool = False,
     ) -> "Classifier":
         """The classifier saved in a folder or on the Hub; `model` says where its base is now.
 

@@ -19,7 +19,7 @@ from .. import __version__
 from .saving import load, save
 from ..data.rows import UNNAMED
 from ..display.html import join, markup, table
-from ..errors import NotFitted, UserError, unknown
+from ..errors import NotFitted, UserError, short, unknown
 from ..recipes import Recipe, plain
 
 # %% ../../nbs/08_classifier/05_estimator.ipynb #b6f5456a
@@ -45,6 +45,8 @@ class TextEstimator(ClassifierMixin, BaseEstimator):
         with tempfile.TemporaryDirectory() as folder:
             for name, content in state["files"].items():
                 path = Path(folder, name)
+                if not path.resolve().is_relative_to(Path(folder).resolve()):
+                    raise UserError(f"this pickled classifier has a file {short(name)}, outside its folder; it is damaged")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
             found = load(type(self), folder, cache=self.cache, trust_remote_code=self.trust_remote_code)

@@ -10,6 +10,7 @@ __all__ = ['FORMS', 'README', 'cut_backbone', 'Graph', 'without_advice', 'output
 import json
 import logging
 import warnings
+from collections.abc import Iterable
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -23,9 +24,12 @@ from ..backbone.backbone import Backbone
 from ..backbone.tokens import pad
 from .folders import fresh_folder
 from .classifier import Classifier
+from ..data.fields import check_texts
 from ..data.rows import load_data
 from ..errors import UserError, imported, unknown
 from ..parts import name_and_params
+from ..paths import place
+from ..shapes import checked
 
 # %% ../../nbs/08_classifier/07_export.ipynb #58070608
 def cut_backbone(clf: Classifier) -> Backbone:
@@ -196,17 +200,21 @@ def parity(clf: Classifier, folder, texts) -> dict:
     )
 
 # %% ../../nbs/08_classifier/07_export.ipynb #d3224b00
-def export(clf: Classifier, folder, form: str = "onnx", texts=None, tolerance: float | None = None) -> dict:
+@checked
+def export(
+    clf: Classifier, folder, form: str = "onnx", texts: Iterable | None = None, tolerance: float | None = None
+) -> dict:
     """Write `folder` with the graph, the tokenizer and the labels; returns how far it is from the classifier.
 
     Raises `UserError` when more labels change than `tolerance`."""
     if form not in FORMS: raise unknown("form", form, FORMS)
-    if Path(folder, "clfm.json").exists():
+    if (place(folder) / "clfm.json").exists():
         raise UserError(f"{folder} holds a clfm-kit model, and an export would take its place; choose another folder")
     limit = _limit(clf)
     allowed = {"onnx": 0.0, "onnx-int8": 0.05}[form] if tolerance is None else tolerance
     if not 0 <= allowed <= 1: raise UserError(f"tolerance is {tolerance!r}; a share from 0 to 1 expected")
     texts = load_data("helpdesk").validation.texts[:64] if texts is None else list(texts)
+    check_texts(texts)
     if not texts:
         raise UserError("no texts are given to check the export on; give some, or none at all for shipped ones")
     about = lambda task: dict(

@@ -38,8 +38,8 @@ from ..training.finetuning import Finetuning, run_identity
 def row_weights_of(given: Any, rows: int) -> np.ndarray:  # float64 [rows]
     "How much each of some rows counts. Raises `UserError` for anything but one number from 0 up for each."
     try: found = np.asarray(given, dtype=np.float64)
-    except (TypeError, ValueError): found = np.zeros(0)
-    if found.shape != (rows,) or not np.isfinite(found).all() or (found < 0).any() or not found.any():
+    except (TypeError, ValueError, OverflowError): found = np.zeros(0)
+    if found.shape != (rows,) or not np.isfinite(found.sum()) or (found < 0).any() or not found.any():
         raise UserError(f"sample_weight must be {rows} numbers from 0 up, one for each row, and not all of them 0")
     return found
 

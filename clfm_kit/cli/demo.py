@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.text import Text as RichText
 
 import clfm_kit
+from ..classifier.folders import check_folder
 from .options import Json, drawn, progress
 from ..errors import UserError
 
@@ -29,8 +30,9 @@ MESSAGES = ("says delivered, but there is nothing on my porch and the neighbours
 def run(out, as_json: bool = False) -> dict:
     """Fit, compare, reload and explain; prints as it goes, or one JSON document at the end.
 
-    Raises `UserError` when a part is missing.
+    Raises `UserError` when a part is missing, or `out` takes no model.
     """
+    check_folder(out)
     say, started = Console(stderr=as_json, markup=False, highlight=False).print, time.perf_counter()
     say("Takes a minute or two of one core.")
     say("helpdesk: customer messages, 20 intents, read by a frozen MiniLM. Fitting Sparsify-then-Classify …")

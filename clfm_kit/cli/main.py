@@ -70,23 +70,28 @@ def _said(message, category, filename, lineno, file=None, line=None):
     print(f"clfm: {visible(message)}", file=sys.stderr)
 
 def _run(args):
+    heard: list = []
     try:
-        with _terminable(): code = app(args=args, standalone_mode=False)
+        with _terminable(heard): code = app(args=args, standalone_mode=False)
     except UserError as error: _fail(str(error), 2)
-    except Halted as halted: _stopped(halted.__cause__)
-    except (typer.Abort, KeyboardInterrupt) as stop: _stopped(stop)
+    except Halted as halted: _stopped(halted.__cause__, heard)
+    except (typer.Abort, KeyboardInterrupt) as stop: _stopped(stop, heard)
     except typer.Exit as stop: sys.exit(stop.exit_code)
     except Exception as error:
         if not hasattr(error, "format_message"): raise
         _fail(visible(error.format_message()), 2)  # what typer says of wrong options
     else:  # typer returns the exit code of what it caught itself, such as Ctrl-C
-        if code == 130: _stopped(Stopped())
+        if code == 130: _stopped(Stopped(), heard)
         if isinstance(code, int) and code: sys.exit(code)
 
 @contextmanager
-def _terminable():
-    "While this lasts SIGTERM stops a command as Ctrl-C does, where nobody else has an answer to it."
-    def stop(number, frame): raise Stopped(number=number)
+def _terminable(heard: list):
+    """While this lasts SIGTERM stops a command as Ctrl-C does, where nobody else has an answer to it; it is noted in
+    `heard`, as the command-line library turns one that comes while it ends into its own kind of stop.
+    """
+    def stop(number, frame):
+        heard.append(number)
+        raise Stopped(number=number)
     first = threading.current_thread() is threading.main_thread()
     if not first or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield
@@ -95,9 +100,10 @@ def _terminable():
     try: yield
     finally: signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-def _stopped(stop):
+def _stopped(stop, heard: list):
     "Say what was kept, and end with the code of the signal."
-    _fail(f"stopped; {str(stop) or 'nothing was half-written'}", 128 + getattr(stop, "number", signal.SIGINT))
+    number = next(iter(heard), getattr(stop, "number", signal.SIGINT))
+    _fail(f"stopped; {str(stop) or 'nothing was half-written'}", 128 + number)
 
 def _fail(sentence, code):
     print(f"clfm: {sentence}", file=sys.stderr)

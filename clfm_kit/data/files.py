@@ -32,10 +32,11 @@ class Files(str):
     def __new__(cls, place, separator: str | None = None, encoding: str | None = None):
         self = super().__new__(cls, place)
         self.separator, self.encoding = {"tab": "\t", "\\t": "\t"}.get(separator, separator), encoding
-        if self.separator is not None and len(self.separator) != 1:
+        unfit = ('"', "\r", "\n", "\0")
+        if self.separator is not None and (len(self.separator) != 1 or self.separator in unfit):
             raise UserError(f"separator {separator!r} given; one character such as ; expected, or tab")
-        try: "".encode(encoding or "utf-8")
-        except LookupError as error:
+        try: "a".encode(encoding or "utf-8")
+        except (LookupError, ValueError) as error:  # ValueError: one that encodes nothing, or a name that is none
             raise UserError(f"encoding {encoding!r} is not known; give one such as utf-8, cp1252 or utf-16") from error
         return self
 
@@ -77,7 +78,7 @@ def _not_in(encoding, path, data: bytes) -> UserError:
     "The error for bytes that are no text in an encoding, with the one that they probably are in."
     start = 0
     try: data.decode(encoding)
-    except UnicodeDecodeError as error: start = error.start
+    except UnicodeError as error: start = getattr(error, "start", 0)  # which not every encoding tells
     line = len(re.findall(rb"\r\n|\r|\n", data[:start])) + 1
     likely = "latin1" if {*data} & {0x81, 0x8d, 0x8f, 0x90, 0x9d} else "cp1252"
     cure = "; say the right one with encoding=…, in a terminal with --encoding, or copy the file again"
@@ -215,7 +216,7 @@ def _parquet(path, given):
     try:
         for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=4096):
             for record in batch.to_pylist(): yield f"{path} row {(row := row + 1)}", record
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError) as error:  # ValueError: bytes that are no text, a date that is none
         raise _damaged(path, error, f" after row {row}" if row >= 0 else "") from error
 
 def _damaged(path, error, where="") -> UserError:

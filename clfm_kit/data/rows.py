@@ -27,6 +27,7 @@ from .words import find_words
 from ..errors import UserError, unknown
 from ..parts import make
 from ..paths import place
+from ..shapes import checked
 
 # %% ../../nbs/03_data/03_rows.ipynb #57b0dc46
 UNNAMED = "label"  # the task of rows with one task that has no name
@@ -288,6 +289,7 @@ def tables_of(source) -> dict:  # {part: table}
     return tables
 
 # %% ../../nbs/03_data/03_rows.ipynb #fb24bbcc
+@checked
 def load_data(
     source: Any, text: Any = "text", label: str | None = None, tokens: str | None = None,
     separator: str | None = None, encoding: str | None = None,

@@ -22,7 +22,7 @@ from clfm_kit.data.rows import (
 )
 from .schemas import Schema, few, learn_schema
 from .words import find_words, split_words
-from ..errors import UserError, check_known, unknown
+from ..errors import UserError, check_known, short, unknown
 from ..parts import make
 
 # %% ../../nbs/03_data/05_tasks.ipynb #f7829057
@@ -259,8 +259,11 @@ def _records(texts, labels, tasks) -> list:
                 "such as {'label': [...], 'slots': [...], 'tokens': [...]}"
             )
         labels = {tasks[UNNAMED].label: list(labels)}
-    texts = as_texts(texts)
+    texts, labels = as_texts(texts), dict(labels)
     for column, values in labels.items():
+        if not isinstance(values, Iterable):
+            raise UserError(f"labels in {column!r} are {short(values)}; a list with one for each text expected")
+        labels[column] = values = list(values)
         if len(values) != len(texts):
             raise UserError(
                 f"{len(texts)} texts and {len(values)} labels in {column!r} given; each text needs one entry"

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations, cycle
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +30,24 @@ from clfm_kit.evaluation.significance import (
     seen_rows,
 )
 from ..recipes import Recipe
+from ..shapes import Seed, check, checked
 from .cross_validation import one_task, prepared
 from .measuring import baseline_run, classifier_run, recipe_run
 
 # %% ../../nbs/09_study/02_comparison.ipynb #97af55c0
 BASELINE = "TF-IDF baseline"
 
+@checked
 def compare(
-    entries: Iterable[Any], data: Any, model: str = "minilm", seeds: Iterable[int] = (0,), seen: str = "refuse"
+    entries: Iterable[Any], data: Any, model: str | PathLike[str] = "minilm", seeds: Iterable[int] = (0,),
+    seen: str = "refuse",
 ) -> "Comparison":
     """A `Comparison` of recipes and saved models on the test rows of `data`, else on its validation rows.
 
     Raises `UserError` for other tasks, other labels, or test rows seen in training."""
-    for name, given in (("entries", entries), ("seeds", seeds)):
-        if isinstance(given, str) or not isinstance(given, Iterable):
-            raise UserError(f"{name} are {given!r}; a list expected")
+    seeds = list(seeds)
+    if not seeds: raise UserError("no seeds are given; one at least expected, such as [0]")
+    for seed in seeds: check(seed, Seed, "a seed")
     named = _named(entries)
     tasks = {name: entry_tasks(entry) for name, entry in named.items()}
     wanted = _same_tasks(tasks)

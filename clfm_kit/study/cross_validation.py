@@ -8,6 +8,7 @@ __all__ = ['ALONE', 'fold_numbers', 'OutOfFold', 'one_task', 'CrossValidation', 
 # %% ../../nbs/09_study/03_cross_validation.ipynb #0a12af11
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from ..errors import UserError
 from ..evaluation.metrics import Report, Undefined
 from ..plugins import emit
 from ..recipes import Recipe
+from ..shapes import Seed, checked
 
 # %% ../../nbs/09_study/03_cross_validation.ipynb #f5a5b0c7
 ALONE = "left out of the folds"  # how a note begins about rows that are in none
@@ -124,8 +126,9 @@ class CrossValidation(Result):
         return self.report.remarks()
 
 # %% ../../nbs/09_study/03_cross_validation.ipynb #898cb7cf
+@checked
 def cross_validate(
-    recipe, data, model: str = "minilm", folds: int = 5, seed: int = 0, cache="default", settings=()
+    recipe, data, model: str | PathLike[str] = "minilm", folds: int = 5, seed: Seed = 0, cache="default", settings=()
 ) -> CrossValidation:
     """Answer each training row of `data` by a classifier fitted on the other folds.
 
@@ -151,7 +154,7 @@ def cross_validate(
     encoded = clf.encoder_.encoded(rows.texts, rows.places) if clf._words() else None
     return _together(rows, schemas, found, calibrations, reports, encoded)
 
-def prepared(recipe, model: str = "minilm", cache="default") -> Classifier:
+def prepared(recipe, model: str | PathLike[str] = "minilm", cache="default") -> Classifier:
     "A classifier whose recipe, tasks and parts are made; nothing is loaded. Raises `UserError` for what cannot work."
     clf = Classifier(recipe, model, cache=cache)
     clf.prepare()

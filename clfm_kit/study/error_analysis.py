@@ -9,6 +9,7 @@ __all__ = ['NOTHING', 'STYLE', 'PAGE', 'TABLES', 'SUMMARY', 'SHOWN', 'confident_
 # %% ../../nbs/09_study/05_error_analysis.ipynb #98b2127e
 from collections import defaultdict
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,10 @@ from ..data.tasks import load_rows
 from ..data.words import repair, spans
 from ..display.html import join, markup
 from ..display.tables import Result, Table
-from ..errors import UserError, short
+from ..errors import UserError
 from ..evaluation.metrics import Report
 from ..evaluation.significance import note_seen
+from ..shapes import Whole, checked
 from .comparison import entry_tasks
 from .cross_validation import ALONE, CrossValidation, cross_validate, one_task
 from .measuring import beside, place
@@ -256,15 +258,15 @@ def _cell(value) -> str:
     return NOTHING if value is None else f"{100 * value:.0f} %" if isinstance(value, float) else str(value)
 
 # %% ../../nbs/09_study/05_error_analysis.ipynb #2cefbac2
+@checked
 def analyse_errors(
-    entry, data, model: str = "minilm", folds: int = 5, most: int = 50, task: str | None = None
+    entry, data, model: str | PathLike[str] = "minilm", folds: Whole = 5, most: Whole = 50, task: str | None = None
 ) -> ErrorAnalysis:
     """Look at a classifier, a saved one or a recipe, on the test rows (else validation, else training rows).
 
     `folds=0` looks for no suspects; `task` is needed with several. Raises `UserError` when `data` has no labelled
     rows to look at.
     """
-    if type(most) is not int or most < 0: raise UserError(f"most is {short(most)}; a whole number from 0 up expected")
     specs = entry_tasks(entry)
     name = one_task(specs, task)
     splits = load_rows(data, specs)

@@ -6,9 +6,10 @@
 __all__ = ['COEFFICIENTS', 'checked_models', 'Source', 'open_source', 'name_tasks', 'Merged', 'merge_models']
 
 # %% ../../nbs/09_study/09_merging.ipynb #5ba59a8d
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import combinations, cycle
-from pathlib import Path
+from os import PathLike
 
 import numpy as np
 
@@ -21,7 +22,9 @@ from ..display.tables import Result, Table
 from ..errors import UserError
 from ..evaluation.calibration import calibrate
 from ..parts import make
+from ..paths import place
 from ..plugins import emit
+from ..shapes import checked
 from .interference import Interference, interference
 from ..training.batches import Examples
 
@@ -30,7 +33,7 @@ def checked_models(models) -> dict:  # {name: (folder, facts)}
     "The saved models to merge, each a folder or 'name=folder'. Raises `UserError` when they cannot be merged."
     found = {}
     for given in models:
-        name, folder = given.split("=", 1) if isinstance(given, str) and "=" in given else (Path(given).name, given)
+        name, folder = given.split("=", 1) if isinstance(given, str) and "=" in given else (place(given).name, given)
         if name in found: raise UserError(f"two models are called {name!r}; name them apart, as in first={folder}")
         found[name] = (folder, read_artifact(folder)[0])
     if len(found) < 2: raise UserError(f"{len(found)} model given; merging needs at least two")
@@ -185,7 +188,11 @@ def _table(sources, after) -> list:
     return rows
 
 # %% ../../nbs/09_study/09_merging.ipynb #bb72fead
-def merge_models(models, method="task-arithmetic", data=None, model=None, text: str = "text") -> Merged:
+@checked
+def merge_models(
+    models: Iterable, method: str | dict = "task-arithmetic", data=None, model: str | PathLike[str] | None = None,
+    text: str = "text",
+) -> Merged:
     """One model of several saved ones, each a folder or 'name=folder';
     `data` is one data set for all or a list with one for each.
 

@@ -10,19 +10,24 @@ import json
 import re
 import warnings
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from os import PathLike
 from types import SimpleNamespace
 
 import numpy as np
+import yaml
 
 from ..classifier.classifier import Classifier
 from ..data.rows import UNNAMED
 from ..data.tasks import load_rows, task_schema
 from ..display.tables import Result, Table
-from ..errors import UserError, imported, unknown
+from ..errors import UserError, imported, short, unknown
 from ..evaluation.metrics import LOWER_IS_BETTER, Report, Undefined
+from ..parts import Count
 from ..plugins import emit
 from ..recipes import Recipe, parse_yaml
+from ..shapes import Seed, checked
 from .cross_validation import cross_validate, prepared
 
 # %% ../../nbs/09_study/04_tuning.ipynb #290171ab98
@@ -54,9 +59,15 @@ RANGE = re.compile(r"(-?[\d.]+(?:e-?\d+)?)\.\.(-?[\d.]+(?:e-?\d+)?)", re.IGNOREC
 
 def parse_dimension(text: str) -> Dimension:
     "A dimension from text such as 'head.C=0.01..10'. Raises `UserError` when it cannot be read."
+    wrong = UserError(f"{short(text)} given; a search reads part.parameter=low..high or part.parameter=[one, another]")
+    if not isinstance(text, str): raise wrong
     setting, sign, values = (part.strip() for part in text.partition("="))
-    wrong = UserError(f"{text!r} given; a search reads part.parameter=low..high or part.parameter=[one, another]")
     if not sign or not setting: raise wrong
+    try: return _dimension(setting, values, wrong)
+    except yaml.YAMLError as error: raise wrong from error
+
+def _dimension(setting: str, values: str, wrong: UserError) -> Dimension:
+    "The dimension of a setting. Raises `wrong`, or `YAMLError`, for values that are none."
     if found := RANGE.fullmatch(values):
         low, high = map(parse_yaml, found.groups())
         if (
@@ -116,9 +127,10 @@ def _figures(schema) -> dict:
     return schema.judge(empty, [], None, SimpleNamespace(texts=[], places=[], positions=[], unread=0))[0].figures
 
 # %% ../../nbs/09_study/04_tuning.ipynb #d8bdb654
+@checked
 def tune(
-    recipe, data, search, model: str = "minilm", trials: int = 20, folds: int = 3, metric: str | None = None,
-    seed: int = 0, cache="default",
+    recipe, data, search: Iterable, model: str | PathLike[str] = "minilm", trials: Count = 20, folds: Count = 3,
+    metric: str | None = None, seed: Seed = 0, cache="default",
 ) -> "Tuning":
     """Search settings; `search` is a list such as ['head.C=0.01..10'] and `metric` as for `read_metric`.
 
@@ -126,7 +138,7 @@ def tune(
     optuna = imported("optuna", "a search", "tune")
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # trials that fail are in the table
     base, space = Recipe.of(recipe), [parse_dimension(text) for text in search]
-    _check_search(base, space, trials, folds)
+    _check_search(base, space)
     specs = prepared(base, model, cache).specs_
     splits = load_rows(data, specs)
     if splits.train is None or not all(map(splits.train.by_task.get, specs)):
@@ -160,12 +172,10 @@ def tune(
     return Tuning(base, wanted, folds, tried)
 
 # %% ../../nbs/09_study/04_tuning.ipynb #81741dbb
-def _check_search(base, space, trials, folds):
+def _check_search(base, space):
     "What can be seen to be wrong without data."
     if not space:
         raise UserError("nothing to search; name settings, as in: clfm tune --recipe probe --search head.C=0.01..10")
-    for name, value in (("trials", trials), ("folds", folds)):
-        if not isinstance(value, int) or value < 1: raise UserError(f"{value!r} {name} given; at least one expected")
     twice = [setting for setting, times in Counter(part.setting for part in space).items() if times > 1]
     if twice: raise UserError(f"{twice[0]} is searched twice; give all its values in one --search")
     for part in space: base.with_params([f"{part.setting}=null"])

@@ -28,7 +28,7 @@ def _write(path: Path, value) -> None:
 def _read(path: Path):
     "The JSON in a file; None where there is none."
     try: return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, FileNotFoundError): return None
+    except (ValueError, RecursionError, FileNotFoundError): return None
 
 def seal(checkpoint: Path, identity: str) -> None:
     "Mark a checkpoint of a run as whole."

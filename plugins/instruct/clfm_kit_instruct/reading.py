@@ -122,6 +122,11 @@ class Reader:
         found = self.backbone.model(
             input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True
         ).past_key_values
+        if found is None:
+            raise UserError(
+                f"{type(self.backbone.model).__name__} keeps no keys and values of what it has read, so what all prompts "
+                f"begin with cannot be shared; use a decoder, or format.prefix=repeated"
+            )
         return [(layer.keys, layer.values) for layer in found.layers]
 
     def node_states(self, states, mask, nodes):

@@ -14,7 +14,7 @@ from clfm_kit.backbone.backbone import QUANTISED, maps_in_fewer_bits
 from clfm_kit.backbone.loading import load_model
 from clfm_kit.backbone.sources import model_source
 from clfm_kit.errors import UserError, unknown
-from clfm_kit.parts import Count, Dropout, Part
+from clfm_kit.parts import Count, Dropout, Layers, Part
 from .adapters import LowRank, inject, linear_maps, needed, sizes, weight_of
 
 # %% ../nbs/02_lora.ipynb #2daf5be5
@@ -28,7 +28,7 @@ class Lora(Part):
 
     def __init__(
         self, rank: Count = 8, alpha: float | None = None, dropout: Dropout = 0.05,
-        targets: str | list = "all-linear", layers: Count | None = None, variant: str = "lora",
+        targets: str | list[str] = "all-linear", layers: Layers | None = None, variant: str = "lora",
         scaling: str = "standard", initialization: str = "default",
     ):
         self.rank, self.alpha, self.dropout = rank, alpha, dropout  # alpha None: twice the rank

@@ -8,6 +8,7 @@ __all__ = ['SELECTIONS', 'ENOUGH', 'Probe', 'read', 'validation_split', 'Sparsif
 # %% ../nbs/02_head.ipynb #aa6d9ae1
 import warnings
 from dataclasses import asdict, dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from clfm_kit.builtin.heads import REFITS
 from clfm_kit.data.class_weights import groups
 from clfm_kit.errors import UserError, unknown
 from clfm_kit.parts import Count, Part
+from clfm_kit.shapes import Axes
 from .aggregate import CLASSIFIERS, EXITS, MIXTURES, Selected, choose, logit_scale, search, skill
 from .solver import Problem, largest_penalty, path
 from .sparsify import entry, importance, stability
@@ -64,10 +66,10 @@ class Sparsify(Part):
     exit_layer_: int
     chosen_: dict[str, str | float]
     report_: dict
-    indices_: np.ndarray
-    mean_: np.ndarray
-    weights_: np.ndarray
-    bias_: np.ndarray
+    indices_: Annotated[np.ndarray, "an array [F]", Axes("F")]
+    mean_: Annotated[np.ndarray, "an array [F]", Axes("F")]
+    weights_: Annotated[np.ndarray, "an array [F, C]", Axes("FC")]
+    bias_: Annotated[np.ndarray, "an array [C]", Axes("C")]
 
     def __init__(
         self, penalties=(0.1, 0.03, 0.01), etas=(0.5, 0.8, 0.95), strengths=(0.1, 0.03, 0.01), tilts=(0.0,),

@@ -25,7 +25,7 @@ class Group:
 
 def grams(ids, longest):
     "All (start, token tuple) of at most `longest` tokens in one sequence."
-    return ((start, tuple(ids[start:start + n])) for n in range(1, longest + 1) for start in range(len(ids) - n + 1))
+    return ((start, tuple(ids[start:start + n])) for n in range(1, min(longest, len(ids)) + 1) for start in range(len(ids) - n + 1))
 
 # %% ../nbs/00_groups.ipynb #00006c8bfc
 def candidates(
@@ -34,6 +34,7 @@ def candidates(
     "Token sequences held by at least `least` documents (None: 5, or 0.2 % of them)."
     least = least or max(5, len(documents) // 500)
     kept, known = {}, None
+    longest = min(longest, max(map(len, documents), default=0))
     for length in range(1, longest + 1):  # a sequence is frequent only if both its ends are
         holds = defaultdict(set)
         for number, ids in enumerate(documents):
