@@ -1,34 +1,12 @@
 """A small model of the kit's own, so that tests need neither a network nor the demo encoder."""
 import pytest
+from tiny import save_tiny
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
-    """Folder of a two-block BERT with random weights and a tokenizer trained on the shipped messages."""
-    import torch
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
-
-    from clfm_kit import load_data
-    words = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    words.normalizer, words.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
-    words.train_from_iterator(
-        load_data("helpdesk").train.texts,
-        trainers.WordPieceTrainer(vocab_size=2000, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]"]),
-    )
-    words.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
-        model_max_length=128,
-    )
-    torch.manual_seed(0)
-    model = BertModel(BertConfig(
-        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=64,
-        max_position_embeddings=128,
-    ))
-    folder = tmp_path_factory.mktemp("tiny")
-    model.save_pretrained(folder), tokenizer.save_pretrained(folder)
-    return str(folder)
+    """Folder of a three-block BERT with random weights and a tokenizer trained on the shipped messages."""
+    return save_tiny(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="session")

@@ -232,13 +232,13 @@ def with_tensors(folder, change, name="head.safetensors"):
     (lambda tensors: tensors.update({"label.fit": torch.ones(3)}), "head.fit is nothing that Logistic learns"),
     (lambda tensors: tensors.update({"label.C_": torch.ones(3)}), "'C_' as a tensor and as a value"),
     (lambda tensors: tensors.update({"label@reject.centres_": torch.ones(3)}), "reject is null"),
-    (lambda tensors: tensors.update({"label.weights_": torch.ones(3)}), "the head gives"),
-    (lambda tensors: tensors.update({"label.weights_": torch.ones(22, 7)}), "tasks.label does not fit"),
+    (lambda tensors: tensors.update({"label.weights_": torch.ones(3)}), "an array [C, F] expected"),
+    (lambda tensors: tensors.update({"label.weights_": torch.ones(22, 7)}), "entries along C, and weights_ has 22"),
 ])
 def test_tensors_are_compared_with_the_rest(change, part, fitted, tmp_path):
     folder = with_tensors(copied(fitted, tmp_path / "model"), change)
     with pytest.raises(UserError) as refusal: Classifier.from_pretrained(folder)
-    assert part in str(refusal.value) or "does not fit" in str(refusal.value) and part == "the head gives", refusal.value
+    assert part in str(refusal.value), refusal.value
 
 
 @pytest.mark.parametrize("change", [
@@ -425,12 +425,12 @@ def test_where_nothing_takes_a_model_that_is_said(fitted, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("made, out, part", [
-    ("", "n" * 300, "File name too long"), ("", "deep/" + "n" * 300, "File name too long"),
-    ("file", "file/model", "file is no folder that you may write to"), ("", "a\0b", "null"),
+    ("", "n" * 300, "too long for a path"), ("", "deep/" + "n" * 300, "too long for a path"),
+    ("file", "file/model", "file is no folder that you may write to"), ("", "a\0b", "a zero character"),
 ])
 def test_a_place_is_tried_before_the_fit(made, out, part, tmp_path):
     if made: (tmp_path / made).write_text("mine")
-    with pytest.raises(UserError, match=f"cannot write the model to .*{part}"): check_folder(tmp_path / out)
+    with pytest.raises(UserError, match=part): check_folder(tmp_path / out)
     if "\0" not in out:
         refused(clfm(
             "fit", "--recipe", "probe", "--data", "helpdesk", "--model", "no-such-model", "--out", tmp_path / out,

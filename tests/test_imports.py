@@ -7,7 +7,7 @@ from imports import core, imports, modules
 from tree import PACKAGES, PLUGINS
 
 FLOORS = (
-    "errors", "paths", "hookspecs", "plugins", "parts", "shapes", "settings", "recipes", "display", "data", "evaluation", "backbone",
+    "errors", "paths", "hookspecs", "shapes", "plugins", "parts", "settings", "recipes", "display", "data", "evaluation", "backbone",
     "builtin", "training", "classifier", "testing", "study", "notebook", "cli",
 )
 # Libraries that are slow to import, or that not every installation has: the only ones that a function may import.
