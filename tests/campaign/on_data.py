@@ -145,6 +145,7 @@ def data_files():
         yield f"jsonl with {how}", partial(loaded, name="a.jsonl", content=JSONL, rows=20,
             **how), "sound" if how in (dict(encoding="idna"), dict(encoding="utf-7"), dict(text=""),
             dict(text=[])) else "refused"
+    yield "csv that is no punycode", partial(loaded, name="a.csv", content=b"\0", encoding="punycode")
     yield "csv with another separator", partial(loaded, name="a.csv", content=CSV, separator=";")
     yield "csv with a quote for a separator", partial(loaded, name="a.csv", content=CSV, separator='"')
     yield "csv with a line for a separator", partial(loaded, name="a.csv", content=CSV, separator="\n")
