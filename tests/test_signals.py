@@ -29,10 +29,11 @@ def small(tmp_path_factory):
     return folder
 
 
-def stops_at(kind, number, step=1):
-    "A hook that sends this process a signal at a step of a run."
+def stops_at(kind, number, step=1, times=1):
+    "A hook that sends this process a signal at a step of a run, so many times."
     def run_event(event):
-        if event["kind"] == kind and event.get("done", step) == step: os.kill(os.getpid(), number)
+        if event["kind"] == kind and event.get("done", step) == step:
+            for _ in range(times): os.kill(os.getpid(), number)
     return using("stops", run_event=run_event)
 
 
@@ -59,6 +60,14 @@ def test_in_training_a_last_checkpoint_is_written(number, code, tiny, small, tmp
     assert "the weights of step 5 of" in done.stderr.splitlines()[-1], done.stderr
     assert (tmp_path / "kept" / "checkpoint-5" / "complete").exists()
     assert {path.name for path in tmp_path.iterdir()} == {"kept"}
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_second_signal_acts_at_once(number, code, tiny, small, tmp_path):
+    words = [*FIT, "--data", small, "--model", tiny, "--out", tmp_path / "out", "--checkpoints", tmp_path / "kept"]
+    done = stopped(words, "train", number, 2, 2)
+    assert done.returncode == code and done.stderr.splitlines()[-1].startswith("clfm: stopped; "), done.stderr
+    assert not list((tmp_path / "kept").glob("checkpoint-*")) and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
