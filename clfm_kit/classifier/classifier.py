@@ -54,7 +54,7 @@ class Classifier(TextEstimator):
         settings: Any = (),  # changes to the recipe, such as ["head.C=3"]
         cache: Any = "default",  # folder of the state cache; "default", or None to keep states in memory
         state_dtype: str = "float16",  # how states are rounded and stored: "float16" or "float32"
-        reject: str | float | dict[str, Any] | None = None,  # None, a score's name, a coverage, or a mapping, see `clfm_kit.classifier.reject`
+        reject: Any = None,  # None, a score's name, a coverage, or a mapping, see `clfm_kit.classifier.reject`
         tasks: dict[str, Any] | None = None,  # named tasks {name: column or mapping}, see `clfm_kit.data.tasks`
         trust_remote_code: bool = False,  # run the Python code that the base brings, where it brings any
     ) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import combinations, cycle
 from os import PathLike
+from typing import Any
 
 import numpy as np
 
@@ -191,7 +192,7 @@ def _table(sources, after) -> list:
 @checked
 def merge_models(
     models: Iterable, method: str | dict = "task-arithmetic", data=None, model: str | PathLike[str] | None = None,
-    text: str = "text",
+    text: Any = "text",
 ) -> Merged:
     """One model of several saved ones, each a folder or 'name=folder';
     `data` is one data set for all or a list with one for each.

@@ -1,7 +1,6 @@
 """Checkpoints and caches that were harmed: the answers are those of a run that nobody disturbed, or there is a sentence."""
 import json
 import os
-import platform
 import shutil
 from functools import cache, partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from command import Forked
 
 from clfm_kit import Classifier
 from clfm_kit.errors import Stopped
+from clfm_kit.paths import part_name
 from clfm_kit.plugins import using
 
 from .cases import TEXTS, group
@@ -235,7 +235,8 @@ def left_behind(world, place, recipe):
     folder = Path(shutil.copytree(full(world), place / "cache"))
     gone = Forked(lambda: None)
     gone.wait()
-    mine, other = (folder / f".part-{process}-{platform.node()}-1" for process in (os.getpid(), gone.pid))
+    name = part_name()
+    mine, other = folder / name, folder / name.replace(f"-{os.getpid()}-", f"-{gone.pid}-")
     for part in (mine, other): (part / "prefix").mkdir(parents=True)
     Classifier(recipe, str(world.tiny), cache=folder).fit(*world.rows)
     assert mine.exists() and not other.exists()

@@ -150,7 +150,7 @@ class Instruction(Asking):
 
     def __init__(
         self, template: str | None = None, answers: str = "auto", words: dict | None = None,
-        descriptions: dict | None = None, examples: list[tuple[str, Any]] | None = None, shots: int = 0,
+        descriptions: dict | None = None, examples: list[tuple[str | dict[str, str], Any]] | None = None, shots: int = 0,
         max_length: int | None = None,
         keep: str = "head", chat: str = "auto", prefix: str = "shared", end: str = "auto",
     ):
