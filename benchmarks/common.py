@@ -44,7 +44,7 @@ def command() -> str:
 
 def save(path: Path, text: str):
     """Write a file whole or not at all, in a folder that is made where it is missing."""
-    from clfm_kit.classifier.folders import fresh_file
+    from clfm_kit.paths import fresh_file
     path.parent.mkdir(parents=True, exist_ok=True)
     with fresh_file(path) as file: file.write(text + "\n")
 

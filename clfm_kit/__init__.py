@@ -38,7 +38,7 @@ _PUBLIC = {
 @contextmanager
 def _uncollected() -> Iterator[None]:
     """No garbage collection inside: torch and transformers make a million objects while they load, none of them
-    garbage, and going through them again and again takes a sixth of the start.
+    garbage, and to go through them again and again takes time.
     """
     before = gc.isenabled()
     gc.disable()

@@ -70,7 +70,8 @@ class Backbone:
         """The backbone called `name`; with `depth`, only its first blocks, where the architecture can be built with
         fewer; with `language_head`, its `language_model` too.
 
-        `attention` may be "bidirectional"; `tokenizer` is one to use in the place of the base's own. Raises `UserError` for what cannot be loaded, or does not fit the GPU."""
+        `attention` may be "bidirectional"; `tokenizer` is one to use in the place of the base's own. Raises `UserError`
+        for what cannot be loaded, or does not fit the GPU."""
         source = model_source(name)
         tokenizer = load_tokenizer(source) if tokenizer is None else tokenizer
         opened = partial(cls._loaded, name, source, tokenizer, quantizer, language_head)

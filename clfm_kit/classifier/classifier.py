@@ -128,7 +128,8 @@ class Classifier(TextEstimator):
         emit(run, "load", model=self.model)
         speaks = any(getattr(part, "needs_language_head", False) for part in self.parts_.values())
         backbone = Backbone.load(
-            Source(base_place(self.model), self.trust_remote_code), deep, self.parts_["quantizer"], speaks, self.recipe_.attention, tokenizer
+            Source(base_place(self.model), self.trust_remote_code), deep, self.parts_["quantizer"], speaks,
+            self.recipe_.attention, tokenizer,
         )
         cache = cache_folder() if self.cache == "default" else self.cache and place(self.cache)
         if cache and rows is not None: clear_abandoned(cache)  # also where this run writes nothing there

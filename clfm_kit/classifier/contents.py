@@ -13,6 +13,7 @@ import json
 import re
 from typing import Annotated, Any, NotRequired, TypedDict
 
+from ..data.files import once
 from ..data.tasks import Task
 from ..errors import UserError
 from ..evaluation.calibration import LIMITS
@@ -136,10 +137,6 @@ def digest_of(facts: dict) -> str:
 
 def parse(text: str) -> Any:
     "JSON in which no name stands twice and every number is one. Raises `ValueError`."
-    def once(pairs):
-        found = dict(pairs)
-        if len(found) < len(pairs): raise ValueError("a field stands twice")
-        return found
     def no_number(name): raise ValueError(f"{name} is no number")
     try: return json.loads(text, object_pairs_hook=once, parse_constant=no_number)
     except RecursionError as error: raise ValueError("it is nested too deeply") from error

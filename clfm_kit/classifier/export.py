@@ -36,7 +36,10 @@ def cut_backbone(clf: Classifier) -> Backbone:
     "The base with only the blocks that the heads read; training's changes are in it."
     backbone = clf.encoder_.backbone
     if backbone.loaded_depth == max(clf.depth_, 1): return backbone
-    cut = Backbone.load(backbone.source, clf.depth_, clf.parts_["quantizer"], attention=clf.recipe_.attention, tokenizer=backbone.tokenizer)
+    cut = Backbone.load(
+        backbone.source, clf.depth_, clf.parts_["quantizer"], attention=clf.recipe_.attention,
+        tokenizer=backbone.tokenizer,
+    )
     if clf.delta_ is not None: clf.delta_.apply(cut)
     return cut
 

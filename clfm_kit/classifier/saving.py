@@ -24,8 +24,8 @@ from .artifacts import json_state, read_artifact, set_state, write_artifact
 from .card import model_card
 from .contents import DELTA, HEAD
 from .folders import NotWritten, fresh_folder
-from .reject import read_reject
 from .fitting import snapshot
+from .reject import read_reject
 from .specs import is_here
 from .task import FittedTask
 from ..data.schemas import schema_from
@@ -158,8 +158,8 @@ def load(
     for kind in ("format", "pooler"): set_state(self.parts_[kind], facts["parts"].get(kind, {}), f"{where}parts.{kind}")
     self.trained_on_ = _trained_on(tensors, facts["tasks"], folder / HEAD)
     self.delta_ = _delta(self, facts, files, where)
+    tokenizer = load_tokenizer(str(folder / "tokenizer"))
     with fitting(f"{where}parts") if facts["parts"] else nullcontext():
-        tokenizer = load_tokenizer(str(folder / "tokenizer"))
         _open_as_fitted(self, schemas, base, self.delta_, accept_other_base, tokenizer)
     self.tasks_ = {}
     for name, task in facts["tasks"].items():

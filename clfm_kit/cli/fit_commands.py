@@ -14,7 +14,7 @@ from typing import Annotated, Optional
 import typer
 
 import clfm_kit
-from ..classifier.folders import check_folder, fresh_file
+from ..classifier.folders import check_folder
 from clfm_kit.cli.options import (
     Base, Data, Encoding, Json, Label, Model, Saved, Separator, Settings, Strangers, Text, Trust, check_given, finish,
     progress, show, show_report,
@@ -23,7 +23,7 @@ from ..data.files import FORMULAS, Files, ending, write_records
 from ..display.highlights import Highlighted
 from ..display.tables import Table
 from ..errors import UserError, check_known
-from ..paths import place
+from ..paths import fresh_file, place
 from ..recipes import Recipe, check_training
 
 # %% ../../nbs/11_cli/03_fit_commands.ipynb #8556256b

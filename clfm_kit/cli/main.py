@@ -9,8 +9,8 @@ __all__ = ['app', 'Halted', 'Commands', 'clfm', 'main']
 import signal
 import sys
 import threading
-from contextlib import contextmanager
 import warnings
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer

@@ -10,7 +10,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from ..classifier.folders import fresh_file
+from ..paths import fresh_file
 from clfm_kit.cli.options import (
     Data, Encoding, Json, Label, Model, Separator, Settings, TaskName, Text, check_given, progress, show,
 )

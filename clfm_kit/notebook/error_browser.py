@@ -15,13 +15,12 @@ import numpy as np
 from markupsafe import Markup
 
 from ..data.files import write_records
-from ..classifier.folders import fresh_file
 from ..data.tasks import load_rows
 from ..data.words import repair, spans
 from ..display.html import FOR, join, markup, table
 from ..errors import UserError, check_known, unknown
 from .widgets import FIELD, View, folded, library, task_of
-from ..paths import place
+from ..paths import fresh_file, place
 
 # %% ../../nbs/10_notebook/05_error_browser.ipynb #d8e579ca
 NOTHING = "–"

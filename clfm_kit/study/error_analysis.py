@@ -16,7 +16,7 @@ import numpy as np
 from markupsafe import Markup
 
 from ..classifier.artifacts import is_saved
-from ..classifier.folders import fresh_file
+from ..paths import fresh_file
 from ..classifier.classifier import Classifier
 from ..data.rows import UNNAMED
 from ..data.schemas import Schema

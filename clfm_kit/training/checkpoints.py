@@ -7,23 +7,16 @@ __all__ = ['MARK', 'seal', 'step', 'fault', 'last_checkpoint']
 
 # %% ../../nbs/07_training/02a_checkpoints.ipynb #4837db5a
 import json
-import os
 import re
 import warnings
 from pathlib import Path
 
 from ..backbone.sources import file_hash
 from ..errors import UserError
-from ..paths import part_name
+from ..paths import fresh_file
 
 # %% ../../nbs/07_training/02a_checkpoints.ipynb #2753354e
 MARK = "complete"
-
-def _write(path: Path, value) -> None:
-    "Write JSON all at once."
-    part = path.with_name(part_name())
-    part.write_text(json.dumps(value), encoding="utf-8")
-    os.replace(part, path)
 
 def _read(path: Path):
     "The JSON in a file; None where there is none."
@@ -36,7 +29,7 @@ def seal(checkpoint: Path, identity: str) -> None:
         path.relative_to(checkpoint).as_posix(): file_hash(path) for path in sorted(checkpoint.rglob("*"))
         if path.is_file() and path.name != MARK
     }
-    _write(checkpoint / MARK, dict(run=identity, files=files))
+    with fresh_file(checkpoint / MARK) as mark: json.dump(dict(run=identity, files=files), mark)
 
 # %% ../../nbs/07_training/02a_checkpoints.ipynb #7406efc2
 def step(checkpoint: Path) -> int:
@@ -69,7 +62,8 @@ def last_checkpoint(folder, identity: str) -> Path | None:
         if any(isinstance(run, str) and run != identity for run in runs):
             raise UserError(f"{folder} holds checkpoints of another run (other data, recipe or base); {cure}")
         passed = ["run.json (it is damaged)"] if note.exists() and not isinstance(runs[0], str) else []
-        if runs[0] != identity: _write(note, identity)
+        if runs[0] != identity:
+            with fresh_file(note) as file: json.dump(identity, file)
         for found in there:
             if why := fault(found): passed.append(f"{found.name} ({why})")
             else: break
