@@ -8,6 +8,8 @@ from collections import Counter
 
 import numpy as np
 import pandas
+import pyarrow
+import pyarrow.parquet
 import pytest
 from clfm_kit.data.rows import Rows, Splits, load_data, normalised, read_rows, split_off
 from clfm_kit.data.report import data_report
@@ -236,3 +238,25 @@ def test_importing_stays_light():
     assert subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("metadata", [
+    b"{", b"\xff", b'{"info": 3}', b'{"info": null}', b'{"info": {"features": []}}',
+    b'{"info": {"features": {"label": {"_type": "Nope"}}}}',
+    b'{"info": {"features": {"label": {"_type": "ClassLabel", "names": 3}}}}',
+])
+def test_hugging_face_metadata_that_are_none(tmp_path, metadata):
+    table = pyarrow.table({"text": ["a b", "c d"], "label": [0, 1]}).replace_schema_metadata({"huggingface": metadata})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="a.parquet cannot be read, as its Hugging Face metadata are none"):
+        load_data(tmp_path / "a.parquet")
+
+
+def test_a_footer_that_is_no_text(tmp_path):
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a b", "c d"], "label": ["x", "y"]}), path)
+    whole = path.read_bytes()
+    for place in range(len(whole) - 8, len(whole) - 400, -1):
+        path.write_bytes(whole[:place] + b"\x80" + whole[place + 1:])
+        try: load_data(path)
+        except UserError as error: assert "a.parquet" in str(error)
