@@ -75,6 +75,7 @@ class RecipeBuilder(View):
 
     def __init__(self, recipe="probe", data="helpdesk", model: str = "minilm"):
         self.data, self.model, self.monitor = data, model, None
+        self.refused = None  # what was typed last, (kind, parameter, text), if it cannot work; its field keeps it
         self.start(recipe)
 
     def __repr__(self): return f"RecipeBuilder({self.recipe!r})"
@@ -83,16 +84,17 @@ class RecipeBuilder(View):
         "Begin from a recipe, its name, a mapping or a YAML file. Raises `UserError`."
         found = Recipe.of(recipe)
         found.parts()
-        self.recipe, self.origin = found, recipe if isinstance(recipe, str) else None
+        self.recipe, self.origin, self.refused = found, recipe if isinstance(recipe, str) else None, None
 
     def choose(self, kind: str, name: str):
         "Take another part, with its default values. Raises `UserError` for what cannot work."
         changed = replace(self.recipe, name="custom", **{kind: name})
         if trained(changed) != trained(self.recipe): changed = replace(changed, training={})
-        self.recipe, self.origin = changed, None
+        self.recipe, self.origin, self.refused = changed, None, None
 
     def set(self, kind: str, param: str, text: str):
         "Give a part, or the training, a value written as in YAML. Raises `UserError` for what cannot work."
+        self.refused = kind, param, text
         default, number = self.values(kind).get(param), isinstance(parse_yaml(text), (int, float, type(None)))
         if isinstance(default, (int, float)) and not number:
             raise UserError(f"{kind}.{param} is {text!r}; a number such as {written(default)} expected")
@@ -101,7 +103,7 @@ class RecipeBuilder(View):
         # a part that compares before it looks
         except TypeError as error: raise UserError(f"{kind}.{param} cannot be {text!r}: {error}") from error
         check_training(changed, parts)
-        self.recipe, self.origin = changed, None
+        self.recipe, self.origin, self.refused = changed, None, None
 
     def values(self, kind: str) -> dict:
         "Parameters of the chosen part, or of the training, as they are now."
@@ -188,8 +190,8 @@ class RecipeBuilder(View):
         found = self.values(kind)
         if getattr(place, "part", None) != part:
             place.part, place.children = part, [self._field(kind, name) for name in found]
-        for child, value in zip(place.children, found.values()):
-            if child.value != written(value): child.value = written(value)
+        for child, (name, value) in zip(place.children, found.items()):
+            if self.refused != (kind, name, child.value): child.value = written(value)
 
     def _field(self, kind, name):
         field = library().Text(
