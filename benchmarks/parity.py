@@ -36,8 +36,8 @@ ENCODER = {
     "probe-energy": ("probe", "single", [], dict(reject="energy")),
     "probe-centroid": ("probe", "single", [], dict(reject={"score": "centroid-distance", "coverage": 0.9})),
     "probe-float32": ("probe", "single", [], dict(state_dtype="float32")),
-    "stc": ("stc", "single", ["head.etas=[0.8]", "head.strengths=[0.03]"], {}),
-    "stc-several": ("stc", "several", ["head.etas=[0.8]", "head.strengths=[0.03]", "pooler.kinds=[hidden]"], {}),
+    "stc": ("stc", "single", ["head.etas=[0.8]", "head.strengths=[0.1]"], {}),
+    "stc-several": ("stc", "several", ["head.etas=[0.8]", "head.strengths=[0.1]", "pooler.kinds=[hidden]"], {}),
     "few-shot": ("few-shot", "single", [], {}),
     "few-shot-tuned": ("few-shot-tuned", "single", SHORT, {}),
     "finetune": ("finetune", "single", SHORT, {}),
@@ -69,7 +69,7 @@ DECODER = {
     "decoder-instruct": ("instruct", "single", [*SHORT, *LORA], {}),
     "decoder-instruct-several": ("instruct", "several", [*SHORT, *LORA], {}),
     "decoder-lines": ("multitask-lines", "tasks", [*SHORT, *LORA], {}),
-    "decoder-stc": ("stc", "single", ["head.etas=[0.8]", "head.strengths=[0.03]", "pooler.kinds=[hidden]"], {}),
+    "decoder-stc": ("stc", "single", ["head.etas=[0.8]", "head.strengths=[0.1]", "pooler.kinds=[hidden]"], {}),
     "decoder-tasks": ("multitask-joint", "tasks", [*SHORT, *LORA, "selector=lora", "pooler=last"], {}),
 }
 FURTHER = ("merged", "distilled", "resumed")

@@ -264,6 +264,7 @@ class HeadOptions(Protocol):
     indices_: object  # which those are, one column after the other
     weights_: object  # and their weights [features, C]
     validation_logits: object  # logits [N, C] of validation rows from before a refit on them
+    train_logits: object  # logits [N, C] of training rows from fits that had not seen them, NaN where there are none
     per_label: bool  # it reads one value for each label
     map: object  # its only linear map, where it begins as a probe
 

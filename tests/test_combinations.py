@@ -12,7 +12,7 @@ from clfm_kit.plugins import catalogue
 from clfm_kit.recipes import PART_KINDS
 
 QUICK = {
-    "sparsify": {"penalties": [0.1], "etas": [0.8], "strengths": [0.1]}, "mlp": {"width": 16},
+    "sparsify": {"etas": [0.8], "strengths": [0.1]}, "mlp": {"width": 16},
     "plain": {"max_length": 32}, "windows": {"size": 16, "overlap": 4},
 }
 OURS = {"clfm-kit", "stc"}

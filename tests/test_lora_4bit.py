@@ -191,7 +191,7 @@ def test_stc_over_a_tuned_decoder_in_4_bits(decoder, rows, tmp_path):
         "lora-4bit", decoder("llama"), settings=[*QUICK, "training.epochs=1"], cache=None
     ).fit(rows.texts, rows.labels)
     merge(tuned, tmp_path / "tuned", rows.texts, rows.labels, tolerance=1.0)
-    head = {"name": "sparsify", "penalties": [0.1], "etas": [0.8], "strengths": [0.1]}
+    head = {"name": "sparsify", "etas": [0.8], "strengths": [0.1]}
     stacked = Classifier(
         {"name": "stacked", "quantizer": "nf4", "pooler": "all-layers", "head": head},
         str(tmp_path / "tuned"), cache=None,

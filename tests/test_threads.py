@@ -28,7 +28,7 @@ TASKS = {"intent": "label", "slots": "slots"}
 QUICK = ["training.epochs=1", "training.learning_rate=1e-3", "format.max_length=48"]
 KINDS = {
     "probe": ("probe", "tiny", [], None),
-    "stc": ("stc", "tiny", ["head.penalties=[0.03]", "head.strengths=[0.03]", "head.mixtures=all"], None),
+    "stc": ("stc", "tiny", ["head.strengths=[0.1]", "head.mixtures=all"], None),
     "token-sparse": (
         "token-sparse", "tiny", ["training.epochs=1", "selector.calibration=16", "selector.cost=null"], None
     ),

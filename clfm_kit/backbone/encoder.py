@@ -25,6 +25,7 @@ from .batching import WINDOW, EncodedTexts, batches, combine, reading_budget, ro
 from clfm_kit.backbone.cache import (
     Index, Unkept, find_on_disk, group_key, keep_in_memory, keep_on_disk, text_key, word_key,
 )
+from .sites import is_text
 from .tokens import unknown_words, word_positions, word_states
 from .turns import TURNS
 from .upkeep import tidy
@@ -55,7 +56,7 @@ class TextEncoder:
             empty = torch.zeros(1, 1, self.backbone.shape.width(site)), torch.ones(1, 1, dtype=torch.long)
             with torch.inference_mode(): pooled = self.pooler.pool(*empty)
             found |= {f"{site}/{pooling}": vector.shape[1] for pooling, vector in pooled.items()}
-        return found
+        return found | getattr(self.pooler, "text_widths", {})
 
     def width(self, column: str) -> int:
         "How wide a column is."
@@ -111,11 +112,12 @@ class TextEncoder:
         Tells `run` of each batch. Raises `UserError` for what is no text, and for what has no room anywhere."""
         check_texts(texts)
         columns = list(self.widths if columns is None else columns)
-        indexes = self._indexes(texts, columns, places)
+        indexes = self._indexes(texts, [column for column in columns if not is_text(column)], places)
         folder = Path(self.cache, group_key(self.backbone, self.text_format, self.dtype)) if self.cache else None
         if folder: find_on_disk(indexes, folder)
         while not all(index.complete() for index in indexes): self._keep(texts, places, indexes, folder)
         found = {name: column for index in indexes for name, column in index.columns().items()}
+        if any(map(is_text, columns)): found |= self.pooler.text_features(texts)
         return {column: found[column] for column in columns}
 
     def _keep(self, texts, places, indexes, folder):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OFFERED', 'Unquantized', 'Frozen', 'register_formats', 'register_quantizers', 'register_selectors',
-           'register_poolers', 'register_heads', 'register_tasks', 'register_commands', 'probe', 'finetune',
+           'register_poolers', 'register_heads', 'register_tasks', 'register_commands', 'probe', 'finetune', 'keywords',
            'register_recipes']
 
 # %% ../../nbs/06_builtin/10_plugin.ipynb #20002305fa
@@ -69,6 +69,9 @@ OFFERED = {
         "probed": (
             "clfm_kit.builtin.probed:Probed",
             "average over tokens at the last layers up to the deepest that a probe reads as well as any",
+        ),
+        "keywords": (
+            "clfm_kit.builtin.keywords:Keywords", "word and letter n-grams of the text, beside another pooler or alone",
         ),
         "attention": (
             "clfm_kit.builtin.poolers:Attention",
@@ -153,8 +156,13 @@ def finetune():
     "All weights are trained, the head starting from the probe."
     return Recipe(name="finetune", selector="full", pooler="mean", head="linear", training=dict(learning_rate=1e-4))
 
+def keywords():
+    "Words and letter sequences with logistic regression; the model is not run."
+    return Recipe(name="keywords", pooler="keywords", head="logistic")
+
 @hookimpl
 def register_recipes(register):
     "Core's recipes; a factory is called each time one is asked for."
     register("probe", probe, about="frozen model, mean of the last layer, logistic regression")
+    register("keywords", keywords, about="word and letter n-grams, logistic regression, no model run")
     register("finetune", finetune, about="all weights trained, batches by length, the head starting from the probe")

@@ -145,7 +145,9 @@ class Classifier(TextEstimator):
         spec = self.specs_[name]
         if name == UNNAMED and not self.recipe_.tasks and spec.part().unit == "text": return self.parts_["head"]
         words = spec.part().unit == "word" and not hasattr(self.parts_["pooler"], "task_widths")
-        return make("head", spec.head or ("tags" if words else self.recipe_.head))
+        head = make("head", spec.head or ("tags" if words else self.recipe_.head))
+        if hasattr(head, "check_with"): head.check_with(self.parts_)
+        return head
 
     def _widths(self, name: str, schema) -> dict:
         "{column: width} that there are to read for a task."

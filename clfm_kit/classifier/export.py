@@ -21,6 +21,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from ..backbone.backbone import Backbone
+from ..backbone.sites import is_text
 from ..backbone.tokens import pad
 from .folders import fresh_folder
 from .classifier import Classifier
@@ -68,6 +69,11 @@ class Graph(nn.Module):
 # %% ../../nbs/08_classifier/07_export.ipynb #10d01589
 def _limit(clf) -> int:
     "Tokens of the longest text. Raises `UserError` for a classifier that does more than a graph can say."
+    if any(map(is_text, clf._columns())):
+        raise UserError(
+            "this model reads words and letter sequences, which are counted in the text before there are token ids, and a "
+            "graph begins with ids; fit it without pooler 'keywords' to export it"
+        )
     for task in clf._fitted().values():
         if task.schema.unit == "word":
             raise UserError(

@@ -78,13 +78,19 @@ class FittedTask:
         self.columns = list(getattr(self.head, "columns_", self.widths))
         logits = getattr(self.head, "validation_logits", None)
         if logits is None: logits = self.logits(validation[0])
-        self.calibration = calibrate(np.asarray(logits), validation[1], self.schema)
+        self.calibration = calibrate(*self._unlearned(logits, train[1], validation[1]), self.schema)
         self.reject = fit_reject(self, *zip(train, validation), logits, read)
         keep = examples[1].labelled(self.name)
         if len(keep) == len(examples[1].flat(self.name)): return np.asarray(logits)
         every = self.logits(features[1])
         every[keep] = logits
         return every
+
+    def _unlearned(self, logits, targets, other) -> tuple:  # (logits, targets)
+        "The validation rows, and before them the training rows that the head has judged without having learned them."
+        held = getattr(self.head, "train_logits", np.zeros((0, len(self.schema))))
+        some = np.flatnonzero(np.isfinite(held).all(axis=1))
+        return np.concatenate([held[some], np.asarray(logits)]), np.concatenate([np.asarray(targets)[some], other])
 
     def _fit_head(self, train, validation, training, seed, run, sample):
         "Fit the head in closed form, or train it on features as they are."

@@ -16,7 +16,7 @@ import torch
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.pipeline import make_union
 
-from ..builtin.heads import solve_logistic
+from ..builtin.logistic import solve_sparse
 from ..classifier.task import Answers, joined_report
 from ..data.fields import plain_labels
 from ..data.rows import UNNAMED, Rows
@@ -60,7 +60,7 @@ class BaselineTask:
         "Learn from (training, validation) items and targets; the second choose the penalty and calibrate."
         self.features_ = text_features() if self.schema.unit == "text" else word_features()
         x, other = self.features_.fit_transform(items[0]), self.features_.transform(items[1])
-        trials = [solve_logistic(x, targets[0], len(self.schema), C, 100) for C in GRID]
+        trials = [solve_sparse(x, targets[0], len(self.schema), C, 100) for C in GRID]
         loss = lambda trial: float(
             self.schema.loss(torch.from_numpy(other @ trial[0].T + trial[1]), torch.from_numpy(targets[1]))
         )

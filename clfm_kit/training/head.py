@@ -68,9 +68,10 @@ def start_head(head, features, targets, schema, validation, class_weights, seed:
         return train_head(head, features, targets, schema, **shared, settings=HeadTraining(epochs=5, batch_size=256))
     if not isinstance(getattr(head, "map", None), nn.Linear):
         return train_head(head, features, targets, schema, **shared)
-    probe = Logistic().fit(
-        features, targets, schema, validation=validation, row_weight=class_weights and class_weights.rows, seed=seed
-    )
+    probe = Logistic(scale="columns", refit="train")  # linear in the states as they are, as the head is
+    probe.judged_on = "validation"
+    weight = class_weights and class_weights.rows
+    probe.fit(features, targets, schema, validation=validation, row_weight=weight, seed=seed)
     with torch.no_grad():
         head.map.weight.copy_(torch.from_numpy(probe.weights_))
         head.map.bias.copy_(torch.from_numpy(probe.bias_))

@@ -43,7 +43,7 @@ def token_sparse():
     """
     return Recipe(
         name="token-sparse", selector="token-sparse", pooler="probed",
-        head=dict(name="logistic", columns="validated"), training=dict(learning_rate=1e-3),
+        head=dict(name="logistic", columns="validated", scale="columns", refit="train"), training=dict(learning_rate=1e-3),
     )
 
 @hookimpl
