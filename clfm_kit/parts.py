@@ -281,7 +281,8 @@ class HeadOptions(Protocol):
         "The head's own account of one logit."
 
 class TaskKindOptions(Protocol):
-    "What a kind of task may have whose answers are spans of words."
+    "What a kind of task may have: thresholds to tune, or answers that are spans of words."
+    tune_for: str  # the figure that its thresholds are tuned for
 
     def decoded(self, probabilities, positions) -> tuple:
         "Tags of one text from probabilities [words, C], and the number of repairs."

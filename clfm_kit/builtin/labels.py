@@ -11,9 +11,9 @@ import numpy as np
 from ..data.fields import match
 from ..data.schemas import Schema, columns_of
 from ..errors import UserError, short, unknown
-from ..evaluation.calibration import tune_thresholds
 from ..evaluation.metrics import ratio
 from ..evaluation.significance import f1_counts, judge
+from ..evaluation.thresholds import read_target, tune_thresholds
 
 # %% ../../nbs/06_builtin/02_labels.ipynb #7f084131
 class TextLabels(Schema):
@@ -143,8 +143,19 @@ class SingleLabel(TextLabels):
 # %% ../../nbs/06_builtin/02_labels.ipynb #9d1df023
 class MultiLabel(TextLabels):
     "Any number of labels for each text: those whose probability reaches their threshold."
-    kind, expects, figure_names = "multi", "a list of labels for each text", ("exact_match", "micro_f1")
-    exclusive, main_figure = False, "micro_f1"
+    kind, expects, exclusive, main_figure = "multi", "a list of labels for each text", False, "micro_f1"
+    explained = dict(
+        micro_precision="share of the labels given that are right", micro_recall="share of the true labels that are given",
+        labels_a_text="mean number of labels that a text is given", true_labels_a_text="mean number of labels that it has",
+        empty_answers="share of texts that are given no label",
+    )
+    figure_names = ("exact_match", "micro_f1", *explained)
+
+    def __init__(self, tune_for: str = "micro-f1"): self.tune_for = tune_for  # see `clfm_kit.evaluation.thresholds`
+
+    def check(self):
+        "Raises `UserError` for a figure that thresholds cannot be tuned for."
+        read_target(self.tune_for)
 
     def learn(self, values):
         super().learn(values)
@@ -221,8 +232,8 @@ class MultiLabel(TextLabels):
         return np.asarray(probabilities) >= thresholds
 
     def thresholds(self, probabilities, targets) -> list | None:
-        "A threshold for each label, learned on validation rows."
-        return tune_thresholds(probabilities, targets).tolist()
+        "A threshold for each label, learned on validation rows for what `tune_for` names."
+        return tune_thresholds(probabilities, targets, self.tune_for).tolist()
 
     def correct(self, decisions, targets) -> np.ndarray:
         "Which rows are right in every decision, bool [N]."
@@ -252,11 +263,25 @@ class MultiLabel(TextLabels):
         return functional.binary_cross_entropy_with_logits(logits.float(), targets.float(), reduction=reduction)
 
     def figures(self, decisions, correct, targets) -> dict:
-        "Exact match, and micro-F1 over all decisions together."
-        asked = targets > 0
-        return dict(exact_match=float(correct.mean()), micro_f1=ratio(
-            2 * (decisions & asked).sum(), asked.sum() + decisions.sum(), "no row has a label and none is predicted"
-        ))
+        "Exact match, micro-F1 over all decisions together with its precision and recall, and how many labels are given."
+        asked, rows = targets > 0, len(targets)
+        hits, called, there = (decisions & asked).sum(), decisions.sum(), asked.sum()
+        return dict(
+            exact_match=float(correct.mean()),
+            micro_f1=ratio(2 * hits, there + called, "no row has a label and none is predicted"),
+            micro_precision=ratio(hits, called, "no label is predicted"),
+            micro_recall=ratio(hits, there, "no row has a label"),
+            labels_a_text=float(called / rows), true_labels_a_text=float(there / rows),
+            empty_answers=float(1 - decisions.any(axis=1).mean()),
+        )
+
+    def made_of(self, decisions, targets) -> dict:
+        decisions = np.asarray(decisions)
+        counts = f1_counts(decisions, targets, self).sum(axis=1, keepdims=True)  # [N, 1, 3]
+        return super().made_of(decisions, targets) | dict(
+            micro_precision=(counts, "micro-precision"), micro_recall=(counts, "micro-recall"),
+            labels_a_text=(decisions.sum(axis=1), "mean"), empty_answers=(~decisions.any(axis=1), "mean"),
+        )
 
     def answers(self, probabilities, thresholds=None, rejected=None, texts=None) -> list:
         "The labels of probabilities [N, C], a list for each text; None where `rejected` [N] says so."

@@ -58,7 +58,7 @@ def model_card(facts: dict) -> str:
     sections = [
         f"# {escaped(recipe['name'])} classifier",
         f"A text classifier made with clfm-kit: {'; '.join(gives)}.",
-        USE, "## Labels", "\n\n".join(labels), "## How good it is",
+        USE, "## Labels", "\n\n".join([*labels, *_cuts(facts["tasks"], schemas)]), "## How good it is",
         _figures(facts["reports"], [figure for schema in schemas.values() for figure in schema.explained]),
         "## What it is made of", block(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), "yaml"),
         f"Base {code(model['source'])}, of which {model['depth']} of {model['full_depth']} blocks are loaded and run. "
@@ -71,6 +71,14 @@ def model_card(facts: dict) -> str:
     return f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n\n" + "\n\n".join(sections) + "\n"
 
 # %% ../../nbs/08_classifier/04_card.ipynb #4d441b4b
+def _cuts(tasks, schemas):
+    "What thresholds were tuned for, a sentence for each task that has some."
+    return [
+        f"Thresholds{'' if name == UNNAMED else f' of {code(name)}'} were tuned for {code(schema.tune_for)} on "
+        f"{tasks[name]['calibration']['rows']} validation rows."
+        for name, schema in schemas.items() if hasattr(schema, "tune_for")
+    ]
+
 def _cell(report, name):
     "One figure with its interval, or a dash."
     value = report["figures"].get(name)

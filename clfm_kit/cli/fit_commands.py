@@ -8,6 +8,7 @@ __all__ = ['Score', 'fit', 'predict', 'evaluate']
 # %% ../../nbs/11_cli/03_fit_commands.ipynb #de088cc8
 import sys
 import warnings
+from dataclasses import replace
 from itertools import chain
 from typing import Annotated, Optional
 
@@ -23,6 +24,7 @@ from ..data.files import FORMULAS, Files, ending, write_records
 from ..display.highlights import Highlighted
 from ..display.tables import Table
 from ..errors import UserError, check_known
+from ..parts import name_and_params, parameter_names
 from ..paths import fresh_file, place
 from ..recipes import Recipe, check_training
 
@@ -37,6 +39,11 @@ def fit(
     out: Annotated[Optional[str], typer.Option("--out", help="Folder for the model.")] = None,
     model: Model = "minilm", trust: Trust = False, settings: Settings = None,
     seed: Annotated[Optional[int], typer.Option("--seed", help="Seed of everything random.")] = None,
+    tune_for: Annotated[Optional[str], typer.Option(
+        "--for",
+        help="For several labels a text: what thresholds are tuned for, micro-f1, macro-f1, exact-match or 'precision>=0.9'; "
+             "micro-f1 without."
+    )] = None,
     reject: Score = None,
     coverage: Annotated[Optional[float], typer.Option(
         "--coverage", help="With --reject, the share of texts that belong to answer; 0.95 without."
@@ -58,11 +65,12 @@ def fit(
     if out is None and not dry_run:
         raise UserError("say where the model goes with --out DIR, or check only with --dry-run")
     checked = Recipe.of(recipe).with_params([*(settings or []), *([f"seed={seed}"] if seed is not None else [])])
-    if checked.tasks and (reject or coverage is not None or label_column):
+    if checked.tasks and (reject or coverage is not None or label_column or tune_for):
         raise UserError(
             "this recipe has several tasks: say label columns and reject options in its tasks, "
-            "as in --set tasks.intent=label"
+            "as in --set tasks.intent=label, and what thresholds are tuned for in a task's kind"
         )
+    if tune_for is not None: checked = _tuned(checked, tune_for)
     # files and names first: what is wrong with them is told before the slow libraries load
     if out_of_scope is not None: clfm_kit.load_data(out_of_scope)
     splits = load_rows(Files(data, separator, encoding), specs_of(checked), text=text_column, label=label_column)
@@ -89,6 +97,13 @@ def fit(
         warnings.simplefilter("ignore", DataWarning)  # told already, part by part
         clf.fit(splits, checkpoints=checkpoints)
     finish(clf, out, lambda: _measured(clf, splits, out_of_scope), as_json)
+
+def _tuned(recipe, figure) -> Recipe:
+    "The recipe with thresholds tuned for this figure. Raises `UserError` for a kind of task without thresholds."
+    kind, params = name_and_params("multi" if recipe.task == "auto" else recipe.task)
+    if "tune_for" not in parameter_names("task", kind):
+        raise UserError(f"--for is for several labels a text, and the task of this recipe is {kind!r}; leave it out")
+    return replace(recipe, task={"name": kind, **params, "tune_for": figure})
 
 def _reject(score, coverage, out_of_scope):
     "The `reject` setting that the options mean, or None."
