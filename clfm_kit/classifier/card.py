@@ -33,8 +33,9 @@ def block(text, language: str = "") -> str:
 
 # %% ../../nbs/08_classifier/04_card.ipynb #6a87a58e
 SHOWN = (
-    "accuracy", "exact_match", "micro_f1", "macro_f1", "worst_class_recall", "log_loss", "ece", "brier", "entity_f1",
-    "pair_f1", "joint_exact_match",
+    "accuracy", "accuracy_if_all_answered", "exact_match", "exact_match_if_all_answered", "micro_f1", "macro_f1",
+    "worst_class_recall", "log_loss", "ece", "brier", "entity_f1", "pair_f1", "joint_exact_match", "coverage",
+    "out_of_scope_precision", "out_of_scope_recall", "auroc", "overall_accuracy", "overall_accuracy_at_share",
 )
 USE = """```python
 from clfm_kit import Classifier
@@ -110,13 +111,24 @@ def _strangers(task, schema):
     "What happens to a text that belongs to no label."
     if reject := task.get("reject"):
         return [
-            f"- It leaves texts unanswered that its {reject['score']} score finds unfamiliar; "
-            f"of the {reject['rows']} validation texts, all of which belong, "
-            f"it answers {100 * reject['coverage']:.0f} %."
+            f"- It leaves texts unanswered that its {reject['score']} score finds unfamiliar, and the share of right "
+            f"rows counts those as not right; of the {reject['rows']} validation texts, all of which belong, "
+            f"it answers {100 * reject['coverage']:.0f} %." + _known(reject)
         ]
     return [
         "- It knows only the labels above and gives one of them to any text, also to one that belongs to none."
     ] * (schema.exclusive and schema.unit == "text")
+
+def _known(reject):
+    "What known out-of-scope texts did to the cut; nothing where there were none."
+    if not reject.get("out_of_scope_rows"): return ""
+    cost = reject["cost"]
+    weighed = f", and a wrong answer costs {cost:g} times what no answer to a text that belongs does" * (cost != 1)
+    why = f" The cut is the best where {100 * reject['share']:.0f} % of texts belong to no label{weighed}."
+    return (
+        f" Of {reject['out_of_scope_rows']} known texts that belong to no label it leaves "
+        f"{100 * reject['out_of_scope_recall']:.0f} % unanswered." + why * (reject["rule"] == "cost")
+    )
 
 def _limits(facts, schemas):
     "What a reader should know before relying on the model."

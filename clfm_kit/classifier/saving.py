@@ -202,7 +202,8 @@ def _check_with_base(clf, name: str, schema, task: dict, where: str) -> None:
             )
     if not clf.named: return  # the recipe says nothing of it
     asked, found = clf.specs_[name].reject, task["reject"]
-    if (asked and read_reject(asked)["score"]) != (found and found["score"]):
+    wanted = asked and read_reject(asked)["score"]  # None too where the best was asked for
+    if bool(asked) != bool(found) or wanted and wanted != found["score"]:
         raise UserError(f"{where}.reject is {found and found['score']!r}, and that of the recipe is {asked!r}")
 
 # %% ../../nbs/08_classifier/05_saving.ipynb #c58b1495

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from .artifacts import head_state, same_layout, set_head_state
-from .reject import RejectOption, fit_reject, reject_tensors, rejection_figures
+from .reject import RejectOption, fit_reject, reject_tensors, report_rejection
 from ..data.class_weights import learn_class_weights, row_weights
 from ..data.rows import UNNAMED
 from ..data.schemas import Schema, schema_from
@@ -172,7 +172,7 @@ class FittedTask:
         if self.schema.unit == "text" and (self.reject or self.name == UNNAMED):
             confidence = self.confidence(logits, features)
             confidence = None if confidence is None else confidence[numbers]
-            report.figures |= rejection_figures(self, logits[numbers], confidence, right, read, out_of_scope)
+            right = report_rejection(self, report, right, logits[numbers], confidence, read, out_of_scope)
         found = dict(zip(numbers, right.tolist())) | dict.fromkeys(unseen, False)
         if unseen:
             report.notes.append(

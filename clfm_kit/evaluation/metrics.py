@@ -43,8 +43,8 @@ def plain(value):  # JSON-able
 
 # %% ../../nbs/04_evaluation/00_metrics.ipynb #14009921dd
 FIGURES = dict(
-    accuracy="share of rows whose label is right",
-    exact_match="share of rows on which every decision is right",
+    accuracy="share of rows whose label is right; a row that is left unanswered is not",
+    exact_match="share of rows on which every decision is right; a row that is left unanswered is not right",
     micro_f1="F1 over all decisions together",
     macro_f1="mean F1 of the classes that occur in the rows",
     worst_class_recall="lowest recall among the classes that occur in the rows",

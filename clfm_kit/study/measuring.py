@@ -90,10 +90,15 @@ def place(span: dict) -> tuple:
     return span["slot"], span["start"], span["end"]
 
 def outcome(answers: Answers, rows: Rows) -> Outcome:
-    "What one task's answers to rows are worth, on those that have a label that it knows."
-    schema, (_, called, true) = answers.task.schema, beside(answers, rows)
+    """What one task's answers to rows are worth, on those that have a label that it knows. A row that is left
+    unanswered is not right.
+    """
+    schema, (numbers, called, true) = answers.task.schema, beside(answers, rows)
     if schema.unit == "text":
-        return Outcome(*schema.made_of(called, true)[schema.main_figure], schema.correct(called, true))
+        answered = np.array([answers.labels[row] is not None for row in numbers], dtype=bool)
+        right = schema.correct(called, true) & answered
+        values, statistic = schema.made_of(called, true)[schema.main_figure]
+        return Outcome(right if schema.main_figure == schema.figure_names[0] else values, statistic, right)
     pairs = [(set(map(place, a)), set(map(place, b))) for a, b in zip(called, true)]
     counts = np.array([[[len(a & b), len(a), len(b)]] for a, b in pairs], dtype=np.int64).reshape(-1, 1, 3)
     return Outcome(counts, "micro-f1", np.array([a == b for a, b in pairs], dtype=bool))
