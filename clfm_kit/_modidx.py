@@ -1164,6 +1164,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                    'clfm_kit/classifier/reject.py'),
                                             'clfm_kit.classifier.reject.RejectOption.to_dict': ( '08_classifier/reject.html#rejectoption.to_dict',
                                                                                                  'clfm_kit/classifier/reject.py'),
+                                            'clfm_kit.classifier.reject._chose': ( '08_classifier/reject.html#_chose',
+                                                                                   'clfm_kit/classifier/reject.py'),
                                             'clfm_kit.classifier.reject._count_unanswered': ( '08_classifier/reject.html#_count_unanswered',
                                                                                               'clfm_kit/classifier/reject.py'),
                                             'clfm_kit.classifier.reject._other_shares': ( '08_classifier/reject.html#_other_shares',

@@ -191,6 +191,15 @@ def test_a_score_to_choose_is_kept_in_a_named_task(tiny, three, tmp_path):
     assert again.tasks_["intent"].reject.rejection == clf.tasks_["intent"].reject.rejection
 
 
+def test_texts_that_chose_the_cut_are_told_when_they_measure_it(tiny, three, rejecting):
+    texts = [f"the {word} is blue" for word in ("sky", "sea", "lake", "river", "moon")]
+    clf = Classifier("probe", tiny, reject={"out_of_scope": texts}, cache=None).fit(three)
+    flatters = lambda model, given: any(
+        "it flatters" in note for note in model.evaluate(three["test"], out_of_scope=given).notes
+    )
+    assert flatters(clf, list(texts)) and not flatters(clf, texts[:4]) and not flatters(rejecting, KNOWN)
+
+
 def test_several_labels_choose_among_the_scores_that_serve_them(tiny, three):
     both = lambda rows: (rows.texts, [[label, "any"] if row % 3 else [label] for row, label in enumerate(rows.labels)])
     clf = Classifier("probe", tiny, reject={"out_of_scope": KNOWN, "share": 0.5}, cache=None)

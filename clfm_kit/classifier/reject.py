@@ -163,7 +163,14 @@ def report_rejection(task, report, right, logits, confidence, read, out_of_scope
     report.figures |= found.figures
     report.intervals |= found.intervals
     report.notes += [*found.notes, *_other_shares(rule, len(confidence), len(outside))]
+    if _chose(task, out_of_scope): report.notes.append("the out-of-scope texts are those that chose the cut: it flatters")
     return right
+
+def _chose(task, source) -> bool:
+    "Whether a source of out-of-scope texts is the one that the cut was learned on, and has no part for measuring."
+    known = read_reject(task.spec.reject)["out_of_scope"] if task.reject and task.spec.reject else None
+    same = isinstance(source, (str, list)) and type(known) is type(source) and known == source
+    return same and len(load_data(source).items()) == 1
 
 def _count_unanswered(task, report, right, rejected) -> np.ndarray:  # bool [N]
     "Let the report's share of right rows count those that are `rejected`, bool [N], as not right."
