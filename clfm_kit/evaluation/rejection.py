@@ -282,6 +282,6 @@ def evaluate_rejection(in_scope, correct, out_of_scope=(), cut: float = -np.inf,
         figures["auroc"] = float(roc_auc_score(
             np.repeat([1, 0], [len(kept), len(out)]), np.concatenate([in_scope, out_of_scope])
         ))
-        figures |= zip(overall, (handled.mean(), 1 - Costs(share).mean(~(kept & correct), ~out)))
+        figures |= zip(overall, (float(handled.mean()), 1 - Costs(share).mean(~(kept & correct), ~out)))
     report = Report("rejection", len(handled), figures, curve=sampled_curve(in_scope, correct))
     return add_intervals(report, dict(out_of_scope_recall=(out, "mean"), overall_accuracy=(handled, "mean")))
