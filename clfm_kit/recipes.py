@@ -48,7 +48,7 @@ def _plain(value):
     if hasattr(value, "dtype") and hasattr(value, "tolist"): return _plain(value.tolist())
     raise UserError(f"{short(value)} is a {type(value).__name__}; a recipe holds numbers, texts, lists and mappings")
 
-EXAMPLES = {"training": "{epochs: 3}", "tasks": "{intent: label}"}
+EXAMPLES = {"training": "{epochs: 3}", "tasks": "{intent: label}", "budget": "{time: 60}"}
 
 @dataclass
 class Recipe:
@@ -70,12 +70,16 @@ class Recipe:
     class_weight: str | dict[str, Any] | None = None  # "balanced", {label: weight}, or None for equal weights
     # settings of the train path; unused when nothing is trained
     training: dict[str, Any] = field(default_factory=dict)
+    candidates: list[Any] = field(default_factory=list)  # recipes of which a fit chooses one, cheap ones first
+    budget: dict[str, Any] = field(default_factory=dict)  # what a choice may cost, see `clfm_kit.classifier.choosing`
     seed: int = 0
 
     def __post_init__(self) -> None:
         for each in fields(self): setattr(self, each.name, plain(getattr(self, each.name)))
         self.name = str(self.name)
-        for name in ("training", "tasks"):
+        if not isinstance(self.candidates, list):
+            raise UserError(f"candidates are {self.candidates!r}; a list of recipes expected, such as [keywords, probe]")
+        for name in ("training", "tasks", "budget"):
             if not isinstance(given := getattr(self, name), dict):
                 raise UserError(f"{name} is {given!r}; a mapping expected, such as {name}: {EXAMPLES[name]}")
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 from sklearn.feature_extraction.text import HashingVectorizer
+from sklearn.preprocessing import normalize
 
 from ..errors import UserError
 from ..parts import Count, Part, make
@@ -94,6 +95,6 @@ class Keywords(Part):
 
     def text_features(self, texts) -> dict:
         "{column: SparseColumn [N, F]}: rows of length 1, or 0 where a text has nothing that counts."
-        found = counts(texts)[:, self.places_].multiply(np.float32(self.rarity_)).tocsr()
-        length = np.sqrt(np.asarray(found.multiply(found).sum(1)).ravel())
-        return {COLUMN: SparseColumn(sparse.diags(1 / np.maximum(length, 1e-9)).dot(found).tocsr().astype(np.float32))}
+        found = counts(texts)[:, self.places_].multiply(np.float32(self.rarity_)).tocsc()
+        words = int(np.searchsorted(self.places_, PLACES))
+        return {COLUMN: SparseColumn(normalize(sparse.hstack([normalize(found[:, :words]), normalize(found[:, words:])], format="csr")))}

@@ -178,14 +178,14 @@ def solve_sparse(
 
 # %% ../../nbs/06_builtin/11_logistic.ipynb #31a0000023
 class SparsePath:
-    "What `LogisticPath` is for dense features, for sparse rows [N, F] of length 1; `C` means the same."
+    "What `LogisticPath` is for dense features, for sparse rows [N, F]; scaled as by `unit_rows`, as it expects them."
 
     def __init__(self, features: csr_matrix, targets, classes: int, row_weight=None):
-        self.given = features, np.asarray(targets), classes
+        self.given = features / features.shape[1] ** 0.5, np.asarray(targets), classes  # rows of length 1 are solved sooner
         self.row_weight = row_weight
 
     def solve(self, C: float, max_iter: int = 100) -> tuple:  # (weights [C, F], bias [C])
-        "Weights and bias at `C`, for features scaled to size 1 as `unit_rows` does."
+        "Weights and bias at `C`."
         size = self.given[0].shape[1]
         weights, bias = solve_sparse(*self.given, C * size, max_iter, self.row_weight)
         return torch.from_numpy(weights / size**0.5).float(), torch.from_numpy(bias).float()

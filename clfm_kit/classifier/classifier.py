@@ -21,7 +21,8 @@ from ..backbone.upkeep import clear_abandoned
 from .asked import asked
 from .estimator import TextEstimator, Unfitted
 from .explanation import Explanation, explain
-from .fitting import as_it_is, fit_aside, row_weights_of
+from .choosing import Choice, choose
+from .fitting import as_it_is, fit_aside, learn, row_weights_of
 from .saving import base_place, load, push, save
 from .specs import specs_of
 from .task import PIECE, Answers, FittedTask, joined_answers, joined_report, together
@@ -49,7 +50,7 @@ class Classifier(TextEstimator):
 
     def __init__(
         self,
-        recipe: Any = "probe",  # a Recipe, its name in the catalogue, a mapping or a YAML file
+        recipe: Any = "auto",  # a Recipe, its name in the catalogue, a mapping or a YAML file
         model: str | PathLike[str] = "minilm",  # a folder, a Hub id, or "minilm"
         settings: Any = (),  # changes to the recipe, such as ["head.C=3"]
         cache: Any = "default",  # folder of the state cache; "default", or None to keep states in memory
@@ -167,8 +168,16 @@ class Classifier(TextEstimator):
         `sample_weight` says how much each training row counts: in the solution of a head, or how often it is drawn.
         Raises `UserError` before weights load if the data cannot work; a classifier whose fit fails stays what it was.
         """
-        fit_aside(self, data, labels, validation, checkpoints, sample_weight)
+        how = choose if Recipe.of(self.recipe).with_params(self.settings).candidates else learn
+        fit_aside(self, how, data, labels, validation, checkpoints, sample_weight)
         return self
+
+    @property
+    def choice_(self) -> Choice:
+        "What was tried and chosen by a recipe with candidates. Raises `UserError` for another."
+        found = getattr(self, "facts_", {}).get("choice")
+        if found is None: raise UserError("nothing was chosen: this classifier is not fitted, or its recipe has no candidates")
+        return Choice(**found)
 
     # ---- answering
 

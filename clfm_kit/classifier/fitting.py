@@ -60,11 +60,11 @@ def snapshot(clf: Any) -> Any:
     vars(found).update(vars(clf))
     return found
 
-def fit_aside(clf: Any, *data: Any, **settings: Any) -> None:
-    "Fit a blank copy as `learn` says, then let `clf` be what it has become. Raises what `learn` raises."
+def fit_aside(clf: Any, how: Callable[..., None], *data: Any, **settings: Any) -> None:
+    "Fit a blank copy as `how` does, such as `learn`, then let `clf` be what it has become. Raises what `how` raises."
     before, fresh = snapshot(clf), snapshot(clf)  # `before` keeps what is replaced until all of it is
     for name in FITTED: vars(fresh).pop(name, None)
-    with TURNS.mine(): learn(fresh, clf, *data, **settings)
+    with TURNS.mine(): how(fresh, clf, *data, **settings)
     vars(clf).update(vars(fresh))
     del before
 

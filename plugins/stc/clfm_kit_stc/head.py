@@ -15,13 +15,13 @@ import torch
 from clfm_kit.backbone.cache import Column
 from clfm_kit.backbone.sites import depth, is_text
 from clfm_kit.builtin.heads import REFITS
-from clfm_kit.builtin.logistic import even_folds, folds_for
+from clfm_kit.builtin.logistic import LogisticPath, even_folds, folds_for
 from clfm_kit.errors import UserError, unknown
 from clfm_kit.parts import Count, Part
 from clfm_kit.shapes import Axes
 from clfm_kit_stc.search import (
-    EXIT_RULES, MIXTURES, Rows, choose, dense_candidates, entries, logit_scale, prior, ridge, sparse_candidates, unit,
-    views,
+    EXIT_RULES, LOGISTIC, MIXTURES, Rows, choose, dense_candidates, entries, gram_of, logistic_candidates, logit_scale, prior,
+    ridge, size_of, sparse_candidates, unit, views,
 )
 
 # %% ../nbs/02_head.ipynb #02a0000003
@@ -89,11 +89,11 @@ class Sparsify(Part):
             if row_weight is not None:
                 ones = np.ones((len(validation[1]), *row_weight.shape[1:]), row_weight.dtype)
                 row_weight = np.concatenate([row_weight, ones])
-        every = Rows.of(targets, len(schema), np.zeros(len(targets)), row_weight)
+        every = Rows.of(targets, schema, np.zeros(len(targets)), row_weight)
         looked_at = sample(features, targets, len(schema), self.rows, seed)
-        candidates, rows = self._search(features, targets, row_weight, looked_at, len(schema), seed, progress)
+        candidates, rows = self._search(features, every, looked_at, seed, progress)
         best = choose(candidates, self.exit_at)
-        self._settle(best, features, targets, every, row_weight, schema, seed)
+        self._settle(best, features, every, seed)
         unlearned = self._unlearned(best, rows, looked_at, trained, len(targets), every)
         known = np.isfinite(unlearned).all(1)
         slope, offset = logit_scale(unlearned[known], targets[known], schema)
@@ -103,36 +103,40 @@ class Sparsify(Part):
         self.report_ = self._report(candidates, schema)
         return self
 
-    def _search(self, features, targets, row_weight, looked_at, classes, seed, progress) -> tuple:  # (candidates, Rows)
+    def _search(self, features, every, looked_at, seed, progress) -> tuple:  # (candidates, Rows)
         "All candidates on some of the rows."
-        some, y = {column: values[looked_at] for column, values in features.items()}, targets[looked_at]
-        weight = None if row_weight is None else row_weight[looked_at]
-        folds = even_folds(some, y, classes, folds_for(len(y)), seed)
+        some, y = {column: values[looked_at] for column, values in features.items()}, every.given[looked_at]
+        weight = None if every.row_weight is None else every.row_weight[looked_at]
+        folds = even_folds(some, y, len(every.schema), folds_for(len(y)), seed)
         plain = [column for column in some if not is_text(column)]
-        rows, steps = Rows.of(y, classes, folds, weight), len(views(plain, self.mixtures))
-        total = max(steps + len(np.unique(folds[folds >= 0])) * len(plain), 1)
+        rows, steps = Rows.of(y, every.schema, folds, weight), len(views(plain, self.mixtures))
+        total = steps + len(np.unique(folds[folds >= 0])) * len(plain) + LOGISTIC + 2
         done = iter(range(1, total + 1))
         tick = lambda: progress(next(done), total) if progress else None
         strengths = list(self.strengths)
         if (folds < 0).all():  # too few rows to hold any out
             rows.folds, strengths = np.arange(len(y)) % 2, strengths[len(strengths) // 2:][:1]
             if len(y) < 2: raise UserError("head 'sparsify' needs two rows at least")
-        found = dense_candidates(some, rows, y, strengths, self.mixtures, tick)
-        return found + sparse_candidates(some, rows, y, strengths, self.etas, self.penalty, weight, tick), rows
+        grams, widths = {}, {column: values.shape[1] for column, values in some.items()}
+        for column, values in some.items(): grams[column] = gram_of(unit(values))
+        found = dense_candidates(grams, widths, rows, strengths, self.mixtures, tick)
+        found += sparse_candidates(some, rows, strengths, self.etas, self.penalty, tick)
+        return found + logistic_candidates(found, grams, rows, tick), rows
 
-    def _settle(self, best, features, targets, every, row_weight, schema, seed):
+    def _settle(self, best, features, every, seed):
         "Choose the features of a candidate on all rows, and solve."
-        at_most = sample(features, targets, len(schema), 2 * self.max_features // 3, seed)
-        y = torch.as_tensor(targets)
+        at_most = sample(features, every.given, len(every.schema), 2 * self.max_features // 3, seed)
+        y = torch.as_tensor(every.given)
         places = {column: np.arange(features[column].shape[1]) for column in best.columns}
         self._text = best.text
         if best.eta < 1:
-            weight = None if row_weight is None else torch.as_tensor(row_weight[at_most])
-            chosen = lambda column: entries(unit(features[column], at_most), y[at_most], len(schema), self.penalty, weight)
+            weight = None if every.row_weight is None else torch.as_tensor(every.row_weight[at_most])
+            classes = len(every.schema)
+            chosen = lambda column: entries(unit(features[column], at_most), y[at_most], classes, self.penalty, weight)
             places |= {column: np.flatnonzero(chosen(column) < best.eta) for column in best.columns if not is_text(column)}
         self._gather(places, features)
         if min(self._x.shape) > self.max_features:
-            weights, _ = ridge(self._x[at_most], every.targets[at_most], every.weight[at_most], best.strength)
+            weights, _ = ridge(self._x[at_most], every.targets[at_most], every.weight[at_most], self.strengths[0])
             told = weights.square().sum(1) * self._x[at_most].var(0)
             keep = told.topk(self.max_features).indices.sort().values.split(1)
             keep, ends = torch.cat(keep).numpy(), np.cumsum(self.counts_)
@@ -144,7 +148,16 @@ class Sparsify(Part):
         self.chosen_ = {
             name: value for name, value in asdict(best).items() if name not in ("columns", "errors", "scores")
         } | {"features": len(self.indices_)}
-        self._solution = ridge(self._x.clone(), every.targets, every.weight, best.strength)
+        self._solution = self._solved(best, every)
+
+    def _solved(self, best, every, rows=slice(None)) -> tuple:  # (weights [F, C], bias [C])
+        "The classifier of a candidate on its features of some rows."
+        if best.classifier == "ridge":
+            return ridge(self._x[rows].clone(), every.targets[rows], every.weight[rows], best.strength)
+        size = (self._x.shape[1] / size_of(best.columns, best.text)) ** 0.5
+        weight = None if every.row_weight is None else every.row_weight[rows]
+        weights, bias = LogisticPath(self._x[rows] * size, every.given[rows], len(every.schema), weight).solve(best.strength)
+        return weights.T * size, bias
 
     def _gather(self, places: dict, features):
         "Note which features are used, and read them."
@@ -163,7 +176,7 @@ class Sparsify(Part):
         asked = rows.folds >= 0
         found[looked_at[asked]] = best.scores[asked]
         if count == len(looked_at) or count == trained: return self._filled(found, trained)
-        weights, bias = ridge(self._x[:trained].clone(), every.targets[:trained], every.weight[:trained], best.strength)
+        weights, bias = self._solved(best, every, slice(trained))
         found[:trained] = np.nan  # these came from fits on far fewer rows
         found[trained:] = self._x[trained:] @ weights + bias
         return found
@@ -198,7 +211,10 @@ class Sparsify(Part):
         "A JSON-able account of the search, on held-out rows."
         layers = np.repeat([depth(column) for column in self.columns_], self.counts_)
         told, depths = self.__dict__.pop("_importance"), sorted({found.depth for found in candidates})
-        alone = {found.columns[0]: found for found in candidates if len(found.columns) == 1 and found.eta == 1 and not found.text}
+        alone = {
+            found.columns[0]: found for found in candidates
+            if len(found.columns) == 1 and found.eta == 1 and not found.text and found.classifier == "ridge"
+        }
         line = lambda found: found and {"column": found.columns[0], "skill": found.skill}
         deepest = max(depths)
         below = [found for column, found in alone.items() if depth(column) < deepest]
