@@ -31,7 +31,7 @@ from clfm_kit.builtin.poolers import Attention
 from clfm_kit.classifier import artifacts, folders
 from clfm_kit.classifier.artifacts import read_artifact, set_head_state, set_state
 from clfm_kit.classifier.contents import check_contents
-from clfm_kit.classifier.folders import check_folder, fresh_folder, recover
+from clfm_kit.classifier.folders import DELTA, HEAD, check_folder, fresh_folder, recover
 from clfm_kit.evaluation.rejection import CentroidDistance
 from clfm_kit.parts import make
 
@@ -469,7 +469,7 @@ def test_a_link_is_followed(there, fitted, tmp_path):
 def write(target, text, extra=()):
     """A model with one line in it, and files beside it."""
     with fresh_folder(target) as part:
-        (part / "clfm.json").write_text(text)
+        (part / "clfm.json").write_text(f'{{"format_version": 3, "text": "{text}"}}')
         (part / "tokenizer").mkdir()
         (part / "tokenizer" / "words").write_text(text)
         for name in extra: (part / name).write_text(text)
@@ -480,7 +480,7 @@ def held(target):
 
 
 def whole(text, extra=()):
-    return dict.fromkeys(["clfm.json", "tokenizer/words", *extra], text)
+    return {"clfm.json": f'{{"format_version": 3, "text": "{text}"}}'} | dict.fromkeys(["tokenizer/words", *extra], text)
 
 
 @pytest.mark.parametrize("filled", [True, False])
@@ -489,7 +489,7 @@ def test_a_mount_point_is_written_inside(filled, tmp_path, monkeypatch):
     target.mkdir()
     monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == target)
     (target / "lost+found").mkdir()
-    if filled: write(target, "old", ["delta"])
+    if filled: write(target, "old", [DELTA])
     number = target.stat().st_ino
     write(target, "new")
     assert target.stat().st_ino == number and held(target) == whole("new")
@@ -499,7 +499,7 @@ def test_a_mount_point_is_written_inside(filled, tmp_path, monkeypatch):
 def test_a_folder_that_turns_out_not_to_move_is_written_inside(tmp_path, monkeypatch):
     """A bind mount within one file system does not look like one; renaming it says that it is busy."""
     target = tmp_path / "volume"
-    write(target, "old", ["delta"])
+    write(target, "old", [DELTA])
     number, rename = target.stat().st_ino, os.rename
     def busy(one, other):
         if target in (Path(one), Path(other)): raise OSError(16, "Device or resource busy")
@@ -561,9 +561,10 @@ def test_a_kill_between_two_renames_loses_nothing(call, tmp_path, monkeypatch):
         write(target, "new")
     killed(save)
     assert target.exists() == (call == 1) and len(os.listdir(tmp_path)) == 2
-    if call == 2:  # as it is looked for when it is loaded
-        from clfm_kit.classifier.specs import check_saved
-        check_saved(target)
+    if call == 2:
+        refused(clfm("predict", target, "a text"), "has begun and not ended", "save the model there again")
+        assert len(os.listdir(tmp_path)) == 2 and not target.exists(), "loading changes nothing"
+        recover(target)
     assert held(target) == whole("old")
     write(target, "newer")
     assert held(target) == whole("newer") and os.listdir(tmp_path) == ["model"]
@@ -597,18 +598,124 @@ def test_at_no_moment_is_there_no_model(tmp_path):
     assert held(target) == whole("last") and os.listdir(tmp_path) == ["model"]
 
 
-@pytest.mark.parametrize("call", range(1, 4))
-def test_a_kill_while_files_move_into_a_mount_point_is_made_good(call, tmp_path, monkeypatch):
-    target = tmp_path / "volume"
+def interrupted(target, call, monkeypatch):
+    """A mount point in which a save of "new" over "old" was killed when it renamed for that time."""
     target.mkdir()
     monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == target)
-    write(target, "old", ["delta"])
+    write(target, "old", [DELTA])
     def save():
         kill_at(os, "replace", call)
-        write(target, "new", ["head"])
+        write(target, "new", [HEAD])
     killed(save)
-    recover(target)
-    assert held(target) == whole("new", ["head"])
+
+
+def everything(home):
+    return {path: path.is_file() and path.read_bytes() for path in home.rglob("*")}
+
+
+@pytest.mark.parametrize("ending", ["recover", "save", "failing save"])
+@pytest.mark.parametrize("call", range(1, 8))  # three that make room, one that says so, three that move in
+def test_a_kill_while_files_move_into_a_mount_point_is_made_good(call, ending, tmp_path, monkeypatch):
+    target = tmp_path / "volume"
+    interrupted(target, call, monkeypatch)
+    before = everything(tmp_path)
+    with pytest.raises(UserError, match="a save of the model in .*volume has begun and not ended; if it was killed, save"):
+        Classifier.from_pretrained(target)
+    assert everything(tmp_path) == before, "loading changes nothing"
+    if ending == "recover": recover(target)
+    if ending == "save": write(target, "new", [HEAD])
+    if ending == "failing save":
+        with pytest.raises(ZeroDivisionError), fresh_folder(target): 1 / 0
+    assert held(target) == whole("new", [HEAD]) and not [*target.glob(".*")]
+
+
+def test_a_move_that_fails_is_ended_by_the_next_save(tmp_path, monkeypatch):
+    target, replace, calls = tmp_path / "volume", os.replace, []
+    target.mkdir()
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == target)
+    write(target, "old", [DELTA])
+    def failing(*given):
+        calls.append(given)
+        if len(calls) == 6: raise OSError(5, "Input/output error")
+        replace(*given)
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(UserError, match="cannot write the model to .*Input/output error"): write(target, "new")
+    with pytest.raises(UserError, match="has begun and not ended"): Classifier.from_pretrained(target)
+    write(target, "newer")
+    assert held(target) == whole("newer") and not [*target.glob(".*")]
+
+
+# ---- a folder that others ship
+
+OUTSIDE = "../outside", "/", "..", "tokenizer/../../outside"
+
+
+@pytest.mark.parametrize("kind", ["list", "fifo", "bytes", "links", "part", "former"])
+def test_loading_a_folder_of_somebody_else_changes_nothing(kind, fitted, tmp_path):
+    """What looks like a save that was killed, in a model's folder, makes no difference to any file."""
+    folder, outside = copied(fitted, tmp_path / "model"), tmp_path / "outside"
+    outside.mkdir(), (outside / "mine").write_text("mine")
+    part = folder / f".model-{2 ** 22 + 1}-{platform.node()}-{folders._key(folder)}-{'0' * 32}"
+    if kind == "part": part.symlink_to(outside)
+    elif kind == "former":
+        former = tmp_path / part.name.replace(".model", ".former")
+        shutil.move(folder, former)
+        folder = tmp_path / "model"
+    else: part.mkdir()
+    if kind == "list": (part / ".ready").write_text("\n".join([str(outside), *OUTSIDE]))
+    if kind == "fifo": os.mkfifo(part / ".ready")
+    if kind == "bytes": (part / ".ready").write_bytes(b"\xff")
+    if kind == "links":
+        for name in (folders.LEAVING, folders.LEFT): (part / name).symlink_to(outside)
+    before = everything(tmp_path) if kind != "fifo" else None
+    if kind == "former":
+        with pytest.raises(UserError, match="has begun and not ended"): Classifier.from_pretrained(folder)
+    else: assert Classifier.from_pretrained(folder).predict(TEXTS).shape == (3,)
+    if before: assert everything(tmp_path) == before
+    recover(folder)
+    assert (outside / "mine").read_text() == "mine" and [*os.listdir(outside)] == ["mine"]
+
+
+def test_what_is_no_model_is_not_overwritten(fitted, tmp_path):
+    """A folder is replaced as a whole, so all that is in it has to be of a saved model."""
+    clf, folder = Classifier.from_pretrained(fitted), copied(fitted, tmp_path / "model")
+    for name in ("train.csv", ".git", "notes.md", ".model-backup"):
+        (folder / name).write_text("mine")
+        with pytest.raises(UserError, match=f"holds '{name}', which is no part of a saved model"): clf.save_pretrained(folder)
+        (folder / name).unlink()
+    clf.save_pretrained(folder)
+    for text in ("{}", "not JSON", '{"format_version": "mine"}', "[" * 100_000):
+        other = tmp_path / "project"
+        other.mkdir(), (other / "clfm.json").write_text(text)
+        with pytest.raises(UserError, match="holds no clfm-kit model; choose another folder"): clf.save_pretrained(other)
+        assert (other / "clfm.json").read_text() == text
+        shutil.rmtree(other)
+
+
+def test_data_is_not_overwritten_by_its_own_model(fitted, tmp_path):
+    folder = copied(fitted, tmp_path / "model")
+    rows = "text,label\n" + "".join(f"{word} {number},{word}\n" for number in range(20) for word in ("good", "bad"))
+    for place in ("train.csv", "tokenizer/train.csv"):
+        (folder / place).write_text(rows)
+        done = clfm("fit", "--recipe", "probe", "--data", folder / place, "--model", "no-such-model", "--out", folder)
+        refused(done, "train.csv")
+        assert "no-such-model" not in done.stderr, "it is told before the fit"
+        assert (folder / place).read_text() == rows
+        (folder / place).unlink()
+
+
+def modes(folder):
+    return {path.name: stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.rglob("*"))}
+
+
+def test_a_model_that_was_private_stays_private(fitted, tmp_path):
+    clf, folder = Classifier.from_pretrained(fitted), copied(fitted, tmp_path / "model")
+    for path in (folder, *folder.rglob("*")): path.chmod(0o700 if path.is_dir() else 0o600)
+    before = modes(folder)
+    clf.save_pretrained(folder)
+    assert modes(folder) == before and len(before) > 4
+    (tmp_path / "empty").mkdir(mode=0o700)
+    assert modes(clf.save_pretrained(tmp_path / "empty"))["empty"] == 0o700
 
 
 NUMBER = "0" * 32

@@ -22,8 +22,7 @@ from ..backbone.sites import depth
 from ..backbone.sources import load_tokenizer
 from .artifacts import json_state, read_artifact, set_state, write_artifact
 from .card import model_card
-from .contents import DELTA, HEAD
-from .folders import NotWritten, fresh_folder
+from .folders import DELTA, HEAD, NotWritten, fresh_folder
 from .fitting import snapshot
 from .reject import read_reject
 from .specs import is_here

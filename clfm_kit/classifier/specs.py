@@ -8,7 +8,7 @@ __all__ = ['specs_of', 'is_here', 'check_saved']
 # %% ../../nbs/08_classifier/00_specs.ipynb #9e249415
 from typing import Any
 
-from .folders import recover
+from .folders import refuse_unfinished
 from ..data.rows import UNNAMED
 from ..data.tasks import Task, read_tasks
 from ..errors import UserError
@@ -37,7 +37,7 @@ def is_here(source: Any) -> bool:
     return given.count("/") != 1 or given.startswith((".", "/", "~")) or place(given).exists()
 
 def check_saved(folder: Any) -> None:
-    "Raise `UserError` for a folder that holds no saved model; what a killed save left there is put right before."
-    recover(folder)
+    "Raise `UserError` for a folder that holds no saved model, or one whose save has not ended; it changes nothing there."
+    refuse_unfinished(folder)
     if not (place(folder) / "clfm.json").exists():
         raise UserError(f"{folder} holds no clfm-kit model: there is no clfm.json in it")

@@ -89,7 +89,7 @@ def fit(
     from clfm_kit.backbone.sizes import sizes_for
     from clfm_kit.backbone.sources import Source
     from clfm_kit.classifier.reject import check_reject
-    if out is not None: check_folder(out, inside=checkpoints)  # now, rather than after the fit
+    if out is not None: check_folder(out, inside=_files(data, out_of_scope) + [checkpoints] * bool(checkpoints))  # before the fit
     clf = clfm_kit.Classifier(
         checked, model, reject=_reject(rejects, out_of_scope), trust_remote_code=trust
     )
@@ -116,6 +116,11 @@ def _tuned(recipe, figure) -> Recipe:
     if "tune_for" not in parameter_names("task", kind):
         raise UserError(f"--for is for several labels a text, and the task of this recipe is {kind!r}; leave it out")
     return replace(recipe, task={"name": kind, **params, "tune_for": figure})
+
+def _files(*given) -> list:
+    "Those data sets that are files or folders of this machine."
+    from clfm_kit.data.rows import shipped
+    return [each for each in given if each is not None and each not in shipped() and place(each).exists()]
 
 def _reject(given: dict, out_of_scope):
     "The `reject` setting that the options {name: value} mean, or None."
