@@ -5,6 +5,8 @@ is asked for; fewer without.
 import copy
 import os
 import pickle
+import signal
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -240,3 +242,24 @@ def test_five_hundred_lengths_take_no_memory(tiny, tmp_path):
 
     done = Forked(answer).wait()
     assert done.returncode == 0 and float(done.stdout) < 1.1, done
+
+
+def test_a_process_forked_while_a_thread_reads_gives_the_same_answers(fitted):
+    """The reading thread is not in the new process, and neither its lock nor its hooks are."""
+    clf, reads, go_on = Classifier.from_pretrained(fitted), threading.Event(), threading.Event()
+    texts = ["where is my parcel", "please cancel it"]
+    expected, backbone = clf.predict_proba(texts), clf.encoder_.backbone
+    def wait(states):
+        reads.set()
+        go_on.wait()
+    ids = torch.tensor([[1, 2, 3]])
+    reader = threading.Thread(target=lambda: backbone.read(ids, torch.ones_like(ids), {"hidden.1": wait}))
+    reader.start()
+    reads.wait()
+    def ask():
+        signal.alarm(60)  # rather than wait for ever
+        np.testing.assert_array_equal(clf.predict_proba(texts), expected)
+    done = Forked(ask).wait()
+    go_on.set(), reader.join()
+    assert done.returncode == 0, done
+    np.testing.assert_array_equal(clf.predict_proba(texts), expected)
