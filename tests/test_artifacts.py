@@ -234,6 +234,10 @@ def with_tensors(folder, change, name="head.safetensors"):
     (lambda tensors: tensors.update({"label@reject.centres_": torch.ones(3)}), "reject is null"),
     (lambda tensors: tensors.update({"label.weights_": torch.ones(3)}), "an array [C, F] expected"),
     (lambda tensors: tensors.update({"label.weights_": torch.ones(22, 7)}), "entries along C, and weights_ has 22"),
+    *[(
+        lambda tensors, kind=kind: tensors.update({"label.weights_": tensors["label.weights_"].to(kind)}),
+        "tasks.label.head does not fit: TypeError",
+    ) for kind in (torch.bfloat16, torch.float8_e4m3fn)],
 ])
 def test_tensors_are_compared_with_the_rest(change, part, fitted, tmp_path):
     folder = with_tensors(copied(fitted, tmp_path / "model"), change)
@@ -350,6 +354,54 @@ def test_a_link_out_of_the_folder_is_refused(name, fitted, tmp_path):
     (folder / name).unlink()
     os.mkfifo(folder / name)
     with pytest.raises(UserError, match="is missing"): read_artifact(folder)
+
+
+@pytest.mark.parametrize("kind", ["link", "link inside", "fifo", "broken", "tokenizer"])
+def test_a_tokenizer_holds_nothing_but_files_and_folders_of_its_own(kind, fitted, tmp_path):
+    """Templates in a linked folder would be read, and have no hash; a pipe would be waited for."""
+    folder = copied(fitted, tmp_path / "model")
+    (folder / "inside").mkdir(), (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "a.jinja").write_text("{{ x }}")
+    entry = folder / "tokenizer" / "additional_chat_templates"
+    if kind == "link": entry.symlink_to(tmp_path / "outside")
+    if kind == "link inside": entry.symlink_to(folder / "inside")
+    if kind == "fifo":
+        entry.mkdir()
+        os.mkfifo(entry := entry / "a.jinja")
+    if kind == "broken": entry.symlink_to(tmp_path / "nowhere")
+    if kind == "tokenizer":
+        entry = folder / "tokenizer"
+        entry.rename(tmp_path / "tokenizer")
+        entry.symlink_to(tmp_path / "tokenizer")
+    with pytest.raises(UserError, match=f"{entry} is neither a file nor a folder of the model"): Classifier.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("change", ["overwritten", "emptied"])
+@pytest.mark.parametrize("file", ["head.safetensors", "delta.safetensors", "model.safetensors"])
+def test_a_loaded_model_does_not_change_with_its_files(file, change, tiny, models, tmp_path):
+    """As `cp` and `rsync --inplace` write them; a file that is mapped and cut short would end the process."""
+    kind = "trained" if file == "delta.safetensors" else "probe"
+    folder, base = copied(models[kind], tmp_path / "model"), shutil.copytree(tiny, tmp_path / "base")
+    clf = Classifier.from_pretrained(folder, str(base))
+    expected, path = clf.predict_proba(TEXTS), (base if file == "model.safetensors" else folder) / file
+    def ask():
+        with open(path, "r+b") as written: written.write(bytes(path.stat().st_size)) if change == "overwritten" else written.truncate(0)
+        np.testing.assert_array_equal(clf.predict_proba(TEXTS), expected)
+    done = Forked(ask).wait()
+    assert done.returncode == 0, done
+
+
+def test_an_edit_whose_time_was_set_back_is_found(fitted, tiny, tmp_path):
+    folder, base = copied(fitted, tmp_path / "model"), shutil.copytree(tiny, tmp_path / "base")
+    Classifier.from_pretrained(folder, str(base))
+    for path in (folder / "head.safetensors", folder / "tokenizer" / "tokenizer.json", base / "model.safetensors"):
+        known, data = path.stat(), path.read_bytes()
+        path.write_bytes(data[:-3] + bytes([data[-3] ^ 1]) + data[-2:])
+        os.utime(path, ns=(known.st_atime_ns, known.st_mtime_ns))
+        with pytest.raises(UserError, match="SHA-256 differs|other weights|is damaged"): Classifier.from_pretrained(folder, str(base))
+        path.write_bytes(data)
+        os.utime(path, ns=(known.st_atime_ns, known.st_mtime_ns))
+    Classifier.from_pretrained(folder, str(base))
 
 
 def test_a_folder_of_the_hubs_client_is_read(fitted, tmp_path):

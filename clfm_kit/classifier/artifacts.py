@@ -7,13 +7,15 @@ __all__ = ['FORMAT_VERSION', 'MENDED', 'head_state', 'json_state', 'same_layout'
            'tokenizer_files', 'check_tokenizer', 'write_artifact', 'is_saved', 'read_artifact']
 
 # %% ../../nbs/08_classifier/00_artifacts.ipynb #41bf77ea
+import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 
 from ..backbone.sources import file_hash
 from .contents import check_contents, digest_of, parse
@@ -69,7 +71,8 @@ def set_head_state(head, tensors: dict, values: dict, widths: dict, schema, wher
     "Give a fresh head what it had learned. Raises `UserError` naming a missing or unexpected tensor or value."
     if not isinstance(head, torch.nn.Module):
         if twice := tensors.keys() & values: raise UserError(f"{where} has {min(twice)!r} as a tensor and as a value")
-        return set_state(head, {name: tensor.numpy() for name, tensor in tensors.items()} | values, where)
+        with fitting(where): arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+        return set_state(head, arrays | values, where)
     if values: raise UserError(f"{where}.{min(values)} is nothing that {type(head).__name__} learns; it has tensors alone")
     with fitting(where):
         head.build(widths, schema)
@@ -83,9 +86,13 @@ def set_head_state(head, tensors: dict, values: dict, widths: dict, schema, wher
 
 # %% ../../nbs/08_classifier/00_artifacts.ipynb #402857f5
 def tokenizer_files(folder: Path) -> dict:  # {name: SHA-256}
-    "The files of the tokenizer of an artifact."
+    "The files of the tokenizer of an artifact. Raises `UserError` for what is neither a file nor a folder of its own."
     place = folder / "tokenizer"
-    return {path.relative_to(place).as_posix(): file_hash(path) for path in sorted(place.rglob("*")) if path.is_file()}
+    entries = sorted(place.rglob("*"))
+    for path in (place, *entries):  # a link to a folder would be entered when the tokenizer is read, and was not here
+        if path.is_file() or path.is_dir() and not path.is_symlink() or path == place and not os.path.lexists(place): continue
+        raise UserError(f"{path} is neither a file nor a folder of the model; copy the model again")
+    return {path.relative_to(place).as_posix(): file_hash(path) for path in entries if path.is_file()}
 
 def check_tokenizer(folder: Path, expected: dict) -> None:
     "Raise `UserError` naming a file of an artifact's tokenizer that was not saved like this, or is missing."
@@ -174,11 +181,12 @@ def _inside(folder: Path, name: str) -> Path:
     return path
 
 def _read_tensors(path: Path, expected: str) -> dict:
-    "The tensors of a file that has a hash."
-    try: found, given = load_file(path), file_hash(path)
-    except SafetensorError as error: raise UserError(f"{path} is damaged ({error}); copy the model again") from error
+    "The tensors of a file that has a hash: both of the same bytes, which are read once, so the file may change later."
+    try: data = path.read_bytes()
     except OSError as error: raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
-    if given != expected:
+    try: found = load(data)
+    except SafetensorError as error: raise UserError(f"{path} is damaged ({error}); copy the model again") from error
+    if hashlib.sha256(data).hexdigest() != expected:
         raise UserError(
             f"{path} is not the file that was saved with this model (its SHA-256 differs); copy the model again"
         )
