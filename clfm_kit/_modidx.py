@@ -2270,6 +2270,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'clfm_kit.parts.written_parameters': ('01_core/parts.html#written_parameters', 'clfm_kit/parts.py')},
             'clfm_kit.paths': { 'clfm_kit.paths._gone': ('01_core/paths.html#_gone', 'clfm_kit/paths.py'),
                                 'clfm_kit.paths.abandoned': ('01_core/paths.html#abandoned', 'clfm_kit/paths.py'),
+                                'clfm_kit.paths.check_file': ('01_core/paths.html#check_file', 'clfm_kit/paths.py'),
                                 'clfm_kit.paths.fresh_file': ('01_core/paths.html#fresh_file', 'clfm_kit/paths.py'),
                                 'clfm_kit.paths.last_used': ('01_core/paths.html#last_used', 'clfm_kit/paths.py'),
                                 'clfm_kit.paths.part_name': ('01_core/paths.html#part_name', 'clfm_kit/paths.py'),

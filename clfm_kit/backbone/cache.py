@@ -315,7 +315,8 @@ def keep_on_disk(indexes: list, pieces, folder: Path, size: int):
     writers: list = []
     try:
         with _writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # states tell of texts
+            folder.mkdir(exist_ok=True)
             free = shutil.disk_usage(folder).free
             for _ in indexes: writers.append(ShardWriter(folder))
         if size > free:

@@ -111,7 +111,7 @@ def frozen_prefix(backbone, sequences, level, site, folder=None, gigabytes: floa
     size, prefix, why = Prefix.bytes(backbone, sequences), Prefix(backbone, level, below), None
     with ExitStack() as held:
         try:
-            if folder: Path(folder).mkdir(parents=True, exist_ok=True)
+            if folder: Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
             place = held.enter_context(
                 tempfile.TemporaryDirectory(prefix=f"{part_name()}-", dir=folder, ignore_cleanup_errors=True)
             )

@@ -25,7 +25,7 @@ from ..display.highlights import Highlighted
 from ..display.tables import Table
 from ..errors import UserError, check_known
 from ..parts import name_and_params, parameter_names
-from ..paths import fresh_file, place
+from ..paths import check_file, fresh_file, place
 from ..recipes import Recipe, check_training
 
 # %% ../../nbs/11_cli/03_fit_commands.ipynb #8556256b
@@ -89,7 +89,7 @@ def fit(
     from clfm_kit.backbone.sizes import sizes_for
     from clfm_kit.backbone.sources import Source
     from clfm_kit.classifier.reject import check_reject
-    if out is not None: check_folder(out, inside=_files(data, out_of_scope) + [checkpoints] * bool(checkpoints))  # before the fit
+    if out is not None: check_folder(out, inside=[*_files(data, out_of_scope), *[checkpoints] * bool(checkpoints)])  # first
     clf = clfm_kit.Classifier(
         checked, model, reject=_reject(rejects, out_of_scope), trust_remote_code=trust
     )
@@ -224,6 +224,7 @@ def _check_out(out, texts, data):
     "Raise `UserError` for a file of answers that cannot be, before anything is loaded."
     if texts: raise UserError("--out writes the rows of --data with their answers; leave the texts out")
     ending(out)
+    check_file(out)
     if place(out).resolve() == place(data).resolve(): raise UserError(f"--out {out} is the data; name another file")
     if not place(out).resolve().parent.is_dir(): raise UserError(f"--out {out}: there is no folder {place(out).parent}")
 
