@@ -11,6 +11,7 @@ import pandas
 import pyarrow
 import pyarrow.parquet
 import pytest
+from clfm_kit.data import files
 from clfm_kit.data.rows import Rows, Splits, load_data, normalised, read_rows, split_off
 from clfm_kit.data.report import data_report
 from clfm_kit.errors import UserError
@@ -260,3 +261,45 @@ def test_a_footer_that_is_no_text(tmp_path):
         path.write_bytes(whole[:place] + b"\x80" + whole[place + 1:])
         try: load_data(path)
         except UserError as error: assert "a.parquet" in str(error)
+
+
+def test_a_column_that_stands_twice_in_parquet_is_refused(tmp_path):
+    """Rows as mappings would keep the last, whatever that holds."""
+    columns = [["a", "b"], ["x", "y"], ["late", "wrong"]]
+    table = pyarrow.Table.from_arrays([*map(pyarrow.array, columns)], names=["text", "label", "label"])
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    assert "a.parquet: the header names a column twice (text, label, label)" in said(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("kind, value", [
+    (pyarrow.date32(), 2**30), (pyarrow.timestamp("us"), 2**62), (pyarrow.duration("ms"), 2**62),
+])
+def test_a_date_that_python_has_not_is_told(kind, value, tmp_path):
+    date = pyarrow.array([value], pyarrow.int32() if kind == pyarrow.date32() else pyarrow.int64()).cast(kind)
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a"], "label": ["x"], "day": date}), tmp_path / "a.parquet")
+    assert "a.parquet cannot be read: " in said(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl.gz", "a.parquet"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "circle of links"])
+def test_what_is_no_file_is_told_by_its_kind(kind, name, tmp_path):
+    path = tmp_path / name
+    if kind == "pipe": os.mkfifo(path)
+    if kind == "device": path.symlink_to("/dev/zero")
+    if kind == "circle of links": path.symlink_to(path)
+    assert f"{name} is a {kind}, and a file is expected" in said(path)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.jsonl.gz", "a.tsv"])
+def test_a_line_that_no_memory_holds_is_told(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "MOST_LINE", 1000)
+    data = b"text,label\na,x\n" + b"x" * 5000
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    if name == "a.jsonl.gz": (tmp_path / name).write_bytes(gzip.compress(b'{"text": "a", "label": "x"}\n' * 2 + data[-5000:]))
+    assert f"{name} line 3 has 1000 letters or more" in said(tmp_path / name)
+
+
+@pytest.mark.parametrize("label", ["[1is 2]", "[1if 2]"])
+def test_a_label_that_looks_like_a_program_gives_no_warning(label, recwarn):
+    assert "a list of labels is written" in said([dict(text="a", label=label)])
+    assert not [*recwarn]

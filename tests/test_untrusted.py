@@ -13,6 +13,7 @@ from clfm_kit.cli.options import show
 from clfm_kit.data.fields import read_label
 from clfm_kit.data.files import FORMULAS, is_formula, records_of, write_records
 from clfm_kit.data.report import DataWarning
+from clfm_kit.display.html import join, markup, table
 from clfm_kit.display.highlights import Highlighted
 from clfm_kit.display.tables import Table
 from clfm_kit.errors import HIDDEN, UserError, visible
@@ -82,6 +83,30 @@ def test_labels_that_look_the_same_are_told_apart_in_the_warning(tiny):
     clf = Classifier("probe", tiny, cache=None)
     with pytest.warns(DataWarning, match=r"labels 'pay', 'pay\\u200b' look like spellings of one"):
         clf.fit(texts, ["pay", "pay\u200b"] * 10)
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv"])
+def test_the_name_of_a_column_is_no_formula(form):
+    file, name = io.StringIO(), '=HYPERLINK("https://example.org")'
+    assert write_records([{name: "-2", "text": "=1"}], file, form) == 2
+    rows = list(csv.reader(io.StringIO(file.getvalue(), newline=""), delimiter="\t" if form == "tsv" else ","))
+    assert rows == [[f"'{name}", "text"], ["-2", "'=1"]]
+    file = io.StringIO()
+    assert write_records([{name: "a"}], file, form, FORMULAS[1]) == 0 and name in next(csv.reader(
+        io.StringIO(file.getvalue(), newline=""), delimiter="\t" if form == "tsv" else ","
+    ))
+
+
+@pytest.mark.parametrize("text", [*COMMANDS, "pay\u200b", "\ufeffpay", "\u2060"])
+def test_no_text_hides_or_turns_what_a_page_shows(text):
+    shown = markup("<p>{} {a}</p>", text, a=text) + join([text, text]) + table([text], [[text]], text)
+    assert not HIDDEN.search(shown) and HIDDEN.search(text)
+
+
+def test_a_command_that_is_suggested_is_one_command(tmp_path):
+    path = tmp_path / "a; touch b.csv"
+    path.write_bytes(b"text,label\n\x93a,x\n")
+    with pytest.raises(UserError, match="iconv -f cp1252 -t utf-8 'a; touch b.csv'$"): list(records_of(path))
 
 
 PATHS = "n" * 300, "n" * 5000, "~nobody-here/a", "a\0b", "./" + "n" * 300 + ".csv"

@@ -11,6 +11,7 @@ import ast
 import json
 import re
 import unicodedata
+import warnings
 from collections.abc import Iterable
 
 import numpy as np
@@ -150,9 +151,11 @@ def as_labels(labels) -> list:  # one entry a row
 
 # %% ../../nbs/03_data/00_fields.ipynb #04305340
 def _written_list(value, column, where):
-    for read in (json.loads, ast.literal_eval):  # as JSON has it, and as Python prints it
-        try: return read(value)
-        except (ValueError, SyntaxError, RecursionError, MemoryError): continue
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)  # of what looks like a program: it is read and never run
+        for read in (json.loads, ast.literal_eval):  # as JSON has it, and as Python prints it
+            try: return read(value)
+            except (ValueError, SyntaxError, RecursionError, MemoryError): continue
     raise UserError(f'{where}: field {column!r} is {short(value)}; a list of labels is written ["a", "b"]')
 
 def read_label(value, column: str, where: str):
