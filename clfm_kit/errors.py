@@ -14,10 +14,11 @@ import signal
 from importlib import import_module
 
 # %% ../nbs/01_core/00_errors.ipynb #a975bdd4
-HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060\u2066-\u2069\ud800-\udfff\ufeff]")
 
 def visible(text) -> str:
-    "A text in which control characters, marks of direction and halves of letters are written out, as in `\\x1b`."
+    """A text in which control characters, marks of direction, letters without width and halves of letters are written out,
+    as in `\\x1b`."""
     return HIDDEN.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), str(text))
 
 # %% ../nbs/01_core/00_errors.ipynb #8000e830

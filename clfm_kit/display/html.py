@@ -6,16 +6,22 @@
 __all__ = ['FOR', 'AGAINST', 'markup', 'join', 'table']
 
 # %% ../../nbs/02_display/00_html.ipynb #4a589709
+from typing import Any
+
 from markupsafe import Markup
+
+from ..errors import visible
 
 # %% ../../nbs/02_display/00_html.ipynb #34701f7e
 def markup(template: str, *values, **named) -> Markup:
     "HTML with every value put in escaped, unless it is HTML already."
-    return Markup(template).format(*values, **named)
+    return Markup(template).format(*map(_shown, values), **{name: _shown(value) for name, value in named.items()})
+
+def _shown(value: Any) -> Any: return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 def join(parts, between: str = "") -> Markup:
     "Pieces in a row, each escaped unless it is HTML already."
-    return Markup(between).join(parts)
+    return Markup(between).join(map(_shown, parts))
 
 # %% ../../nbs/02_display/00_html.ipynb #d67d043d
 def table(head, rows, caption: str = "") -> Markup:
