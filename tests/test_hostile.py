@@ -17,6 +17,7 @@ from clfm_kit import Classifier, UserError, load_data
 from clfm_kit.backbone.encoder import TextEncoder
 from clfm_kit.builtin.formats import Plain
 from clfm_kit.builtin.poolers import Mean
+from clfm_kit.paths import fresh_file
 
 ODD = {
     "empty": "", "spaces": " \t\n ", "emoji": "🙃👩‍👩‍👧‍👦 where??", "right to left": "أين طلبي؟ שלום",
@@ -354,3 +355,62 @@ def test_results_are_json_and_nothing_else(fitted):
     )
     assert json.loads(done.stdout)[0]["text"] == "where is my parcel"
     assert abs(sum(json.loads(done.stdout)[0]["probabilities"].values()) - 1) < 1e-3
+
+
+def answers(fitted, out, home):
+    (home / "in.csv").write_text("text\nwhere is my parcel\n")
+    return clfm("predict", fitted, "--data", home / "in.csv", "--out", out, cwd=home)
+
+
+def test_a_private_file_of_answers_stays_private_and_a_link_stays_a_link(fitted, tmp_path):
+    out, link = tmp_path / "out.csv", tmp_path / "link.csv"
+    out.write_text("old")
+    out.chmod(0o600), link.symlink_to(out)
+    assert answers(fitted, link, tmp_path).returncode == 0
+    assert link.is_symlink() and out.stat().st_mode & 0o777 == 0o600 and "where is my parcel" in out.read_text()
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a device", "a circle of links"])
+def test_what_is_no_file_is_not_replaced_by_answers(kind, fitted, tmp_path):
+    out = tmp_path / "out.csv"
+    if kind == "a pipe": os.mkfifo(out)
+    if kind == "a device": out.symlink_to("/dev/null")
+    if kind == "a circle of links": out.symlink_to(out)
+    before = out.lstat()
+    refused(answers("no-such-model", out, tmp_path), f"out.csv is {kind}, and a file is expected")
+    with pytest.raises(UserError, match=f"is {kind}"), fresh_file(out): pass
+    assert out.lstat() == before and len(os.listdir(tmp_path)) == 2
+
+
+def test_a_state_cache_is_its_owners_alone(tiny, tmp_path):
+    """But a folder that was made for it has the mode that it was made with."""
+    (tmp_path / "shared").mkdir(mode=0o755)
+    texts, labels = [f"text number {number}" for number in range(20)], ["x", "y"] * 10
+    for name in ("own/cache", "shared"): Classifier("probe", tiny, cache=tmp_path / name).fit(texts, labels)
+    modes = [(tmp_path / name).stat().st_mode & 0o777 for name in ("own/cache", "shared")]
+    assert modes == [0o700, 0o755] and [*(tmp_path / "own" / "cache").iterdir()]
+
+
+@pytest.mark.parametrize("where, said", [
+    (">&-", "standard output is closed"),
+    pytest.param(">/dev/full", "cannot be written to standard output: No space left on device", marks=pytest.mark.skipif(
+        not os.path.exists("/dev/full"), reason="this system has no disk that is always full"
+    )),
+])
+@pytest.mark.parametrize("words", ["recipes", "recipes --json", "--version"])
+def test_an_answer_that_cannot_be_written_is_told(where, said, words):
+    done = subprocess.run(
+        ["sh", "-c", f'"{sys.executable}" -m clfm_kit.cli.main {words} {where}'], capture_output=True, text=True
+    )
+    assert done.returncode == 1 and done.stderr.startswith("clfm: ") and said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_what_takes_more_memory_than_there_is_is_a_sentence(tmp_path):
+    def run():
+        from clfm_kit.cli import main
+        def much(**_): raise MemoryError
+        main.app = much
+        main.main([])
+    done = Forked(run).wait()
+    assert done.returncode == 1 and done.stderr.startswith("clfm: this takes more memory than there is")

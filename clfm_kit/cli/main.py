@@ -6,6 +6,8 @@
 __all__ = ['app', 'Halted', 'Commands', 'clfm', 'main']
 
 # %% ../../nbs/11_cli/07_main.ipynb #f4a883ed
+import errno
+import os
 import signal
 import sys
 import threading
@@ -59,6 +61,7 @@ def clfm(told: Annotated[
 
 def main(args=None):
     "Entry point of `clfm`: runs a command and turns errors into sentences and exit codes."
+    if sys.stdout is None: _fail("standard output is closed, and the answer goes there; leave it open", 1)
     # a letter that the code page of a terminal lacks ends no command
     if hasattr(sys.stdout, "reconfigure"): sys.stdout.reconfigure(errors="replace")
     with warnings.catch_warnings():
@@ -72,11 +75,18 @@ def _said(message, category, filename, lineno, file=None, line=None):
 def _run(args):
     heard: list = []
     try:
-        with _terminable(heard): code = app(args=args, standalone_mode=False)
+        with _terminable(heard):
+            code = app(args=args, standalone_mode=False)
+            sys.stdout.flush()
     except UserError as error: _fail(str(error), 2)
     except Halted as halted: _stopped(halted.__cause__, heard)
     except (typer.Abort, KeyboardInterrupt) as stop: _stopped(stop, heard)
     except typer.Exit as stop: sys.exit(stop.exit_code)
+    except OSError as error:
+        if _writable(): raise
+        if error.errno == errno.EPIPE: sys.exit(1)  # who reads has gone, as head does
+        _fail(f"the answer cannot be written to standard output: {error.strerror or error}", 1)
+    except MemoryError: _fail("this takes more memory than there is; give less data at once, or a smaller model", 1)
     except Exception as error:
         if not hasattr(error, "format_message"): raise
         _fail(visible(error.format_message()), 2)  # what typer says of wrong options
@@ -99,6 +109,14 @@ def _terminable(heard: list):
     signal.signal(signal.SIGTERM, stop)
     try: yield
     finally: signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+def _writable() -> bool:
+    "Whether standard output takes the end of a line; where it does not, the rest of it goes nowhere."
+    try: print(flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
 
 def _stopped(stop, heard: list):
     "Say what was kept, and end with the code of the signal."
