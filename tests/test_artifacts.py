@@ -193,6 +193,19 @@ def test_labels_are_compared_with_the_head(change, part, fitted, tmp_path):
     with pytest.raises(UserError): Classifier.from_pretrained(folder)
 
 
+@pytest.mark.parametrize("states", [[1e300], [0.0] * 64, [0.1]])
+def test_states_of_the_base_are_as_many_as_they_were(states, fitted, tmp_path):
+    edit = lambda facts: facts["model"].update(states=states)
+    with pytest.raises(UserError, match="gives other states than it did when this classifier was fitted"):
+        Classifier.from_pretrained(copied(fitted, tmp_path / "model", edit))
+
+
+def test_the_tokenizer_is_the_one_of_the_fit(fitted, tmp_path):
+    edit = lambda facts: facts["model"].update(tokenizer="0" * 64)
+    with pytest.raises(UserError, match="model.tokenizer is the hash of another tokenizer"):
+        Classifier.from_pretrained(copied(fitted, tmp_path / "model", edit))
+
+
 @pytest.mark.parametrize("temperature", [0, -1, 1e-308, 1e308, "NaN", "1"])
 def test_a_temperature_is_one_that_a_fit_can_find(temperature, fitted, tmp_path):
     edit = lambda facts: facts["tasks"]["label"]["calibration"].update(temperature=temperature)

@@ -196,7 +196,8 @@ class Backbone:
         "Whether a text's states at a hidden layer are those of a former `sample`; True without one."
         if sample is None: return True
         coarse = torch.float32 if self.model.dtype == torch.float32 and not self.binding else torch.bfloat16
-        return alike(torch.tensor(self.sample(depth)), torch.tensor(sample, dtype=coarse))
+        found = self.sample(depth)
+        return len(found) == len(sample) and alike(torch.tensor(found), torch.tensor(sample, dtype=coarse))
 
     @property
     def replayable(self) -> bool:

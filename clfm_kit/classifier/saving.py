@@ -158,6 +158,11 @@ def load(
     self.trained_on_ = _trained_on(tensors, facts["tasks"], folder / HEAD)
     self.delta_ = _delta(self, facts, files, where)
     tokenizer = load_tokenizer(str(folder / "tokenizer"))
+    if tokenizer_hash(tokenizer) != base["tokenizer"]:
+        raise UserError(
+            f"{where}model.tokenizer is the hash of another tokenizer than the one in {folder / 'tokenizer'}; use the version "
+            f"of transformers of the fit, or fit it again"
+        )
     with fitting(f"{where}parts") if facts["parts"] else nullcontext():
         _open_as_fitted(self, schemas, base, self.delta_, accept_other_base, tokenizer)
     self.tasks_ = {}
