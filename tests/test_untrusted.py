@@ -103,6 +103,11 @@ def test_no_text_hides_or_turns_what_a_page_shows(text):
     assert not HIDDEN.search(shown) and HIDDEN.search(text)
 
 
+def test_a_label_of_two_lines_is_one_label(capsys):
+    show({}, False, Table("labels", ["label"], [["pay\nrefund"], ["cancel"]]))
+    assert "pay\\nrefund" in capsys.readouterr().out
+
+
 def test_a_command_that_is_suggested_is_one_command(tmp_path):
     path = tmp_path / "a; touch b.csv"
     path.write_bytes(b"text,label\n\x93a,x\n")

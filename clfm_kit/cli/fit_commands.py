@@ -89,7 +89,7 @@ def fit(
     from clfm_kit.backbone.sizes import sizes_for
     from clfm_kit.backbone.sources import Source
     from clfm_kit.classifier.reject import check_reject
-    if out is not None: check_folder(out, inside=[*_files(data, out_of_scope), *[checkpoints] * bool(checkpoints)])  # first
+    if out is not None: check_folder(out, inside=_files(data, out_of_scope) + [checkpoints] * bool(checkpoints))  # before the fit
     clf = clfm_kit.Classifier(
         checked, model, reject=_reject(rejects, out_of_scope), trust_remote_code=trust
     )

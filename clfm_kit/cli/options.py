@@ -97,7 +97,8 @@ class Fitted:
 
     def __init__(self, given: Table):
         self.title = visible(given.title)
-        self.rows = [[visible(cell) for cell in row] for row in (given.head, *given.rows)]
+        told = lambda cell: visible(cell).replace("\n", r"\n")  # a label takes one line, or looks like two
+        self.rows = [[*map(told, row)] for row in (given.head, *given.rows)]
 
     def __rich_console__(self, console, options):
         turned = [list(column) for column in zip(*self.rows)]
