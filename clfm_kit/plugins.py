@@ -143,7 +143,7 @@ def using(
 # %% ../nbs/01_core/02_plugins.ipynb #e673108b
 STAGES = {
     "load": "loading the base", "states": "reading texts", "prefix": "storing states", "train": "training",
-    "fit": "fitting the head", "fold": "folds", "trial": "trying settings",
+    "fit": "fitting the head", "fold": "folds", "trial": "trying settings", "candidate": "trying recipes",
 }
 
 def emit(run, kind: str, **facts):

@@ -48,7 +48,10 @@ Cost = Annotated[Optional[float], typer.Option(
 )]
 
 def fit(
-    recipe: Annotated[str, typer.Option("--recipe", help="A recipe's name or a YAML file.")], data: Data,
+    data: Data,
+    recipe: Annotated[str, typer.Option(
+        "--recipe", help="A recipe's name or a YAML file; without one the best of several is chosen."
+    )] = "auto",
     out: Annotated[Optional[str], typer.Option("--out", help="Folder for the model.")] = None,
     model: Model = "minilm", trust: Trust = False, settings: Settings = None,
     seed: Annotated[Optional[int], typer.Option("--seed", help="Seed of everything random.")] = None,

@@ -200,4 +200,5 @@ def finish(clf, out, measure, as_json: bool):
         model=str(folder), facts=clf.facts_,
         reports={name: report.to_dict() for name, report in clf.reports_.items()},
     )
-    show(facts, as_json, SideBySide(f"{clf.recipe_.name} → {folder}", clf.reports_))
+    chosen = [clf.choice_] if "choice" in clf.facts_ else []
+    show(facts, as_json, *chosen, SideBySide(f"{clf.recipe_.name} → {folder}", clf.reports_))
