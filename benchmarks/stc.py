@@ -1,7 +1,7 @@
 """Sparsify-then-Classify against probes: quality with paired intervals, seconds of the grid, and the early exit.
 
     python benchmarks/stc.py --data DIR [--data DIR …]      a result file for each data set; finished ones are kept
-    python benchmarks/stc.py --data DIR --set head.tilts=[1.0] [--set …] --name NAME      with settings of one's own
+    python benchmarks/stc.py --data DIR --set head.mixtures=all [--set …] --name NAME      with settings of one's own
     python benchmarks/stc.py --collect                      the table and the plots of all result files
 """
 import argparse
@@ -63,14 +63,14 @@ def run(folder, name, settings):
     train_marks = fingerprints(data.train.texts + data.validation.texts)
     test = unseen(data.test, {"training": train_marks}, "drop")
     started = time.perf_counter()
-    small = ["head.penalties=[0.1]", "head.etas=[0.5]", "head.strengths=[0.1]"]
+    small = ["head.etas=[0.5]", "head.strengths=[0.1]", "head.mixtures=all"]
     Classifier("stc", "minilm", settings=[*settings, *small]).fit(data)  # fills the cache
     reading = time.perf_counter() - started
     stc, stc_seconds = fitted("stc", data, settings)
     assert stc.facts_["backbone_passes"] == 0
     last, last_seconds = fitted("probe", data)
     middle = best_middle(data, stc.facts_["full_depth"])
-    exits, _ = fitted("stc", data, [*settings, "head.exit_at=smallest-within-half-point"])
+    exits, _ = fitted("stc", data, [*settings, "head.exit_at=one-standard-error"])
     models = {BASELINE: Baseline().fit(data.train, data.validation), "last-layer probe": last,
               "best-mid-layer probe": middle, "STC": stc, "STC, early exit": exits}
     found = {side: measure(model, test) for side, model in models.items()}

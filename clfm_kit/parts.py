@@ -256,6 +256,11 @@ class PoolerOptions(Protocol):
     def task_widths(self, shape, task, schema) -> dict:
         "{column: width} of one task, where every task has columns of its own."
 
+    text_widths: dict  # {column: F} of what is read from the texts themselves, without the model
+
+    def text_features(self, texts) -> dict:
+        "Those columns [N, F] of texts."
+
 class HeadOptions(Protocol):
     "What a head may have."
     columns_: list  # the columns it still needs once it is fitted

@@ -41,13 +41,14 @@ def test_states_of_two_number_types_are_kept_apart(tiny, probe, data, tmp_path):
     assert (scores["float16"] != scores["float32"]).any()
 
 
-def test_the_temperature_is_that_of_the_validation_rows(probe, data):
+def test_the_temperature_is_that_of_rows_that_were_held_out(probe, data):
     task = probe.task()
-    learned = lambda rows: calibrate(
-        probe.decision_function(rows.texts), task.schema.targets(rows.labels), task.schema
-    ).temperature
-    assert task.calibration.temperature == pytest.approx(learned(data.validation), rel=1e-3)
-    assert task.calibration.temperature != pytest.approx(learned(data.train), rel=1e-3)
+    held = np.concatenate([task.head.train_logits, task.head.validation_logits])
+    targets = task.schema.targets([*data.train.labels, *data.validation.labels])
+    found = task.calibration.temperature
+    assert found == pytest.approx(calibrate(held, targets, task.schema).temperature, rel=1e-3)
+    learned = probe.decision_function([*data.train.texts, *data.validation.texts])
+    assert found != pytest.approx(calibrate(learned, targets, task.schema).temperature, rel=1e-3)
 
 
 def test_test_rows_choose_nothing_of_the_baseline(probe, data):

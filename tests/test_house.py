@@ -256,7 +256,7 @@ def rated(count):
     )
 
 
-@pytest.mark.parametrize("recipe, more", [("probe", []), ("finetune", ["training.epochs=1"])])
+@pytest.mark.parametrize("recipe, more", [("probe", ["head.C=1"]), ("finetune", ["training.epochs=1"])])
 def test_ordinal_labels_are_learned_saved_and_judged(recipe, more, tiny, tmp_path):
     texts, labels = rated(80)
     clf = Classifier(recipe, tiny, settings=["task=ordinal", *more], cache=None).fit(texts, labels)
@@ -314,7 +314,7 @@ def pairs(count):
     ]
 
 
-@pytest.mark.parametrize("recipe, more", [("probe", []), ("finetune", ["training.epochs=1"])])
+@pytest.mark.parametrize("recipe, more", [("probe", ["head.C=1"]), ("finetune", ["training.epochs=1"])])
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_pairs_of_texts_are_learned_saved_and_judged(symmetric, recipe, more, tiny, tmp_path):
     task = dict(name="pair", columns=["one", "other"], symmetric=symmetric)

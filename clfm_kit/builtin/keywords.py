@@ -86,7 +86,7 @@ class Keywords(Part):
 
     def pool(self, states, mask) -> dict:
         "What the pooler beside it makes."
-        return self._inner.pool(states, mask)
+        return self._inner.pool(states, mask) if self.beside is not None else {}
 
     @property
     def text_widths(self) -> dict:

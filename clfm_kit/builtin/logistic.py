@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCALES', 'GRID', 'MANY', 'unit_rows', 'even_folds', 'LogisticPath', 'principal_axes', 'folds_for', 'held_out',
-           'best_of', 'solve_sparse', 'SparsePath']
+           'times', 'best_of', 'solve_sparse', 'SparsePath']
 
 # %% ../../nbs/06_builtin/11_logistic.ipynb #31a0000003
 import warnings
@@ -137,8 +137,12 @@ def held_out(
         found = torch.full((len(folds), classes), torch.nan)
         for part, solve in zip(parts, solvers):
             weights, bias = solve(C)
-            found[part] = torch.as_tensor(features[part] @ weights.numpy().T) + bias
+            found[part] = times(features[part], weights) + bias
         yield C, found
+
+def times(rows, weights: torch.Tensor) -> torch.Tensor:
+    "The product of rows [N, F], dense or sparse, with weights [C, F]."
+    return rows @ weights.T if torch.is_tensor(rows) else torch.from_numpy(rows @ weights.numpy().T)
 
 def best_of(trials: Iterator[tuple], losses: Callable[[Any], np.ndarray]) -> tuple:  # (C, logits, losses [N])
     "The trial with the least mean loss; it stops after two in a row that were worse than the best."

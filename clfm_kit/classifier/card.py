@@ -76,7 +76,7 @@ def _cuts(tasks, schemas):
     "What thresholds were tuned for, a sentence for each task that has some."
     return [
         f"Thresholds{'' if name == UNNAMED else f' of {code(name)}'} were tuned for {code(schema.tune_for)} on "
-        f"{tasks[name]['calibration']['rows']} validation rows."
+        f"{tasks[name]['calibration']['rows']} held-out rows."
         for name, schema in schemas.items() if hasattr(schema, "tune_for")
     ]
 

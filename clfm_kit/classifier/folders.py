@@ -52,11 +52,11 @@ def check_folder(path: Any, sources: Any = (), inside: Any = ()) -> None:
     """
     path, target = place(path), target_of(path)
     with _writing(path):
+        if Path.cwd().is_relative_to(target):
+            raise UserError(f"{path} is the folder you are in, or holds it; give the model a folder of its own")
         for each in inside:
             if not place(each).resolve().is_relative_to(target): continue
             raise UserError(f"{each} lies inside {path}, where the model goes; put it beside the model")
-        if Path.cwd().is_relative_to(target):
-            raise UserError(f"{path} is the folder you are in, or holds it; give the model a folder of its own")
         if any(place(source).resolve() == target for source in sources):
             raise UserError(
                 f"{path} is a model that this one is made from; choose another folder, so that it is not overwritten"

@@ -192,7 +192,8 @@ class Sparsify(Part):
         "Keep the solution, on the scale of logits."
         weights, bias = self._solution
         self.mean_ = self._x.mean(0).numpy() / self._size
-        self.weights_, self.bias_ = (slope * weights).numpy() * self._size[:, None], (slope * bias + offset).numpy()
+        self.weights_ = np.ascontiguousarray((slope * weights).numpy() * self._size[:, None])
+        self.bias_ = (slope * bias + offset).numpy()
         self._importance = (weights.square().sum(1) * self._x.var(0)).numpy()
         del self._x, self._solution, self._size, self._text
 

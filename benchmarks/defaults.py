@@ -1,0 +1,126 @@
+"""Recipes with their defaults beside keywords and a plain probe: on splits of the training rows, some rows a class or all.
+
+    python benchmarks/defaults.py --data DIR [--data DIR …] --recipe probe [--recipe …]     a file for each cell; kept
+    python benchmarks/defaults.py --collect                                                 the table of all cells
+
+A cell is a data set, a number of rows a class (0: all), a seed and a recipe. Rows are capped; those that are judged
+come from the training rows too, so that test rows stay unread.
+"""
+import argparse
+import json
+import statistics
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from common import RESULTS, command, save, write
+from sklearn.linear_model import LogisticRegression
+
+from clfm_kit import Classifier, load_data
+from clfm_kit.data.rows import UNNAMED, Splits, text_groups
+from clfm_kit.data.tasks import rows_to_fit
+from clfm_kit.evaluation.significance import paired_bootstrap
+from clfm_kit.study.baseline import Baseline
+from clfm_kit.study.measuring import measure
+
+CELLS = RESULTS / "defaults"
+TFIDF, EMBEDDING = "tfidf", "embedding"  # beside recipes: the baseline, and logistic regression on the plain embedding
+
+
+def split(folder, shots, seed, most, judged):
+    """Rows to learn from, and others to judge on, each text once."""
+    rows = load_data(folder).train
+    order = np.random.default_rng(seed).permutation([group[0] for group in text_groups(rows.texts)])
+    test, learn = order[:judged], order[judged:]
+    if shots:
+        seen = defaultdict(int)
+        kept = []
+        for row in learn:
+            label = str(rows.labels[row])
+            seen[label] += 1
+            if seen[label] <= shots: kept.append(row)
+        learn = kept
+    return rows.take([int(row) for row in learn[:most]]), rows.take([int(row) for row in test])
+
+
+def answered(recipe, train, test, seed):
+    """The report on the judged rows, whether each is right, and what was chosen."""
+    if recipe == TFIDF:
+        clf = Classifier("probe")
+        clf.prepare()
+        model = Baseline().fit(*rows_to_fit(Splits(train=train), clf.specs_, seed=seed))
+        return measure(model, test), ""
+    if recipe == EMBEDDING: return None, ""
+    clf = Classifier(recipe, settings=[f"seed={seed}"]).fit(train)
+    return measure(clf.keep_answers(), test), clf.recipe_.name
+
+
+def embedding(train, test):
+    """Which rows scikit-learn's defaults get right on the mean of the last layer, scaled to length 1."""
+    clf = Classifier("probe").fit(train)
+    states = lambda rows: np.asarray(clf.encoder_.features(rows.texts)["hidden.6/mean"], dtype=np.float32)
+    unit = lambda values: values / np.linalg.norm(values, axis=1, keepdims=True)
+    model = LogisticRegression(max_iter=1000).fit(unit(states(train)), list(map(str, train.labels)))
+    return (model.predict(unit(states(test))) == np.array(list(map(str, test.labels)))).astype(float)
+
+
+def run(folder, recipe, shots, seed, most, judged):
+    name = Path(folder).name
+    path = CELLS / f"{name}.{recipe}.{shots}.{seed}.json"
+    if path.exists(): return
+    train, test = split(folder, shots, seed, most, judged)
+    if recipe == EMBEDDING and isinstance(train.labels[0], list): return
+    began = time.process_time()
+    found, chosen = answered(recipe, train, test, seed)
+    if found is None: values, statistic = embedding(train, test), "mean"
+    else: values, statistic = found.outcomes[UNNAMED].values, found.outcomes[UNNAMED].statistic
+    score = float(np.mean(values)) if statistic == "mean" else float(found.figures(UNNAMED)["micro_f1"])
+    cell = dict(
+        data=name, recipe=recipe, shots=shots, seed=seed, train=len(train), judged=len(test), score=score, statistic=statistic,
+        values=np.asarray(values).tolist(), processor_seconds=round(time.process_time() - began, 1), chosen=chosen,
+        command=command(),
+    )
+    save(path, json.dumps(cell))
+    print(f"{name} {shots} {seed} {recipe}: {100 * score:.1f}  {cell['processor_seconds']} s {chosen}", flush=True)
+
+
+def collect():
+    cells = [json.loads(path.read_text()) for path in sorted(CELLS.glob("*.json"))]
+    found = defaultdict(dict)
+    for cell in cells: found[cell["data"], cell["shots"], cell["seed"]][cell["recipe"]] = cell
+    groups, figures, rows = defaultdict(list), {}, []
+    for (data, shots, _), by_recipe in found.items(): groups[data, shots].append(by_recipe)
+    for (data, shots), splits in sorted(groups.items()):
+        for recipe in dict.fromkeys(name for each in splits for name in each):
+            some = [each[recipe] for each in splits if recipe in each]
+            row = dict(
+                data=data, rows_a_class=shots or "all", recipe=recipe, splits=len(some), train=some[0]["train"],
+                score=statistics.mean(cell["score"] for cell in some),
+                processor_seconds=statistics.median(cell["processor_seconds"] for cell in some),
+            )
+            both = [each for each in splits if recipe in each and TFIDF in each]
+            if recipe != TFIDF and both:
+                side = lambda name: np.concatenate([np.asarray(each[name]["values"], dtype=float) for each in both])
+                gain = paired_bootstrap(side(recipe), side(TFIDF), both[0][recipe]["statistic"])
+                row |= dict(against_tfidf=gain.to_dict())
+            rows.append(row)
+            figures[f"{data} {shots or 'all'} {recipe}"] = round(100 * row["score"], 2)
+    write("defaults", figures, rows, command="python benchmarks/defaults.py --collect")
+
+
+if __name__ == "__main__":
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--data", action="append", default=[])
+    options.add_argument("--recipe", action="append", default=[])
+    options.add_argument("--shots", action="append", type=int, default=[])
+    options.add_argument("--seeds", type=int, default=1)
+    options.add_argument("--rows", type=int, default=2000)
+    options.add_argument("--judged", type=int, default=1000)
+    options.add_argument("--collect", action="store_true")
+    given = options.parse_args()
+    for folder in given.data:
+        for shots in given.shots or [0]:
+            for seed in range(given.seeds):
+                for recipe in given.recipe: run(folder, recipe, shots, seed, given.rows, given.judged)
+    if given.collect: collect()
