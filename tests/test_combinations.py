@@ -48,6 +48,7 @@ def test_pairs_of_parts(first, second, rows, tiny, tmp_path):
     for _ in range(2):
         try: recipe.parts()
         except UserError as error:
+            if "pooler 'keywords'" in str(error): return  # n-grams have no gradient, whatever the head
             if "pooler 'attention'" in str(error): recipe.selector = "top-layers"
             else:
                 assert "use head" in str(error) or "selector 'frozen'" in str(error)

@@ -86,7 +86,7 @@ def teaching_rows(data, specs: dict, text: str = "text", label: str | None = Non
     """
     try: return load_rows(data, specs, text=text, label=label)
     except UserError:
-        if specs.keys() == {UNNAMED}: raise
+        if specs.keys() == {UNNAMED} and specs[UNNAMED].kind is None: raise
         return load_data(data, text)
 
 # %% ../../nbs/09_study/06_distilling.ipynb #8403b97b

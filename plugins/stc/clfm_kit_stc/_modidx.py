@@ -41,6 +41,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'clfm_kit_stc.search.dense_candidates': ('search.html#dense_candidates', 'clfm_kit_stc/search.py'),
                                      'clfm_kit_stc.search.entries': ('search.html#entries', 'clfm_kit_stc/search.py'),
                                      'clfm_kit_stc.search.exits': ('search.html#exits', 'clfm_kit_stc/search.py'),
+                                     'clfm_kit_stc.search.factor': ('search.html#factor', 'clfm_kit_stc/search.py'),
                                      'clfm_kit_stc.search.gram_of': ('search.html#gram_of', 'clfm_kit_stc/search.py'),
                                      'clfm_kit_stc.search.judge': ('search.html#judge', 'clfm_kit_stc/search.py'),
                                      'clfm_kit_stc.search.judged': ('search.html#judged', 'clfm_kit_stc/search.py'),
