@@ -133,10 +133,10 @@ def judged(clf: Any, train, other) -> np.ndarray:  # [rows of train, then of oth
 # %% ../../nbs/08_classifier/05_choosing.ipynb #35c0000013
 PASSES = 10  # passes over the texts that a training of weights is taken to cost
 
-def better(scores: np.ndarray, best: np.ndarray) -> bool:
-    "Whether scores [N] are above others by more than half a standard error, on the rows that both have."
+def better(scores: np.ndarray, best: np.ndarray, errors: float) -> bool:
+    "Whether scores [N] are above others by more than so many standard errors, on the rows that both have."
     gain = (scores - best)[np.isfinite(scores) & np.isfinite(best)]
-    return bool(len(gain)) and gain.mean() > 0 and gain.mean() * len(gain) ** 0.5 > 0.5 * gain.std()
+    return bool(len(gain)) and bool(gain.mean() * len(gain) ** 0.5 > errors * gain.std())
 
 def megabytes(clf: Any) -> float:
     "What a fitted classifier has learned, heads and change of the base."
@@ -183,7 +183,8 @@ def choose(
         tried.append(one)
         emit(run, "candidate", done=number, total=len(candidates), recipe=recipe.name)
         spent, begun = time.perf_counter() - started, time.perf_counter()
-        needed = PASSES * reading if recipe.parts()["selector"].trains else 0.0
+        trains = recipe.parts()["selector"].trains
+        needed = PASSES * reading if trains else 0.0
         if kept is not None and spent + needed > limit:
             one.out = f"no time: {spent:.0f} of {limit:.0f} s spent" + (f", some {needed:.0f} s needed" if needed else "")
             said.append(f"more time could bring {recipe.name}: it was not tried for want of time; budget.time says how much there is")
@@ -202,7 +203,8 @@ def choose(
         one.latency, one.size = latency(trial, other.texts or train.texts), megabytes(trial)
         over = [name for name in ("latency", "size") if getattr(one, name) > auto.budget.get(name, np.inf)]
         one.out = ", ".join(f"over the {name} of the budget, {auto.budget[name]:g}" for name in over)
-        if kept is None or (not over and (kept[0].out or better(scores, best))): kept, best = (one, trial), scores
+        if kept is None or (not over and (kept[0].out or better(scores, best, 0.5 if trains else -0.5))):
+            kept, best = (one, trial), scores
     one, trial = kept
     if one.out: said.append(f"nothing holds the budget; {one.recipe}, the first, is kept")
     vars(clf).update({name: value for name, value in vars(trial).items() if name not in ("recipe", "settings")})

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..backbone.sources import file_hash
 from ..errors import UserError
-from ..paths import fresh_file
+from ..paths import abandoned, fresh_file
 
 # %% ../../nbs/07_training/02a_checkpoints.ipynb #2753354e
 MARK = "complete"
@@ -25,6 +25,7 @@ def _read(path: Path):
 
 def seal(checkpoint: Path, identity: str) -> None:
     "Mark a checkpoint of a run as whole."
+    for part in filter(abandoned, checkpoint.glob(".*")): part.unlink(missing_ok=True)  # of a run that was killed here
     files = {
         path.relative_to(checkpoint).as_posix(): file_hash(path) for path in sorted(checkpoint.rglob("*"))
         if path.is_file() and path.name != MARK
