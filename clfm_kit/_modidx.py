@@ -706,6 +706,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'clfm_kit/builtin/logistic.py'),
                                            'clfm_kit.builtin.logistic.solve_sparse': ( '06_builtin/logistic.html#solve_sparse',
                                                                                        'clfm_kit/builtin/logistic.py'),
+                                           'clfm_kit.builtin.logistic.spectrum': ( '06_builtin/logistic.html#spectrum',
+                                                                                   'clfm_kit/builtin/logistic.py'),
                                            'clfm_kit.builtin.logistic.times': ( '06_builtin/logistic.html#times',
                                                                                 'clfm_kit/builtin/logistic.py'),
                                            'clfm_kit.builtin.logistic.unit_rows': ( '06_builtin/logistic.html#unit_rows',

@@ -18,10 +18,11 @@ from scipy import sparse
 from torch import nn
 from torch.nn import functional
 
+from ..backbone.cache import Column
 from ..backbone.sites import deepest_columns
 from .keywords import SparseColumn
 from clfm_kit.builtin.logistic import (
-    GRID, SCALES, LogisticPath, SparsePath, best_of, even_folds, folds_for, held_out, unit_rows,
+    GRID, SCALES, LogisticPath, SparsePath, best_of, even_folds, folds_for, held_out, spectrum, unit_rows,
 )
 from .losses import tensor, weighted_loss
 from ..errors import UserError, short, unknown
@@ -50,9 +51,10 @@ class Lesson:
         return make(x[rows], self.targets[rows], classes, None if self.weight is None else self.weight[rows])
 
 def one_after_other(first, second):
-    "Columns [N, F] and [M, F] as one; sparse ones stay so."
+    "Columns [N, F] and [M, F] as one; sparse ones stay so, and others stay where they are, on disk perhaps, until read."
     if hasattr(first, "sparse"): return SparseColumn(sparse.vstack([first.sparse, second.sparse], format="csr"))
-    return np.concatenate([np.asarray(part, dtype=np.float32) for part in (first, second)])
+    where = [np.stack([np.full(len(part), number), np.arange(len(part))], 1) for number, part in enumerate((first, second))]
+    return Column([first, second], np.concatenate(where))
 
 # %% ../../nbs/06_builtin/06_heads.ipynb #fd38c3ee
 REFITS = ("train", "train+validation")
@@ -176,10 +178,7 @@ def _as_they_are(weights, bias) -> tuple: return weights, bias
 
 def coordinates(rows: sparse.csr_matrix) -> tuple:  # (x [N, K], what turns weights [C, K] and bias into those of features)
     "Sparse rows [N, F] in as many dense features as there are rows, all distances kept."
-    spread, axes = torch.linalg.eigh(torch.from_numpy((rows @ rows.T).toarray()).float())
-    keep = spread > 1e-6 * spread.amax().clamp_min(1e-12)
-    keep[-1] = True  # also where all rows are empty
-    spread, axes = spread[keep].clamp_min(1e-12), axes[:, keep]
+    axes, spread = spectrum(torch.from_numpy((rows @ rows.T).toarray()).float())
     back = torch.from_numpy(rows.T @ (axes / spread.sqrt()).numpy())  # [F, K]
     return axes * spread.sqrt(), lambda weights, bias: (weights @ back.T, bias)
 

@@ -6,6 +6,7 @@
 __all__ = ['PLACES', 'COLUMN', 'SparseColumn', 'counts', 'Keywords']
 
 # %% ../../nbs/06_builtin/12_keywords.ipynb #32a0000003
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,7 @@ class Keywords(Part):
     def __init__(self, beside: str | dict | None = None, most: Count = 16384):
         self.beside, self.most = beside, most
 
-    @property
+    @cached_property
     def _inner(self): return make("pooler", self.beside) if self.beside is not None else None
 
     def check(self):

@@ -20,6 +20,7 @@ from ..data.rows import UNNAMED
 from ..data.tasks import load_rows, rows_to_fit, split_known
 from ..display.tables import Result, Table
 from ..errors import UserError, imported, unknown
+from ..parts import name_and_params
 from ..paths import place
 from ..plugins import emit
 from ..recipes import Recipe
@@ -173,11 +174,12 @@ def choose(
     train, other, schemas = rows_to_fit(data, clf.specs_, None, validation, auto.seed)
     limit, candidates = seconds_for(auto.budget, len(train)), [like(auto, Recipe.of(name)) for name in auto.candidates]
     if clf.named or any(schema.unit == "word" for schema in schemas.values()):
-        candidates = [recipe for recipe in candidates if recipe.pooler != "keywords"][:1]
-        said = ["several tasks, or tags, have no choice of recipes yet: the first candidate is fitted"]
+        candidates = [recipe for recipe in candidates if name_and_params(recipe.pooler)[0] != "keywords"][:1]
+        said = ["several tasks, or tags, have no choice of recipes yet: the first candidate that can do them is fitted"]
     else: said = []
+    if not candidates: raise UserError(f"no candidate of {auto.name!r} can do several tasks, or tags; add one, such as probe")
     tried, best, kept = [], None, None
-    reading = 0.0
+    reading = 0.0  # seconds of the first fit that reads the texts
     for number, recipe in enumerate(candidates):
         one = Tried(recipe.name)
         tried.append(one)
@@ -187,7 +189,7 @@ def choose(
         needed = PASSES * reading if trains else 0.0
         if kept is not None and spent + needed > limit:
             one.out = f"no time: {spent:.0f} of {limit:.0f} s spent" + (f", some {needed:.0f} s needed" if needed else "")
-            said.append(f"more time could bring {recipe.name}: it was not tried for want of time; budget.time says how much there is")
+            said.append(f"more time, as budget.time, could bring {recipe.name}, which was not tried")
             continue
         folder = checkpoints and str(place(checkpoints) / recipe.name)
         try: trial = fit_one(clf, recipe, run, data, labels, validation, folder, sample_weight)
@@ -196,8 +198,8 @@ def choose(
             one.out = f"cannot be fitted: {error}"
             continue
         one.seconds = time.perf_counter() - begun
-        if trial.facts_["backbone_passes"]: reading = max(reading, one.seconds)
-        scores = judged(trial, train, other) if not clf.named and UNNAMED in trial.tasks_ and len(candidates) > 1 else np.zeros(1)
+        if trial.facts_["backbone_passes"] and not reading: reading = one.seconds
+        scores = judged(trial, train, other) if len(candidates) > 1 else np.zeros(0)
         some = scores[np.isfinite(scores)]
         one.score, one.rows = (float(some.mean()) if len(some) else None), len(some)
         one.latency, one.size = latency(trial, other.texts or train.texts), megabytes(trial)
@@ -214,4 +216,5 @@ def choose(
 
 def like(auto: Recipe, recipe: Recipe) -> Recipe:
     "A candidate with what `auto` says of the task, of tasks and of rows."
-    return replace(recipe, seed=auto.seed, task=auto.task, tasks=auto.tasks, class_weight=auto.class_weight or recipe.class_weight)
+    told = {name: value for name, value in auto.to_dict().items() if name in PASSED_ON}
+    return replace(recipe, **{"seed": auto.seed, **told})

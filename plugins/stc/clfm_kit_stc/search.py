@@ -22,6 +22,7 @@ from torch.nn import functional
 from clfm_kit.backbone.kernels import product
 from clfm_kit.backbone.sites import depth, is_text, layer
 from clfm_kit.builtin.logistic import GRID, LogisticPath, best_of, held_out, unit_rows
+from clfm_kit.errors import UserError
 from clfm_kit.evaluation.calibration import fit_temperature
 from .solver import Problem, path
 from .sparsify import entry, importance
@@ -58,8 +59,11 @@ class Rows:
 
 # %% ../nbs/01a_search.ipynb #01a0000009
 def factor(matrix: torch.Tensor, penalty) -> torch.Tensor:
-    "The Cholesky factor of a matrix with a penalty on its diagonal; a larger one where rows are nearly all equal."
+    """The Cholesky factor of a matrix with a penalty on its diagonal; a larger one where rows are nearly all equal.
+
+    Raises `UserError` for a matrix that is not finite."""
     penalty = max(float(penalty), 1e-9)
+    if not matrix.isfinite().all(): raise UserError("a state is not finite, so nothing can be learned from the states of this base")
     while True:
         loaded = matrix.clone()
         loaded.diagonal().add_(penalty)
