@@ -1,20 +1,20 @@
-"""Recipes with their defaults beside keywords and a plain probe: on splits of the training rows, some rows a class or all.
+"""Recipes with their defaults beside keywords and a plain probe: on splits of the training rows.
 
-    python benchmarks/defaults.py --data DIR [--data DIR …] --recipe probe [--recipe …]     a file for each cell; kept
-    python benchmarks/defaults.py --collect                                                 the table of all cells
+    python benchmarks/defaults.py --data DIR [--data DIR …] --recipe probe [--recipe …]    a file for each cell; kept
+    python benchmarks/defaults.py --collect                                                the table of all cells
 
-A cell is a data set, a number of rows a class (0: all), a seed and a recipe. Rows are capped; those that are judged
-come from the training rows too, so that test rows stay unread.
+A cell is a data set, a size, a seed and a recipe. A size is a number of rows ("600"; fewer where there are fewer) or
+of rows a class ("64-a-class"). Rows that are judged come from the training rows too, so that test rows stay unread.
 """
 import argparse
 import json
 import statistics
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
-from common import RESULTS, command, save, write
+from common import RESULTS, save, write
 from sklearn.linear_model import LogisticRegression
 
 from clfm_kit import Classifier, load_data
@@ -25,23 +25,29 @@ from clfm_kit.study.baseline import Baseline
 from clfm_kit.study.measuring import measure
 
 CELLS = RESULTS / "defaults"
+A_CLASS = "-a-class"
 TFIDF, EMBEDDING = "tfidf", "embedding"  # beside recipes: the baseline, and logistic regression on the plain embedding
 
 
-def split(folder, shots, seed, most, judged):
+def split(folder, size, seed, judged):
     """Rows to learn from, and others to judge on, each text once."""
     rows = load_data(folder).train
     order = np.random.default_rng(seed).permutation([group[0] for group in text_groups(rows.texts)])
     test, learn = order[:judged], order[judged:]
-    if shots:
-        seen = defaultdict(int)
-        kept = []
-        for row in learn:
-            label = str(rows.labels[row])
-            seen[label] += 1
-            if seen[label] <= shots: kept.append(row)
-        learn = kept
-    return rows.take([int(row) for row in learn[:most]]), rows.take([int(row) for row in test])
+    number, each, _ = size.partition(A_CLASS)
+    if each: learn = some_of_each(rows, learn, int(number))
+    else: learn = learn[:int(number)]
+    return rows.take(learn.tolist()), rows.take(test.tolist())
+
+
+def some_of_each(rows, order, most):
+    """The first rows of each label in an order."""
+    seen, kept = Counter(), []
+    for row in order:
+        label = str(rows.labels[row])
+        seen[label] += 1
+        if seen[label] <= most: kept.append(row)
+    return np.array(kept)
 
 
 def answered(recipe, train, test, seed):
@@ -65,11 +71,11 @@ def embedding(train, test):
     return (model.predict(unit(states(test))) == np.array(list(map(str, test.labels)))).astype(float)
 
 
-def run(folder, recipe, shots, seed, most, judged):
+def run(folder, recipe, size, seed, judged):
     name = Path(folder).name
-    path = CELLS / f"{name}.{recipe}.{shots}.{seed}.json"
+    path = CELLS / f"{name}.{recipe}.{size}.{seed}.json"
     if path.exists(): return
-    train, test = split(folder, shots, seed, most, judged)
+    train, test = split(folder, size, seed, judged)
     if recipe == EMBEDDING and isinstance(train.labels[0], list): return
     began = time.process_time()
     found, chosen = answered(recipe, train, test, seed)
@@ -77,35 +83,47 @@ def run(folder, recipe, shots, seed, most, judged):
     else: values, statistic = found.outcomes[UNNAMED].values, found.outcomes[UNNAMED].statistic
     score = float(np.mean(values)) if statistic == "mean" else float(found.figures(UNNAMED)["micro_f1"])
     cell = dict(
-        data=name, recipe=recipe, shots=shots, seed=seed, train=len(train), judged=len(test), score=score, statistic=statistic,
-        values=np.asarray(values).tolist(), processor_seconds=round(time.process_time() - began, 1), chosen=chosen,
-        command=command(),
+        data=name, recipe=recipe, size=size, seed=seed, train=len(train), judged=len(test), score=score,
+        statistic=statistic, values=packed(values), chosen=chosen,
+        processor_seconds=round(time.process_time() - began, 1),
+        command=f"python benchmarks/defaults.py --data {name} --size {size} --seeds {seed + 1} --recipe {recipe}",
     )
     save(path, json.dumps(cell))
-    print(f"{name} {shots} {seed} {recipe}: {100 * score:.1f}  {cell['processor_seconds']} s {chosen}", flush=True)
+    print(f"{name} {size} {seed} {recipe}: {100 * score:.1f}  {cell['processor_seconds']} s {chosen}", flush=True)
+
+
+def packed(values):
+    """What each row counts, short: a digit a row where it is right or wrong, else what its labels count together."""
+    values = np.asarray(values, dtype=int)
+    return "".join(map(str, values)) if values.ndim == 1 else values.sum(1, keepdims=True).tolist()
+
+
+def unpacked(cell):
+    """The values as `paired_bootstrap` takes them."""
+    return np.array(list(cell["values"]), dtype=float)
 
 
 def collect():
     cells = [json.loads(path.read_text()) for path in sorted(CELLS.glob("*.json"))]
     found = defaultdict(dict)
-    for cell in cells: found[cell["data"], cell["shots"], cell["seed"]][cell["recipe"]] = cell
+    for cell in cells: found[cell["data"], cell["size"], cell["seed"]][cell["recipe"]] = cell
     groups, figures, rows = defaultdict(list), {}, []
-    for (data, shots, _), by_recipe in found.items(): groups[data, shots].append(by_recipe)
-    for (data, shots), splits in sorted(groups.items()):
+    for (data, size, _), by_recipe in found.items(): groups[data, size].append(by_recipe)
+    for (data, size), splits in sorted(groups.items()):
         for recipe in dict.fromkeys(name for each in splits for name in each):
             some = [each[recipe] for each in splits if recipe in each]
             row = dict(
-                data=data, rows_a_class=shots or "all", recipe=recipe, splits=len(some), train=some[0]["train"],
+                data=data, size=size, recipe=recipe, splits=len(some), train=some[0]["train"],
                 score=statistics.mean(cell["score"] for cell in some),
                 processor_seconds=statistics.median(cell["processor_seconds"] for cell in some),
             )
             both = [each for each in splits if recipe in each and TFIDF in each]
             if recipe != TFIDF and both:
-                side = lambda name: np.concatenate([np.asarray(each[name]["values"], dtype=float) for each in both])
+                side = lambda name: np.concatenate([unpacked(each[name]) for each in both])
                 gain = paired_bootstrap(side(recipe), side(TFIDF), both[0][recipe]["statistic"])
                 row |= dict(against_tfidf=gain.to_dict())
             rows.append(row)
-            figures[f"{data} {shots or 'all'} {recipe}"] = round(100 * row["score"], 2)
+            figures[f"{data} {size} {recipe}"] = round(100 * row["score"], 2)
     write("defaults", figures, rows, command="python benchmarks/defaults.py --collect")
 
 
@@ -113,14 +131,13 @@ if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--data", action="append", default=[])
     options.add_argument("--recipe", action="append", default=[])
-    options.add_argument("--shots", action="append", type=int, default=[])
+    options.add_argument("--size", action="append", default=[])
     options.add_argument("--seeds", type=int, default=1)
-    options.add_argument("--rows", type=int, default=2000)
     options.add_argument("--judged", type=int, default=1000)
     options.add_argument("--collect", action="store_true")
     given = options.parse_args()
-    for folder in given.data:
-        for shots in given.shots or [0]:
-            for seed in range(given.seeds):
-                for recipe in given.recipe: run(folder, recipe, shots, seed, given.rows, given.judged)
+    for seed in range(given.seeds):
+        for folder in given.data:
+            for size in given.size or ["4000"]:
+                for recipe in given.recipe: run(folder, recipe, size, seed, given.judged)
     if given.collect: collect()
