@@ -246,6 +246,7 @@ class PoolerOptions(Protocol):
     "What a pooler may have."
     state_dtype: str  # the number type that its states are kept in
     per_label: bool  # it gives one value for each label
+    poolings: tuple  # the ways in which it pools each site, where it has several
     encoder: type  # the `TextEncoder` that reads in a way of its own
     examples: type  # the `Examples` that make batches in a way of their own
     network: type  # the `Network` that trains in a way of its own
@@ -281,6 +282,9 @@ class HeadOptions(Protocol):
 
     def loss(self, logits, targets, weights=None):
         "The mean loss that training minimises, where the head is a module; `weights` are `ClassWeights`."
+
+    def work(self, rows, widths, classes) -> tuple:
+        "Bytes and operations that `fit` takes on columns {column: F}, where they are many; for `clfm plan`."
 
     def explain(self, features, column) -> list:
         "The head's own account of one logit."

@@ -24,6 +24,7 @@ from clfm_kit.data.words import find_words, repair, spans, split_words
 from clfm_kit.recipes import Recipe
 from clfm_kit.study.merging import merge_models
 from clfm_kit.training.batches import Examples
+from clfm_kit.training.rounds import Rounds
 
 TASKS = {"intent": "label", "slots": "slots"}
 FAST = ["training.epochs=1", "training.learning_rate=1e-3", "training.head_start=random"]
@@ -634,15 +635,15 @@ def test_the_best_epoch_is_that_of_the_best_mean_quality(tiny, parts):
     from clfm_kit.training.trainer import GuardCallback
     trainer = SimpleNamespace(
         network=SimpleNamespace(state_dict=lambda: {"number": torch.tensor(float(len(log)))}),
-        settings=SimpleNamespace(patience=2), validation=range(50), run=None,
+        settings=SimpleNamespace(patience=2), validation=range(50), run=None, rounds=Rounds(100, 1),
     )
     watch, log, control = GuardCallback(trainer), [], SimpleNamespace(should_training_stop=False)
     for loss, quality in ((1.0, 0.5), (1.2, 0.7), (1.1, 0.7), (0.9, 0.6)):
         log.append(dict(eval_loss=loss, eval_quality=quality))
-        watch.on_evaluate(None, SimpleNamespace(log_history=log, epoch=1.0), control, log[-1])
+        watch.on_evaluate(None, SimpleNamespace(log_history=log, epoch=1.0, global_step=len(log)), control, log[-1])
     assert float(watch.best["number"]) == 3 and not control.should_training_stop  # the loss decides between equals
     log.append(dict(eval_loss=0.8, eval_quality=0.65))
-    watch.on_evaluate(None, SimpleNamespace(log_history=log, epoch=1.0), control, log[-1])
+    watch.on_evaluate(None, SimpleNamespace(log_history=log, epoch=1.0, global_step=len(log)), control, log[-1])
     assert control.should_training_stop
 
 
@@ -651,12 +652,12 @@ def test_few_validation_rows_do_not_choose_an_epoch():
     from clfm_kit.training.trainer import GuardCallback
     trainer = SimpleNamespace(
         network=SimpleNamespace(state_dict=lambda: {"number": torch.tensor(float(len(log)))}),
-        settings=SimpleNamespace(patience=2), validation=range(49), run=None,
+        settings=SimpleNamespace(patience=2), validation=range(49), run=None, rounds=Rounds(100, 1),
     )
     watch, log, control = GuardCallback(trainer), [], SimpleNamespace(should_training_stop=False)
     for loss in (0.5, 0.6, 0.7, 0.8):
         log.append(dict(eval_loss=loss))
-        watch.on_evaluate(None, SimpleNamespace(log_history=log, epoch=1.0), control, log[-1])
+        watch.on_evaluate(None, SimpleNamespace(log_history=log, epoch=1.0, global_step=len(log)), control, log[-1])
     assert float(watch.best["number"]) == 4 and not control.should_training_stop
 
 
@@ -666,7 +667,7 @@ def test_training_goes_on_while_one_task_still_improves():
     watch, log = (
         GuardCallback(SimpleNamespace(
             network=SimpleNamespace(state_dict=dict), settings=SimpleNamespace(patience=2),
-            validation=range(50), run=None,
+            validation=range(50), run=None, rounds=Rounds(100, 1),
         )),
         [],
     )
@@ -675,11 +676,11 @@ def test_training_goes_on_while_one_task_still_improves():
         log.append(
             dict(eval_loss=1.0, eval_quality=(intent + slots) / 2, eval_tasks=dict(intent=intent, slots=slots))
         )
-        watch.on_evaluate(None, SimpleNamespace(log_history=log, epoch=1.0), control, log[-1])
+        watch.on_evaluate(None, SimpleNamespace(log_history=log, epoch=1.0, global_step=len(log)), control, log[-1])
     # slots were at their best one epoch ago, though the mean was best three ago
     assert not control.should_training_stop
     log.append(log[-1])
-    watch.on_evaluate(None, SimpleNamespace(log_history=log, epoch=1.0), control, log[-1])
+    watch.on_evaluate(None, SimpleNamespace(log_history=log, epoch=1.0, global_step=len(log)), control, log[-1])
     assert control.should_training_stop
 
 

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LIMITS', 'SECONDS_A_ROW', 'LEAST_SECONDS', 'PASSED_ON', 'PASSES', 'check_auto', 'check_budget', 'seconds_for',
-           'Tried', 'Choice', 'row_scores', 'judged', 'better', 'megabytes', 'latency', 'fit_one', 'choose', 'like']
+           'Tried', 'Choice', 'row_scores', 'judged', 'better', 'megabytes', 'latency', 'reading_time', 'within',
+           'fit_one', 'choose', 'like']
 
 # %% ../../nbs/08_classifier/05_choosing.ipynb #35c0000003
 import time
@@ -24,6 +25,8 @@ from ..parts import name_and_params
 from ..paths import place
 from ..plugins import emit
 from ..recipes import Recipe
+from ..settings import ROUNDS
+from ..training.rounds import still_falls
 
 # %% ../../nbs/08_classifier/05_choosing.ipynb #35c0000006
 LIMITS = {"time": "seconds of a fit", "latency": "milliseconds of an answer", "size": "megabytes of what is learned"}
@@ -132,7 +135,7 @@ def judged(clf: Any, train, other) -> np.ndarray:  # [rows of train, then of oth
     return found
 
 # %% ../../nbs/08_classifier/05_choosing.ipynb #35c0000013
-PASSES = 10  # passes over the texts that a training of weights is taken to cost
+PASSES = 10  # passes over the texts that a round of training weights is taken to cost
 
 def better(scores: np.ndarray, best: np.ndarray, errors: float) -> bool:
     "Whether scores [N] are above others by more than so many standard errors, on the rows that both have."
@@ -151,6 +154,18 @@ def latency(clf: Any, texts: list) -> float:
     started = time.perf_counter()
     for text in some: clf.predict_proba([text])
     return 1000 * (time.perf_counter() - started) / max(len(some), 1)
+
+def reading_time(clf: Any, texts: list) -> float:
+    "Seconds that a fitted classifier's base takes to read texts, by some of them."
+    some = texts[::max(1, len(texts) // 64)][:64]
+    started = time.perf_counter()
+    clf.encoder_.uncached().features(some)
+    return (time.perf_counter() - started) * len(texts) / len(some)
+
+def within(recipe: Recipe, rounds: float) -> Recipe:
+    "A recipe that trains, kept to so many rounds where it says nothing of epochs or rounds itself."
+    if {"epochs", "rounds"} & recipe.training.keys() or rounds >= ROUNDS: return recipe
+    return replace(recipe, training=recipe.training | dict(rounds=max(1, int(rounds))))
 
 def fit_one(clf: Any, recipe: Recipe, run: Any, *data: Any) -> Any:
     "A fresh classifier like `clf`, fitted with one candidate. Raises what `learn` raises."
@@ -179,7 +194,7 @@ def choose(
     else: said = []
     if not candidates: raise UserError(f"no candidate of {auto.name!r} can do several tasks, or tags; add one, such as probe")
     tried, best, kept = [], None, None
-    reading = 0.0  # seconds of the first fit that reads the texts
+    reading = 0.0  # seconds, once a candidate has run the base
     for number, recipe in enumerate(candidates):
         one = Tried(recipe.name)
         tried.append(one)
@@ -191,6 +206,7 @@ def choose(
             one.out = f"no time: {spent:.0f} of {limit:.0f} s spent" + (f", some {needed:.0f} s needed" if needed else "")
             said.append(f"more time, as budget.time, could bring {recipe.name}, which was not tried")
             continue
+        if needed: recipe = within(recipe, (limit - spent) / needed)
         folder = checkpoints and str(place(checkpoints) / recipe.name)
         try: trial = fit_one(clf, recipe, run, data, labels, validation, folder, sample_weight)
         except UserError as error:
@@ -198,7 +214,7 @@ def choose(
             one.out = f"cannot be fitted: {error}"
             continue
         one.seconds = time.perf_counter() - begun
-        if trial.facts_["backbone_passes"] and not reading: reading = one.seconds
+        if trial.depth_ and not reading: reading = reading_time(trial, train.texts)
         scores = judged(trial, train, other) if len(candidates) > 1 else np.zeros(0)
         some = scores[np.isfinite(scores)]
         one.score, one.rows = (float(some.mean()) if len(some) else None), len(some)
@@ -209,6 +225,8 @@ def choose(
             kept, best = (one, trial), scores
     one, trial = kept
     if one.out: said.append(f"nothing holds the budget; {one.recipe}, the first, is kept")
+    if still_falls(trial.facts_.get("training", {}).get("validation_loss", ())):
+        said.append(f"more time could bring a better {one.recipe}: its validation loss still fell")
     vars(clf).update({name: value for name, value in vars(trial).items() if name not in ("recipe", "settings")})
     clf.facts_["seconds"] = round(time.perf_counter() - started, 1)
     figure = next(iter(clf.tasks_.values())).main_figure

@@ -108,10 +108,11 @@ def errors(
 def plan(
     recipe: Annotated[str, typer.Option("--recipe", help="A recipe's name or a YAML file.")], model: Model = "minilm",
     settings: Settings = None, rows: Annotated[int, typer.Option("--rows", help="How many training texts.")] = 10_000,
-    length: Annotated[int, typer.Option("--length", help="Tokens in a text.")] = 64, as_json: Json = False,
+    length: Annotated[int, typer.Option("--length", help="Tokens in a text.")] = 64,
+    classes: Annotated[int, typer.Option("--classes", help="How many labels.")] = 10, as_json: Json = False,
 ):
     "Estimate memory and time before any weight is loaded, with advice."
     checked = Recipe.of(recipe).with_params(settings or [])
     from clfm_kit.study.plan import plan as estimate
-    found = estimate(checked, model, (), rows, length)
+    found = estimate(checked, model, (), rows, length, classes=classes)
     show(found.to_dict(), as_json, found)

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['KEPT', 'CALL', 'MINILM_LINEAR', 'Many', 'Amount', 'trained_weights', 'activation_bytes', 'token_work', 'calls',
-           'machine_speed', 'free_memory', 'Plan', 'plan', 'advise']
+           'solving_work', 'machine_speed', 'free_memory', 'Plan', 'plan', 'advise']
 
 # %% ../../nbs/09_study/07_plan.ipynb #0f6b29bd
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from typing import Annotated
 
@@ -16,7 +16,9 @@ import psutil
 import torch
 
 from ..backbone.batching import TOKEN_BUDGET
+from ..backbone.sites import Shape, is_text
 from ..backbone.sizes import Sizes, in_four_bits, sizes_for, weight_bytes
+from ..classifier.choosing import seconds_for
 from ..display.tables import Result, Table
 from ..errors import UserError
 from ..recipes import Recipe
@@ -51,6 +53,17 @@ def calls(sizes: Sizes, rows: int, length: int, device: str, training=None) -> f
     steps = 3 * training.epochs * -(-rows // training.batch_size) if training else 0
     return len(sizes.maps) * (rows * length / TOKEN_BUDGET.get(device, 8192) + steps)
 
+# %% ../../nbs/09_study/07_plan.ipynb #ba5d425a
+def solving_work(parts: dict, sizes: Sizes, rows: int, classes: int) -> tuple:  # (bytes, operations)
+    "What solving the head on the pooled states of all texts takes; two copies of them where it does not say."
+    shape, pooler = Shape(sizes.depth, sizes.hidden, sizes.ffn), parts["pooler"]
+    widths = {
+        f"{site}/{pooling}": shape.width(site)
+        for site in pooler.sites(shape) if not is_text(site) for pooling in getattr(pooler, "poolings", ("mean",))
+    }
+    work = getattr(parts["head"], "work", lambda rows, widths, classes: (8 * rows * sum(widths.values()), 0))
+    return work(rows, widths, classes)
+
 # %% ../../nbs/09_study/07_plan.ipynb #f42077c3
 def machine_speed(device: str, seconds: float = 0.2) -> float:
     "Operations a second in a product of matrices, measured."
@@ -80,7 +93,8 @@ class Plan(Result):
     trained: int  # how many numbers are trained
     memory: int  # bytes at the peak of the run, beside what Python and its libraries hold
     available: int
-    training_seconds: float
+    training_seconds: float  # of a round, where a training may go on
+    rounds: int  # of training at most
     seconds_per_thousand: float  # texts read after training
     advice: list
 
@@ -104,7 +118,7 @@ class Plan(Result):
         rows = [
             ["base weights", f"{self.weights / 1e9:.2f} GB"], ["numbers trained", f"{self.trained:,}"],
             ["memory at the peak", f"{self.memory / 1e9:.2f} of {self.available / 1e9:.1f} GB on {self.device}"],
-            ["fitting", _duration(self.training_seconds)],
+            ["fitting", _duration(self.training_seconds) + f", or up to {self.rounds} times that" * (self.rounds > 1)],
             ["reading 1,000 texts", _duration(self.seconds_per_thousand)],
         ]
         return [Table(f"{self.recipe} on {self.model}", ["what", "estimate"], rows)]
@@ -130,14 +144,16 @@ Amount = Annotated[float, "a number above 0", lambda value: 0 < value < 1e30]
 def plan(
     recipe="probe", model: str | PathLike[str] = "minilm", settings=(), rows: Many = 10_000, length: Many = 64,
     device: str | None = None, speed: Amount | None = None, available: Amount | None = None,
+    classes: Many = 10,
 ) -> Plan:
-    """The plan for `rows` texts of about `length` tokens.
+    """The plan for `rows` texts of about `length` tokens in so many `classes`.
 
     `speed` (operations a second) and `available` (bytes) stand for another machine. Raises `UserError`.
     """
     try: torch.device(device or "cpu")
     except RuntimeError as error: raise UserError(f"device is {device!r}; one such as 'cpu' or 'cuda' expected") from error
     recipe = Recipe.of(recipe).with_params(settings)
+    if recipe.candidates: return _plan_of_all(recipe, (model, (), rows, length, device, speed, available, classes))
     parts, device = recipe.parts(), device or ("cuda" if torch.cuda.is_available() else "cpu")
     selector, quantizer = parts["selector"], parts["quantizer"]
     training = (Training.of(recipe.training) if selector.trains else Training()).sized(rows)
@@ -146,17 +162,34 @@ def plan(
         trained_weights(sizes, selector), max(length, min(training.token_budget, training.batch_size * length))
     )
     base = weight_bytes(sizes, quantizer)
-    memory = base + 16 * trained + activation_bytes(sizes, tokens, selector.trains, quantized)
+    reading = 16 * trained + activation_bytes(sizes, tokens, selector.trains, quantized)
+    solving, operations = solving_work(parts, sizes, rows, classes)
+    memory = base + max(reading, solving)
     speed, available = speed or machine_speed(device), available or free_memory(device)
-    once = token_work(sizes, length) * length / speed  # seconds to read one text
+    runs = not all(map(is_text, parts["pooler"].sites(Shape(sizes.depth, sizes.hidden, sizes.ffn))))
+    once = runs * token_work(sizes, length) * length / speed  # seconds to read one text
     passes = 1 + training.epochs * (3 if trained >= sizes.linear else 2) if selector.trains else 1
-    fit = rows * once * passes + CALL * calls(sizes, rows, length, device, training if selector.trains else None)
+    fit = operations / speed + rows * once * passes
+    fit += runs * CALL * calls(sizes, rows, length, device, training if selector.trains else None)
     found = Plan(
         str(model), recipe.name, device, base, trained, memory, available, fit,
-        1000 * once + CALL * calls(sizes, 1000, length, device), [],
+        training.rounds if selector.trains else 1, 1000 * once + runs * CALL * calls(sizes, 1000, length, device), [],
     )
     found.advice = advise(found, sizes, quantized, selector.trains, tokens)
     return found
+
+def _plan_of_all(recipe: Recipe, given: tuple) -> Plan:
+    "The plan of a recipe with candidates: all of them in turn, within its budget of time."
+    plans = [plan(name, *given) for name in recipe.candidates]
+    limit, needed = seconds_for(recipe.budget, given[2]), sum(one.training_seconds for one in plans)
+    found = replace(
+        max(plans, key=lambda one: one.memory), recipe=recipe.name, training_seconds=min(limit, needed), rounds=1,
+        trained=max(one.trained for one in plans),
+        seconds_per_thousand=max(one.seconds_per_thousand for one in plans),
+    )
+    each = ", ".join(f"{one.recipe} {_duration(one.training_seconds)}" for one in plans)
+    told = f"It tries {each}; what does not fit into {_duration(limit)} is left out, see budget.time."
+    return replace(found, advice=[*found.advice, told])
 
 # %% ../../nbs/09_study/07_plan.ipynb #11c20687
 def advise(found: Plan, sizes: Sizes, quantized: bool, trains: bool, tokens: int) -> list:

@@ -25,6 +25,7 @@ from ..plugins import emit
 from .batches import LengthBatches, Loader
 from .checkpoints import last_checkpoint, seal
 from .network import cast_weights
+from .rounds import Rounds, still_falls
 from .stopping import Stopping
 
 # %% ../../nbs/07_training/03_trainer.ipynb #24cc2378
@@ -102,11 +103,9 @@ class TextTrainer(Trainer):
         return self.optimizer
 
     def create_scheduler(self, num_training_steps, optimizer=None):
-        "Rates rise for `warmup` of the steps, then fall in a line to 0."
-        rising = max(1, round(self.settings.warmup * num_training_steps))
-        falling = max(num_training_steps - rising, 1)
-        rate = lambda step: min((step + 1) / rising, max(num_training_steps - step, 0) / falling)
-        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, rate)
+        "Rates as in `Rounds`."
+        self.rounds = Rounds(num_training_steps // self.settings.rounds, self.settings.rounds, self.settings.warmup)
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, self.rounds.rate)
         return self.lr_scheduler
 
     def evaluate(self, *args, **kwargs):
@@ -180,7 +179,8 @@ class GuardCallback(TrainerCallback):
         before, trained = self.before or {}, self.trainer.network.delta.parameters()
         still = [name for name, tensor, _ in trained if name in before and torch.equal(tensor, before[name])]
         # a first gradient of exactly zero is forgiven for some steps: one factor of a product may begin at zero
-        for name in still if state.global_step >= min(10, state.max_steps) else set(still) - self.idle:
+        rounds = self.trainer.rounds
+        for name in still if state.global_step >= min(10, rounds.steps) else set(still) - self.idle:
             raise UserError(
                 f"tensor {name!r} was chosen to train and did not move in step {state.global_step}; raise "
                 "training.learning_rate, or choose other weights"
@@ -189,7 +189,7 @@ class GuardCallback(TrainerCallback):
         # with a last look, so that the best weights may be these
         def stop(): control.should_training_stop = control.should_evaluate = True
         emit(
-            self.trainer.run, "train", done=state.global_step, total=state.max_steps,
+            self.trainer.run, "train", done=state.global_step, total=rounds.steps * rounds.number(state.global_step),
             loss=float(self.trainer.last_loss), epoch=state.epoch,
             texts=state.global_step * self.trainer.settings.batch_size, stop=stop,
         )
@@ -199,7 +199,7 @@ class GuardCallback(TrainerCallback):
 
     def on_evaluate(self, args, state, control, metrics, **kwargs):
         """Keep the weights if they are the best so far, or if too few rows say which are;
-        stop when nothing improves any more.
+        stop when nothing improves any more, at the end of a round when the loss falls no more.
         """
         entries = [entry for entry in state.log_history if "eval_loss" in entry]
         losses = [entry["eval_loss"] for entry in entries]
@@ -215,7 +215,10 @@ class GuardCallback(TrainerCallback):
         # for each of several tasks the validation at which it was first at its best
         tasks = [entry.get("eval_tasks", {}) for entry in entries]
         firsts = [max(range(len(tasks)), key=lambda n: (tasks[n][name], -n)) for name in tasks[-1]]
-        if last - max([best, *firsts]) >= self.trainer.settings.patience: control.should_training_stop = True
+        rounds, step = self.trainer.rounds, state.global_step
+        tired = rounds.number(step) == 1 and last - max([best, *firsts]) >= self.trainer.settings.patience
+        rested = rounds.ends(step) and not (len(self.trainer.validation) >= FEW and still_falls(losses))
+        if tired or rested: control.should_training_stop = True
 
 # %% ../../nbs/07_training/03_trainer.ipynb #07205743
 def train_delta(
@@ -247,9 +250,14 @@ def train_delta(
     if network.widened: cast_weights(network.base, network.dtype)
     history = trainer.state.log_history
     quality = [entry["eval_tasks"] for entry in history if "eval_tasks" in entry]
+    losses = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
+    if trainer.state.global_step == trainer.state.max_steps and len(validation) >= FEW and still_falls(losses):
+        warnings.warn(
+            f"the validation loss was still falling when training ended ({', '.join(f'{x:.3g}' for x in losses[-3:])}); "
+            f"training.epochs={2 * settings.epochs * settings.rounds} would go on"
+        )
     return (dict(validation_quality=quality) if quality else {}) | dict(
-        validation_loss=[entry["eval_loss"] for entry in history if "eval_loss" in entry],
-        steps=trainer.state.global_step, trainable=delta.size, lowest=delta.lowest,
+        validation_loss=losses, steps=trainer.state.global_step, trainable=delta.size, lowest=delta.lowest,
         prefix="replayed" if prefix else "computed",
     )
 
@@ -292,7 +300,7 @@ def arguments(folder, network, train, settings, seed, checkpoints) -> TrainingAr
     "What `Trainer` is told; bfloat16 where the accelerator has it."
     on_gpu = network.backbone.device.type == "cuda"
     found = TrainingArguments(
-        folder, num_train_epochs=settings.epochs, per_device_train_batch_size=settings.batch_size, seed=seed,
+        folder, num_train_epochs=settings.epochs * settings.rounds, per_device_train_batch_size=settings.batch_size, seed=seed,
         use_cpu=not on_gpu, bf16=on_gpu and torch.cuda.is_bf16_supported(), max_grad_norm=settings.max_grad_norm,
         eval_strategy="steps", eval_steps=-(-len(train) // settings.batch_size), logging_strategy="no",
         save_strategy="steps" if checkpoints else "no", save_steps=settings.save_steps, save_total_limit=2,

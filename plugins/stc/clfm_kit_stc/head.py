@@ -14,7 +14,7 @@ import torch
 
 from clfm_kit.backbone.sites import depth, is_text
 from clfm_kit.builtin.heads import REFITS, Lesson
-from clfm_kit.builtin.logistic import LogisticPath, even_folds, folds_for
+from clfm_kit.builtin.logistic import GRID, SPANNING, LogisticPath, even_folds, folds_for
 from clfm_kit.errors import UserError, unknown
 from clfm_kit.parts import Count, Part
 from clfm_kit.shapes import Axes
@@ -93,6 +93,21 @@ class Sparsify(Part):
         self.report_ = self._report(candidates, schema)
         return self
 
+    def work(self, rows: int, widths: dict, classes: int) -> tuple:  # (bytes, operations)
+        "About what `fit` takes on columns {column: F} of so many rows, as counted in its steps."
+        some, every = min(rows, self.rows), sum(widths.values())
+        used = every if min(rows, every) <= self.max_features else self.max_features
+        folds, learned, axes = folds_for(some), some * (1 - 1 / folds_for(some)), min(rows, used, SPANNING)
+        ridge = len(views(sorted(widths, key=depth), self.mixtures)) * len(self.strengths) * folds
+        logistic = (LOGISTIC + 2) * folds * len(GRID)
+        operations = (
+            2 * some**2 * every * (1 + folds * len(self.etas) / 3)  # products of rows with rows
+            + ridge * (learned**3 / 3 + 2 * learned**2 * classes) + logistic * 12 * 4 * learned**2 * classes
+            + 2 * rows * used * axes + 9 * axes**3 + 60 * 4 * rows * axes * classes  # the last fit
+        )
+        states = 2 * rows * every + 4 * (len(widths) * some**2 + 2 * rows * used)
+        return int(states + (used < every) * 8 * min(rows, self.max_features) * every), int(operations)
+
     def _search(self, features, every, looked_at, seed, progress) -> tuple:  # (candidates, Rows)
         "All candidates on some of the rows."
         some, y = {column: values[looked_at] for column, values in features.items()}, every.given[looked_at]
@@ -135,7 +150,7 @@ class Sparsify(Part):
     def _fewer(self, places, features, every, some) -> dict:
         "The most important features of `places`, `max_features` of them, by ridge on some of the rows."
         self._gather(places, features, some)
-        weights, _ = ridge(self._x.clone(), every.targets[some], every.weight[some], self.strengths[0])
+        weights, _ = ridge(self._x, every.targets[some], every.weight[some], self.strengths[0])
         kept = np.zeros(len(weights), dtype=bool)
         kept[(weights.square().sum(1) * self._x.var(0)).topk(self.max_features).indices.numpy()] = True
         return {column: places[column][kept[self._places(number)]] for number, column in enumerate(self.columns_)}
@@ -147,11 +162,12 @@ class Sparsify(Part):
     def _solved(self, best, every, rows=slice(None)) -> tuple:  # (weights [F, C], bias [C])
         "The classifier of a candidate on its features of some rows."
         if best.classifier == "ridge":
-            return ridge(self._x[rows].clone(), every.targets[rows], every.weight[rows], best.strength)
-        size = (self._x.shape[1] / size_of(best.columns, best.text)) ** 0.5
+            return ridge(self._x[rows], every.targets[rows], every.weight[rows], best.strength)
         weight = None if every.row_weight is None else every.row_weight[rows]
-        weights, bias = LogisticPath(self._x[rows] * size, every.given[rows], len(every.schema), weight).solve(best.strength)
-        return weights.T * size, bias
+        path = LogisticPath(self._x[rows], every.given[rows], len(every.schema), weight)
+        # C is that of features of size 1
+        weights, bias = path.solve(best.strength * self._x.shape[1] / size_of(best.columns, best.text))
+        return weights.T, bias
 
     def _gather(self, places: dict, features, rows=slice(None)):
         "Note which features are used, and read them of some rows."
@@ -161,8 +177,9 @@ class Sparsify(Part):
         self.exit_layer_ = max(map(depth, places))
         size = {column: self._text**0.5 if is_text(column) else 1.0 for column in places}
         self._size = np.repeat(np.float32([*size.values()]), self.counts_)
-        read = lambda column, chosen: unit(features[column], rows)[:, torch.from_numpy(chosen)] * size[column]
-        self._x = torch.cat([read(column, chosen) for column, chosen in places.items()], 1)
+        self._x = torch.empty(len(features[self.columns_[0]][rows]), len(self.indices_))
+        for number, (column, chosen) in enumerate(places.items()):
+            self._x[:, self._places(number)] = unit(features[column], rows)[:, torch.from_numpy(chosen)] * size[column]
 
     def _unlearned(self, best, rows, looked_at, trained, count, every) -> np.ndarray:  # [N, C], NaN where there are none
         "Scores of rows that the classifier which gave them had not learned."

@@ -42,8 +42,8 @@ def token_sparse():
     that are computed once; then a probe of the layers there.
     """
     return Recipe(
-        name="token-sparse", selector="token-sparse", pooler="probed",
-        head=dict(name="logistic", columns="validated", scale="columns", refit="train"), training=dict(learning_rate=1e-3),
+        name="token-sparse", selector="token-sparse", pooler="probed", head=dict(name="logistic", columns="validated"),
+        training=dict(learning_rate=1e-3),
     )
 
 @hookimpl

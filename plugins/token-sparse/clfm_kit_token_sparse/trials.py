@@ -77,7 +77,7 @@ class Trials:
         found = training.trainer.train_delta(
             fresh, delta, self.train, self.validation,
             draw=class_draw(objective.class_weights, self.train.targets[name]),
-            settings=batches.settings.sized(len(batches.examples)), seed=batches.seed,
+            settings=replace(batches.settings.sized(len(batches.examples)), rounds=1), seed=batches.seed,
         )
         delta.unapply(network.backbone)
         least = min(found["validation_loss"])
