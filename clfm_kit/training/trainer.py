@@ -216,7 +216,7 @@ class GuardCallback(TrainerCallback):
         tasks = [entry.get("eval_tasks", {}) for entry in entries]
         firsts = [max(range(len(tasks)), key=lambda n: (tasks[n][name], -n)) for name in tasks[-1]]
         rounds, step = self.trainer.rounds, state.global_step
-        tired = rounds.number(step) == 1 and last - max([best, *firsts]) >= self.trainer.settings.patience
+        tired = last - max([best, *firsts]) >= (self.trainer.settings.patience if rounds.number(step) == 1 else 1)
         rested = rounds.ends(step) and not (len(self.trainer.validation) >= FEW and still_falls(losses))
         if tired or rested: control.should_training_stop = True
 
