@@ -9,6 +9,8 @@ import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 
+from afresh import python
+
 
 def clfm(*words, cwd=None, env=None) -> subprocess.CompletedProcess:
     """What `clfm WORDS` does: exit code, standard output and standard error.
@@ -42,13 +44,13 @@ with open(sys.argv[2], "wb") as file: pickle.dump(found, file)
 
 def afresh(asked: dict) -> dict:
     """What saved models say in a fresh process, which has another seed of hashes: {name: answers} from
-    {name: (folder, method, texts)}. Starting it takes seconds, so ask it for all models of a module at once.
+    {name: (folder, method, texts)}.
     """
     with TemporaryDirectory() as place:
         files = Path(place, "asked"), Path(place, "found")
         files[0].write_bytes(pickle.dumps(asked))
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "5"}
-        subprocess.run([sys.executable, "-W", "ignore", "-c", AFRESH, *files], check=True, env=environment)
+        done = python("-c", AFRESH, *files, env={"OMP_NUM_THREADS": "1"})
+        assert done.returncode == 0, done.stderr
         return pickle.loads(files[1].read_bytes())
 
 
@@ -82,7 +84,9 @@ def _run(function, cwd, env, out, err):
     try:
         for target, file in enumerate((out, err), 1): os.dup2(file, target)
         sys.stdin = open(os.devnull, encoding="utf-8")
-        sys.stdout, sys.stderr = (open(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))
+        encoding = (env or os.environ).get("PYTHONIOENCODING", "utf-8")
+        sys.stdout = open(1, "w", encoding=encoding, closefd=False)
+        sys.stderr = open(2, "w", encoding=encoding, errors="backslashreplace", closefd=False)  # as Python has it
         if cwd: os.chdir(cwd)
         if env is not None:
             os.environ.clear()

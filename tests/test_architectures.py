@@ -3,14 +3,13 @@ or it is refused in a sentence. `python tests/test_architectures.py` writes the 
 """
 import gc
 import json
-import subprocess
-import sys
 import tempfile
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+from afresh import python
 from architectures import ASKED, LABELS, NAMES, RECIPES, TEXTS, save_base, tokenizer
 
 from clfm_kit import Classifier, UserError
@@ -23,9 +22,8 @@ warnings.filterwarnings("ignore")
 import numpy as np
 from clfm_kit import Classifier
 gc.freeze()
-for line in sys.stdin:
-    folder, asked = json.loads(line)
-    np.save(folder + ".npy", Classifier.from_pretrained(folder).decision_function(asked))
+for folder in sys.argv[2:]:
+    np.save(folder + ".npy", Classifier.from_pretrained(folder).decision_function(json.loads(sys.argv[1])))
 """
 
 
@@ -76,8 +74,8 @@ class Tried:
     def reload(self):
         """All that was saved answers the same in one fresh process."""
         saved = sorted(path.parent for path in self.folder.glob("*/clfm.json"))
-        lines = "\n".join(json.dumps([str(folder), ASKED]) for folder in saved)
-        subprocess.run([sys.executable, "-c", FRESH], input=lines, text=True, check=True)
+        done = python("-c", FRESH, json.dumps(ASKED), *saved)
+        assert done.returncode == 0, done.stderr
         for folder in saved:
             before, after = (np.load(f"{folder}{end}.npy") for end in ("-before", ""))
             np.testing.assert_array_equal(after, before, err_msg=folder.name)

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from command import clfm
+from command import Forked, clfm
 from command import refused as refused_command
 from sklearn.exceptions import NotFittedError
 
@@ -204,20 +205,16 @@ def test_the_cache_keeps_to_its_limit_and_forgets_what_was_unused_for_longest(ti
     with pytest.raises(UserError, match="CLFM_KIT_CACHE_GB is 'plenty'"): fit("&")
 
 
-KILLED = """
-import os, sys
-from clfm_kit import Classifier
-from clfm_kit.plugins import using
-from clfm_kit.recipes import Recipe, parse_yaml
-def stop(run, event):
-    if event["kind"] == "states": os.kill(os.getpid(), 9)
-with using("stop", run_event=stop): Classifier("probe", sys.argv[1], cache=sys.argv[2]).fit("helpdesk")
-"""
+def killed(tiny, cache):
+    "A fit whose process is killed while states are written."
+    def kill(run, event):
+        if event["kind"] == "states": os.kill(os.getpid(), signal.SIGKILL)
+    with using("kill", run_event=kill): Classifier("probe", tiny, cache=cache).fit("helpdesk")
 
 
 def test_a_fit_takes_away_what_a_killed_one_left(tiny, tmp_path):
     cache = tmp_path / "states"
-    assert subprocess.run([sys.executable, "-c", KILLED, tiny, cache]).returncode == -9
+    assert Forked(lambda: killed(tiny, cache)).wait().returncode == -signal.SIGKILL
     unfinished = lambda: list(cache.glob("**/.part*"))
     assert unfinished()
     ours = next(cache.iterdir()) / part_name()
@@ -491,12 +488,10 @@ def test_no_home_folder_is_needed_where_the_cache_has_a_place(tmp_path, monkeypa
 def test_output_that_cannot_show_every_letter_ends_well(tiny, tmp_path):
     FRAME.to_csv(tmp_path / "rows.csv", index=False)
     env = os.environ | {"CLFM_KIT_CACHE": str(tmp_path / "states"), "PYTHONIOENCODING": "ascii"}
-    command = [sys.executable, "-m", "clfm_kit.cli.main"]
     fit = ["fit", "--recipe", "probe", "--model", tiny, "--data", "rows.csv", "--out", "m"]
-    done = subprocess.run([*command, *fit], cwd=tmp_path, env=env, capture_output=True, text=True)
+    done = clfm(*fit, cwd=tmp_path, env=env)
     assert done.returncode == 0 and "rror" not in done.stderr, done.stderr
-    said = [*command, "predict", "m", "ein kaputtes Gerät …", "--json"]
-    done = subprocess.run(said, cwd=tmp_path, env=env, capture_output=True, text=True)
+    done = clfm("predict", "m", "ein kaputtes Gerät …", "--json", cwd=tmp_path, env=env)
     assert json.loads(done.stdout)[0]["text"] == "ein kaputtes Gerät …"
 
 
@@ -530,14 +525,18 @@ def test_scikit_learns_checks_pass_but_for_those_that_are_named(tiny):
 # ---- what is wrong with files and names is told before the slow libraries load
 
 QUICK = """
-import sys
+import json, os, sys
 from clfm_kit.cli.main import main
-try: main(sys.argv[1:])
-except SystemExit as stop: print("exit", stop.code, "torch" in sys.modules, "transformers" in sys.modules)
+for number, words in enumerate(json.loads(sys.argv[1])):
+    if os.fork(): os.wait()
+    else:
+        for stream, name in (1, "out"), (2, "err"): os.dup2(os.open(f"{number}.{name}", os.O_CREAT | os.O_WRONLY), stream)
+        try: main(words)
+        except SystemExit as stop: print("exit", stop.code, "torch" in sys.modules, "transformers" in sys.modules)
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(0)
 """
-
-
-@pytest.mark.parametrize("words, message", [
+WRONG = [
     (["fit", "--recipe", "probe", "--data", "none.csv", "--out", "m"], "none.csv is not a file"),
     (["fit", "--recipe", "probe", "--data", "rows.csv", "--text-column", "txt", "--out", "m"], "did you mean 'text'?"),
     (["fit", "--recipe", "probe", "--data", "broken.csv", "--out", "m"], "broken.csv line 3"),
@@ -568,12 +567,23 @@ except SystemExit as stop: print("exit", stop.code, "torch" in sys.modules, "tra
     (["export", "m", "--data", "none.csv", "--out", "o"], "none.csv is not a file"),
     (["distil", "owner/name", "--data", "none.csv", "--out", "o"], "none.csv is not a file"),
     (["merge", "a", "b", "--data", "none.csv", "--out", "o"], "none.csv is not a file"),
-])
-def test_errors_about_files_and_names_wait_for_no_library(words, message, tmp_path):
-    FRAME.to_csv(tmp_path / "rows.csv", index=False)
-    (tmp_path / "broken.csv").write_text("text,label\na,x\nb\n")
-    done = subprocess.run(
-        [sys.executable, "-c", QUICK, *words], cwd=tmp_path, capture_output=True, text=True,
-        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+]
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    "What each of the commands says on both streams, all forked from one fresh process."
+    place = tmp_path_factory.mktemp("quick")
+    FRAME.to_csv(place / "rows.csv", index=False)
+    (place / "broken.csv").write_text("text,label\na,x\nb\n")
+    commands = json.dumps([words for words, _ in WRONG])
+    subprocess.run(
+        [sys.executable, "-c", QUICK, commands], cwd=place, check=True, env=os.environ | {"HF_HUB_OFFLINE": "1"}
     )
-    assert message in done.stderr and done.stdout == "exit 2 False False\n", done
+    return [[(place / f"{number}.{name}").read_text() for name in ("out", "err")] for number in range(len(WRONG))]
+
+
+@pytest.mark.parametrize("number", range(len(WRONG)), ids=[" ".join(words) for words, _ in WRONG])
+def test_errors_about_files_and_names_wait_for_no_library(number, quick):
+    out, err = quick[number]
+    assert WRONG[number][1] in err and out == "exit 2 False False\n", (out, err)

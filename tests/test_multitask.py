@@ -1,13 +1,11 @@
 """Several tasks in one model: bad input, partial labels, other processes, merging and serving."""
 import json
-import os
-import subprocess
-import sys
 import warnings
 
 import numpy as np
 import pytest
 import torch
+from afresh import python
 from command import afresh, clfm
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -722,10 +720,7 @@ def test_a_model_loaded_without_the_plugin_says_what_to_install(tiny, parts, tmp
         "import sys; from clfm_kit import Classifier, UserError\ntry: Classifier.from_pretrained(sys.argv[1])\n"
         "except UserError as error: print('said:', error)\nelse: print('loaded')"
     )
-    found = subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "model"], capture_output=True, text=True,
-        env=os.environ | {"CLFM_KIT_PLUGINS": "stc"}, check=True,
-    ).stdout
+    found = python("-c", code, tmp_path / "model", env={"CLFM_KIT_PLUGINS": "stc"}).stdout
     assert 'pip install "clfm-kit[multitask]"' in found
 
 

@@ -2,7 +2,6 @@
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import textwrap
 import time
@@ -10,6 +9,7 @@ import warnings
 from functools import cache
 from pathlib import Path
 
+import afresh
 import numpy as np
 import pytest
 import torch
@@ -73,8 +73,8 @@ def test_a_killed_run_goes_on_bit_for_bit(fit, tiny, tmp_path, through):
     run.send_signal(signal.SIGKILL)
     assert run.wait().returncode == -signal.SIGKILL
     assert not (tmp_path / "model").exists() and list(checkpoints.glob("checkpoint-*"))
-    environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONHASHSEED="5")
-    subprocess.run([sys.executable, fit, *words], check=True, env=environment)
+    done = afresh.python(fit, *words, env={"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
     found, expected = tensors(tmp_path / "model"), tensors(through)
     assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
 
@@ -159,7 +159,8 @@ def of_processes(tmp_path_factory):
 
     def torchrun():
         from torch.distributed.run import main
-        main(["--standalone", "--nproc_per_node=2", str(path), str(place), "2", *map(str, BUDGETS)])
+        command = sys.executable, afresh.__file__, str(path), str(place), "2", *map(str, BUDGETS)
+        main(["--standalone", "--nproc_per_node=2", "--no-python", *command])
 
     for run in (script(path, place, 1, *BUDGETS), torchrun):
         done = Forked(run, env=environment).wait()
