@@ -2,17 +2,17 @@
 import torch
 from transformers import CONFIG_MAPPING, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
 
-THINGS = "phone camera player router screen battery manual case".split()
+THINGS = "phone camera router screen battery case".split()
 WORDS = {"good": "good great lovely".split(), "bad": "bad awful broken".split()}
 TEXTS, LABELS = zip(*[
     (f"the {thing} is {word}", label) for thing in THINGS for label, words in WORDS.items() for word in words
 ])
-ASKED = [*TEXTS[:5], "a phone whose screen and battery and router are all lovely, but the manual is not", "case"]
+ASKED = [*TEXTS[:3], "a phone whose screen and battery and router are all lovely, but the manual is not", "case"]
 
 SIZES = dict(
-    hidden_size=32, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, intermediate_size=48, head_dim=8,
+    hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=48, head_dim=8,
     max_position_embeddings=128, pad_token_id=0, bos_token_id=1, eos_token_id=1, embedding_size=32, hidden_dim=48,
-    d_ff=48, d_kv=8, encoder_ffn_dim=48, decoder_ffn_dim=48, encoder_layers=3, decoder_layers=3, num_decoder_layers=2,
+    d_ff=48, d_kv=8, encoder_ffn_dim=48, decoder_ffn_dim=48, encoder_layers=2, decoder_layers=2, num_decoder_layers=2,
     encoder_attention_heads=4, decoder_attention_heads=4, initializer_range=0.2, init_std=0.2,
 )
 EXPERTS = dict(
@@ -23,7 +23,7 @@ LATENT = dict(
     q_lora_rank=16, kv_lora_rank=16, qk_rope_head_dim=8, qk_nope_head_dim=8, v_head_dim=8, num_key_value_heads=4
 )
 PICTURES = dict(
-    hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=2, image_size=16, patch_size=8,
+    hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=8,
 )
 
 
@@ -50,25 +50,26 @@ PLAIN = (
     "mamba recurrent_gemma rwkv lfm2 falcon_h1"
 )
 CHANGED = {
-    "longformer": dict(attention_window=[8, 8, 8]),
+    "longformer": dict(attention_window=[8, 8]),
+    "switch_transformers": dict(num_sparse_encoder_layers=2),
     "xlnet": dict(max_position_embeddings=None, d_head=8),
     "opt": dict(word_embed_proj_dim=16, ffn_dim=48), "falcon": dict(head_dim=None), "gptj": dict(rotary_dim=8),
-    "gpt_neo": dict(attention_types=[[["global", "local"], 2]], num_hidden_layers=4),
-    "jamba": dict(attn_layer_period=2, attn_layer_offset=1, num_hidden_layers=4, expert_layer_period=2),
+    "gpt_neo": dict(attention_types=[[["global", "local"], 1]]),
+    "jamba": dict(attn_layer_period=2, attn_layer_offset=1, expert_layer_period=2),
     "mamba2": dict(num_heads=8, n_groups=2, head_dim=8, chunk_size=8), "deepseek_v3": LATENT,
     "qwen3_next": dict(
-        layer_types=["linear_attention", "linear_attention", "full_attention"], linear_num_key_heads=2,
+        layer_types=["linear_attention", "full_attention"], linear_num_key_heads=2,
         linear_num_value_heads=4, linear_key_head_dim=8, linear_value_head_dim=8,
     ),
     "falcon_h1": dict(mamba_d_ssm=32, mamba_n_heads=4, mamba_d_head=8, mamba_d_state=8, mamba_chunk_size=8),
-    "modernbert-decoder": dict(local_attention=512), "recurrent_gemma": dict(lru_width=32, attention_window_size=128),
+    "modernbert-decoder": dict(local_attention=512), "recurrent_gemma": dict(num_hidden_layers=3, lru_width=32, attention_window_size=128),
     "gemma3n_text": dict(
         num_hidden_layers=4, num_kv_shared_layers=2, hidden_size_per_layer_input=8, vocab_size_per_layer_input=300,
         layer_types=["sliding_attention", "full_attention"] * 2, activation_sparsity_pattern=[0.0] * 4, laurel_rank=8,
         altup_num_inputs=2, intermediate_size=[48] * 4,
     ),
     "funnel": dict(
-        block_sizes=[1, 1, 1], d_model=32, n_head=4, d_head=8, d_inner=48, hidden_size=None, num_hidden_layers=None,
+        block_sizes=[1, 1], d_model=32, n_head=4, d_head=8, d_inner=48, hidden_size=None, num_hidden_layers=None,
         num_attention_heads=None, max_position_embeddings=None, architectures=["FunnelModel"],
     ),
     "llava": mixed("llama", model_type="clip_vision_model"), "mistral3": mixed("mistral", model_type="pixtral"),

@@ -9,6 +9,7 @@ import gc
 import json
 import os
 import runpy
+import signal
 import socket
 import socketserver
 import subprocess
@@ -19,9 +20,9 @@ from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryFile
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
-import psutil
+from jobs import LIBRARIES, processor_seconds
 
 PLACE = "CLFM_KIT_AFRESH"  # the variable that names the server's socket
 SEED = "5"  # of hashes
@@ -29,20 +30,25 @@ SEED = "5"  # of hashes
 
 @contextmanager
 def served(folder):
-    "While inside, `python` asks a server whose socket is in `folder`; yields its process."
+    """While inside, `python` asks a server whose socket is in `folder`. Yields what afterwards holds `spent`, the
+    processor seconds of the server and of all that it forked.
+    """
     address = Path(folder, "afresh")
     with open(f"{address}.log", "wb") as log:  # what libraries say while they load
-        process = psutil.Popen(
+        process = subprocess.Popen(
             [sys.executable, __file__, "serve", address], env=os.environ | {"PYTHONHASHSEED": SEED}, stdout=log,
             stderr=log,
         )
     while not address.exists() and process.poll() is None: time.sleep(0.01)
     os.environ[PLACE] = str(address)
-    try: yield process
+    told = SimpleNamespace(spent=0.0)
+    try: yield told
     finally:
         del os.environ[PLACE]
+        before = processor_seconds()
         process.terminate()
         process.wait()
+        told.spent = processor_seconds() - before
 
 
 def python(*words, env=None) -> subprocess.CompletedProcess:
@@ -72,6 +78,7 @@ class Request(socketserver.BaseRequestHandler):
     def handle(self):
         _, streams, _, _ = socket.recv_fds(self.request, 1, 3)
         asked = json.loads(self.request.makefile("rb").readline())
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         for target, stream in enumerate(streams): os.dup2(stream, target)
         os.chdir(asked["folder"])
         os.environ.clear(), os.environ.update(asked["variables"])
@@ -113,7 +120,6 @@ class Server(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
 
     def process_request(self, request, client):
         if not self.loaded:
-            from jobs import LIBRARIES
             for name in LIBRARIES: import_module(name)
             gc.freeze()
             self.loaded = True
@@ -122,6 +128,7 @@ class Server(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
 
 if __name__ == "__main__":
     if sys.argv[1] == "serve":
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # once what it forked has ended
         with Server(sys.argv[2], Request) as server: server.serve_forever()
     done = python(*sys.argv[1:])
     print(done.stdout, end="")

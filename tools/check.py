@@ -174,17 +174,17 @@ def main(given):
             tell(outcome)
             if given.stop and not outcome.passed: break
 
-    with nothing_left_behind() as folder, served(folder) as fresh:
-        steps = given.steps or list(STEPS)
-        if given.changed: jobs, over = touched(given.since, given.minutes)
-        else:
-            jobs = expecting(jobs_of(steps, folder, given.save))
-            if "wheels" in steps:
-                os.environ["CLFM_KIT_WHEELS"] = str(folder / "dist")  # before the fork server starts
-                run([Job("build", "wheels", wheels.built, (folder,))])
-        run(jobs)
-        spent = sum(fresh.cpu_times()[:4])  # its own and its children's
-        outcomes.append(Outcome("tests", "fresh processes", True, 0.0, spent))
+    with nothing_left_behind() as folder:
+        with served(folder) as fresh:
+            steps = given.steps or list(STEPS)
+            if given.changed: jobs, over = touched(given.since, given.minutes)
+            else:
+                jobs = expecting(jobs_of(steps, folder, given.save))
+                if "wheels" in steps:
+                    os.environ["CLFM_KIT_WHEELS"] = str(folder / "dist")  # before the fork server starts
+                    run([Job("build", "wheels", wheels.built, (folder,))])
+            run(jobs)
+        outcomes.append(Outcome("tests", "fresh processes", True, 0.0, fresh.spent))
         tell(outcomes[-1])
     seconds = time.perf_counter() - begin
     summary(outcomes, seconds)

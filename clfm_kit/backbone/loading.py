@@ -130,8 +130,8 @@ def left_plain(model, missing, quantization) -> list:
     return [*sorted(lost), *get_keys_to_not_convert(model)] if lost else []
 
 def load_model(source: str, depth: int | None = None, kind=AutoModel, dtype="auto", **kwargs) -> tuple:
-    """The part of a model that reads text, or with `kind` LanguageModel the whole, in evaluation mode; and its number
-    of blocks.
+    """The part of a model that reads text, or with `kind` LanguageModel the whole, in evaluation mode and with no
+    weight that asks for a gradient; and its number of blocks.
 
     Raises `UserError` naming the source when it cannot be loaded, or lacks a tensor that is read.
     """
@@ -154,7 +154,8 @@ def load_model(source: str, depth: int | None = None, kind=AutoModel, dtype="aut
         speaks = kind is LanguageModel
         refuse_made_up(source, model.eval(), found, speaks)
         refuse_no_numbers(source, model)
-    return (model if speaks else text_model(model)).eval(), full
+    # a convolution may answer otherwise in the last bit while its weights ask for gradients
+    return (model if speaks else text_model(model)).eval().requires_grad_(False), full
 
 # %% ../../nbs/05_backbone/05a_loading.ipynb #8ec6fcbc
 class LanguageModel:
