@@ -218,6 +218,10 @@ class FormatOptions(Protocol):
     max_length: int | None  # tokens to which it cuts a text
     reads_html: bool  # tags of HTML are no words to it
     keep: str  # which end of a text is kept
+    combine: str  # what the vectors of several sequences of a text become: their "mean" or "max"
+
+    def pieces(self, length, limit):
+        "How long the sequences are in which a text of `length` tokens is read, about; for `clfm plan`."
 
     def check_task(self, task):
         "Raise `UserError` for a kind of task whose texts it cannot give the model."

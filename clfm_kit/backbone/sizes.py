@@ -13,7 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from .sites import Shape
-from .blocks import text_model
+from .blocks import NO_LIMIT, UNKNOWN, context_length, text_model
 from .sources import cannot_load, model_source, quiet, text_config, trust
 from ..errors import UserError
 
@@ -29,6 +29,7 @@ class Sizes:
     ffn: int = 0
     bits: int = 32  # of a weight in the files
     fused: int = 0  # weights in blocks that are no linear maps, such as experts that are kept as one tensor
+    limit: int = UNKNOWN  # longest sequence in tokens
 
 # %% ../../nbs/05_backbone/05_sizes.ipynb #6f0ec9da
 def model_sizes(source: str) -> Sizes:
@@ -51,6 +52,7 @@ def model_sizes(source: str) -> Sizes:
         linear, sum(p.numel() for p in model.parameters()) - linear, maps, text.num_hidden_layers, text.hidden_size,
         max((max(size) for size in maps.values()), default=0), bits,
         sum(p.numel() for name, m in blocks for p in m.parameters(recurse=False) if p.ndim > 1 and name not in maps),
+        context_length(model, SimpleNamespace(model_max_length=NO_LIMIT)),
     )
 
 # %% ../../nbs/05_backbone/05_sizes.ipynb #6c196dec

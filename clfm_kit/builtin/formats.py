@@ -11,8 +11,9 @@ from typing import Annotated
 
 import numpy as np
 
+from ..backbone.batching import COMBINED
 from ..backbone.tokens import Encoded, bare_ids
-from ..errors import UserError
+from ..errors import UserError, unknown
 from ..parts import Count, Part
 
 # %% ../../nbs/06_builtin/00_formats.ipynb #f8c519aa
@@ -21,7 +22,7 @@ KEEPS = ("head", "tail", "head+tail")
 def cut(ids: list, room: int, keep: str) -> list:
     "At most `room` of `ids`, from the place that `keep` names."
     if len(ids) <= room: return ids
-    head = {"head": room, "tail": 0, "head+tail": room - room // 4}[keep]
+    head = {"head": room, "tail": 0, "head+tail": room - max(room // 4, int(room > 1))}[keep]
     return ids[:head] + ids[len(ids) - room + head:]
 
 # %% ../../nbs/06_builtin/00_formats.ipynb #08012902a0
@@ -58,16 +59,37 @@ class Plain(Part):
         ids = [found or [tokenizer.pad_token_id] for found in ids]
         return Encoded(ids, np.arange(len(texts)), np.array([len(found) > room for found in bare], dtype=bool))
 
+    def pieces(self, length: int, limit: int) -> list:
+        "How long the one sequence is in which a text of `length` tokens is read, special tokens included."
+        return [min(length, limit, self.max_length or limit)]
+
 # %% ../../nbs/06_builtin/00_formats.ipynb #0801599a56
 Overlap = Annotated[int, "a whole number from 0 up", lambda value: value >= 0]
 
 class Windows(Part):
     """Overlapping windows of at most `size` tokens (None: the model's limit), `overlap` of them shared;
-    no more than `most` a text.
+    no more than `most` a text, from the place that `keep` names.
+
+    The states of a text are the `combine` of those of its windows, their mean or their maximum.
     """
 
-    def __init__(self, size: Count | None = None, overlap: Overlap = 32, most: Count = 16):
+    def __init__(
+        self, size: Count | None = None, overlap: Overlap = 32, most: Count = 16, keep: str = "head",
+        combine: str = "mean",
+    ):
         self.size, self.overlap, self.most = size, overlap, most
+        self.keep, self.combine = keep, combine
+
+    def check(self):
+        "Raises `UserError` for an unknown `keep` or `combine`."
+        for name, known in (("keep", KEEPS), ("combine", COMBINED)):
+            if getattr(self, name) not in known: raise unknown(f"{name} of format 'windows'", getattr(self, name), known)
+
+    def _starts(self, length, room) -> list:
+        "Where the windows begin that are needed for so many tokens."
+        if self.overlap >= room:
+            raise UserError(f"overlap={self.overlap} must be smaller than the {room} tokens a window holds")
+        return [*range(0, max(length - self.overlap, 1), room - self.overlap)]
 
     def encode(self, texts, tokenizer, limit) -> Encoded:
         """Sequences of at most `size` token ids, as many for a text as it needs.
@@ -76,15 +98,19 @@ class Windows(Part):
         """
         bare, before, after = bare_ids(texts, tokenizer)
         room = _room(limit, self.size, len(before) + len(after))
-        if self.overlap >= room:
-            raise UserError(f"overlap={self.overlap} must be smaller than the {room} tokens a window holds")
         ids, rows, truncated = [], [], np.zeros(len(texts), dtype=bool)
         for row, found in enumerate(bare):
-            starts = range(0, max(len(found) - self.overlap, 1), room - self.overlap)
+            starts = self._starts(len(found), room)
             truncated[row] = len(starts) > self.most
-            ids += [(before + found[s:s + room] + after) or [tokenizer.pad_token_id] for s in starts[:self.most]]
-            rows += [row] * min(len(starts), self.most)
+            starts = cut(starts, self.most, self.keep)
+            ids += [(before + found[s:s + room] + after) or [tokenizer.pad_token_id] for s in starts]
+            rows += [row] * len(starts)
         return Encoded(ids, np.array(rows), truncated)
+
+    def pieces(self, length: int, limit: int) -> list:
+        "How long the windows are in which a text of `length` tokens is read, about. Raises `UserError` as `encode` does."
+        room = min(limit, self.size or limit)
+        return [min(length - start, room) for start in cut(self._starts(length, room), self.most, self.keep)]
 
 # %% ../../nbs/06_builtin/00_formats.ipynb #75f669c5
 BLOCKS = {"p", "div", "br", "tr", "li", "table", "ul", "ol", "blockquote", "h1", "h2", "h3", "h4", "h5", "h6", "hr"}

@@ -46,7 +46,7 @@ class Frozen(Part):
 OFFERED = {
     "format": {
         "plain": ("clfm_kit.builtin.formats:Plain", "the text as it is, cut to the model's limit"),
-        "windows": ("clfm_kit.builtin.formats:Windows", "overlapping windows over long texts, states averaged"),
+        "windows": ("clfm_kit.builtin.formats:Windows", "overlapping windows over long texts, their mean or maximum"),
         "html": ("clfm_kit.builtin.formats:Html", "what a browser shows of a text of HTML, cut to the model's limit"),
         "pair": (
             "clfm_kit.builtin.pair:PairFormat",

@@ -97,6 +97,7 @@ class Plan(Result):
     rounds: int  # of training at most
     seconds_per_thousand: float  # texts read after training
     advice: list
+    sequences: int = 1  # in which a text is read
 
     def __repr__(self):
         return (
@@ -121,6 +122,7 @@ class Plan(Result):
             ["fitting", _duration(self.training_seconds) + f", or up to {self.rounds} times that" * (self.rounds > 1)],
             ["reading 1,000 texts", _duration(self.seconds_per_thousand)],
         ]
+        if self.sequences > 1: rows.append(["windows a text", str(self.sequences)])
         return [Table(f"{self.recipe} on {self.model}", ["what", "estimate"], rows)]
 
     def remarks(self) -> list:
@@ -158,24 +160,29 @@ def plan(
     selector, quantizer = parts["selector"], parts["quantizer"]
     training = (Training.of(recipe.training) if selector.trains else Training()).sized(rows)
     sizes, quantized = sizes_for(parts, model), getattr(quantizer, "bits", None) is not None
-    trained, tokens = (
-        trained_weights(sizes, selector), max(length, min(training.token_budget, training.batch_size * length))
-    )
+    pieces = parts["format"].pieces(length, sizes.limit) if hasattr(parts["format"], "pieces") else [length]
+    read, most = sum(pieces), sum(pieces) if selector.trains else max(pieces)
+    trained, tokens = trained_weights(sizes, selector), max(most, min(training.token_budget, training.batch_size * read))
     base = weight_bytes(sizes, quantizer)
     reading = 16 * trained + activation_bytes(sizes, tokens, selector.trains, quantized)
     solving, operations = solving_work(parts, sizes, rows, classes)
     memory = base + max(reading, solving)
     speed, available = speed or machine_speed(device), available or free_memory(device)
     runs = not all(map(is_text, parts["pooler"].sites(Shape(sizes.depth, sizes.hidden, sizes.ffn))))
-    once = runs * token_work(sizes, length) * length / speed  # seconds to read one text
+    # seconds to read one text
+    once = runs * sum(token_work(sizes, tokens) * tokens for tokens in pieces) / speed
     passes = 1 + training.epochs * (3 if trained >= sizes.linear else 2) if selector.trains else 1
     fit = operations / speed + rows * once * passes
-    fit += runs * CALL * calls(sizes, rows, length, device, training if selector.trains else None)
+    fit += runs * CALL * calls(sizes, rows, read, device, training if selector.trains else None)
     found = Plan(
         str(model), recipe.name, device, base, trained, memory, available, fit,
-        training.rounds if selector.trains else 1, 1000 * once + runs * CALL * calls(sizes, 1000, length, device), [],
+        training.rounds if selector.trains else 1, 1000 * once + runs * CALL * calls(sizes, 1000, read, device), [],
+        len(pieces),
     )
     found.advice = advise(found, sizes, quantized, selector.trains, tokens)
+    if read < length: found.advice.append(
+        f"A text of {length:,} tokens is cut to {read:,}; format=windows reads more of it, and takes longer in proportion."
+    )
     return found
 
 def _plan_of_all(recipe: Recipe, given: tuple) -> Plan:
