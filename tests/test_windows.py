@@ -144,7 +144,7 @@ def test_a_saved_model_answers_as_the_fit_read(tiny, tmp_path, recipe):
 def test_a_choice_on_held_out_rows_takes_the_windows_that_serve(tiny):
     """The label stands behind what a text of one window holds."""
     filler = " ".join(WORDS[:200])
-    given = [f"{text} {filler} {'refund ' if row % 2 else 'thanks '}" for row, text in enumerate(LONG[:60])]
+    given = [f"{text[:40]} {filler} {('thanks ', 'refund ')[row % 2] * 20}" for row, text in enumerate(LONG)]
     plain = {"name": "cut", "format": "plain"}
     ends = {"name": "ends", "format": {"name": "windows", "size": 32, "most": 2, "overlap": 8, "keep": "head+tail"}}
     clf = Classifier(dict(name="auto", candidates=[plain, ends]), tiny, cache=None).fit(given, LABELS)
