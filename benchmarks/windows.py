@@ -77,7 +77,7 @@ def collect():
             if not both or other == (data, recipe, text_format): continue
             side = lambda found: np.concatenate([np.asarray(found[seed]["values"], dtype=float) for seed in both])
             statistic = by_seed[both[0]]["statistic"]
-            row[f"against_{against}"] = paired_bootstrap(side(by_seed), side(sides[other]), statistic).to_dict()
+            row[f"against_{against}"] = paired_bootstrap(side(sides[other]), side(by_seed), statistic).to_dict()
         rows.append(row)
         figures[" ".join(filter(None, (data, recipe, text_format)))] = round(100 * score, 2)
     write("windows", figures, rows, command="python benchmarks/windows.py --collect")
