@@ -120,7 +120,7 @@ def collect():
             both = [each for each in splits if recipe in each and TFIDF in each]
             if recipe != TFIDF and both:
                 side = lambda name: np.concatenate([unpacked(each[name]) for each in both])
-                gain = paired_bootstrap(side(recipe), side(TFIDF), both[0][recipe]["statistic"])
+                gain = paired_bootstrap(side(TFIDF), side(recipe), both[0][recipe]["statistic"])
                 row |= dict(against_tfidf=gain.to_dict())
             rows.append(row)
             figures[f"{data} {size} {recipe}"] = round(100 * row["score"], 2)
