@@ -230,27 +230,32 @@ def test_a_patience_that_cannot_stop_anything_is_said(tiny):
         few.fit(texts, labels, validation.take(range(20)))
 
 
-def test_a_training_goes_on_only_where_the_loss_still_fell(tiny):
-    from clfm_kit.training.rounds import still_falls
+@pytest.mark.parametrize(
+    "falls, validations", [(lambda losses: False, 2), (lambda losses: len(losses) < 4, 4), (bool, 6)]
+)
+def test_a_training_goes_on_where_the_loss_still_fell(tiny, monkeypatch, falls, validations):
+    monkeypatch.setattr("clfm_kit.training.trainer.still_falls", falls)
     texts, labels, validation = some_rows(96)
-    for rate in ("1e-3", "1e-7"):
-        settings = ["training.epochs=2", "training.rounds=3", f"training.learning_rate={rate}"]
-        if rate == "1e-7": settings.append("training.head_learning_rate=1e-7")
-        clf = Classifier("finetune", tiny, settings=settings, cache=None).fit(texts, labels, validation)
-        losses = clf.facts_["training"]["validation_loss"]
-        assert len(losses) % 2 == 0
-        goes_on = [still_falls(losses[:end]) for end in range(2, 6, 2)]
-        assert len(losses) == 2 + 2 * next((n for n, more in enumerate(goes_on) if not more), 2)
-        if rate == "1e-7": assert len(losses) == 2
-
-
-def test_given_epochs_are_made_and_a_loss_that_still_fell_is_said(tiny):
-    texts, labels, validation = some_rows(96)
-    settings = ["training.epochs=2", "training.learning_rate=2e-3", "training.head_start=random"]
+    settings = ["training.epochs=2", "training.rounds=3", "training.learning_rate=1e-4", "training.patience=6"]
+    # a later round goes on only with a loss that is the lowest so far
+    monkeypatch.setattr("clfm_kit.training.network.Objective.calibrated_loss", lambda self, *_: -next(counted))
+    counted = iter(range(100))
     clf = Classifier("finetune", tiny, settings=settings, cache=None)
-    with pytest.warns(UserWarning, match="was still falling when training ended .* training.epochs=4 would go on"):
-        clf.fit(texts, labels, validation)
-    assert len(clf.facts_["training"]["validation_loss"]) == 2
+    if validations == 6:
+        with pytest.warns(UserWarning, match="was still falling when training ended .* training.epochs=12 would go on"):
+            clf.fit(texts, labels, validation)
+    else: clf.fit(texts, labels, validation)
+    assert len(clf.facts_["training"]["validation_loss"]) == validations
+
+
+def test_a_later_round_ends_with_a_validation_that_is_no_better(tiny, monkeypatch):
+    monkeypatch.setattr("clfm_kit.training.trainer.still_falls", bool)
+    losses = iter([3.0, 2.0, 2.5, 1.0])
+    monkeypatch.setattr("clfm_kit.training.network.Objective.calibrated_loss", lambda self, *_: next(losses))
+    texts, labels, validation = some_rows(96)
+    settings = ["training.epochs=2", "training.rounds=3", "training.learning_rate=1e-4"]
+    clf = Classifier("finetune", tiny, settings=settings, cache=None).fit(texts, labels, validation)
+    assert clf.facts_["training"]["validation_loss"] == [3.0, 2.0, 2.5]
 
 
 # ---- checkpoints that were damaged

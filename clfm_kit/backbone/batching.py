@@ -85,13 +85,14 @@ def reading_budget(device) -> int:
 # %% ../../nbs/05_backbone/04_batching.ipynb #11013d57fd
 COMBINED = ("mean", "max")
 
-def combine(vectors, owner, tokens, how: str = "mean"):
+def combine(vectors, owner, tokens, how: str = "even"):
     """What the sequences of each text are together, [S, F] to [texts, F]: their `mean` weighed by their `tokens` [S], or
-    their `max`; `owner` [S] is the text of each, in rising order.
+    `even`, or their `max`; `owner` [S] is the text of each, in rising order.
     """
     counts = torch.bincount(owner)
     if len(counts) == len(vectors): return vectors
     if how == "max": return torch.segment_reduce(vectors, "max", lengths=counts)
+    if how == "even": tokens = torch.ones_like(tokens)
     tokens, total = tokens.to(vectors.dtype), torch.bincount(owner, tokens).to(vectors.dtype)
     return torch.segment_reduce(vectors * (tokens / total[owner]).unsqueeze(1), "sum", lengths=counts)
 

@@ -101,22 +101,24 @@ class TextEncoder:
     def read(self, batch: dict, columns) -> dict:  # {column: tensor [texts or words, F]}
         """The columns of a batch from `EncodedTexts.batch`; gradients flow where they are enabled.
 
-        One pass; more without gradients, where the windows of one long text are more than is read at once."""
+        One pass; more without gradients, where the windows of one long text, which know nothing of each other, are more
+        than is read at once."""
         vectors: dict = defaultdict(list)  # {column: pooled states of sequences, or states of words}
         for part in self._parts(batch): self._read(part, columns, vectors)
         found = {name: torch.cat(some) if len(some) > 1 else some[0] for name, some in vectors.items()}
         owner, tokens = (values.to(self.backbone.device) for values in (batch["owner"], batch["mask"].sum(1)))
-        how = getattr(self.text_format, "combine", "mean")
+        how = getattr(self.text_format, "combine", "even")
         return {
             name: values if name.endswith(WORDS) else combine(values, owner, tokens, how) for name, values in found.items()
         }
 
     def _parts(self, batch) -> list:
-        "The batch, or its sequences in smaller ones."
+        "The batch, or its windows in smaller ones."
         count, length = batch["ids"].shape
         room = max(1, reading_budget(self.backbone.device) // length)
         # a batch of several texts keeps to the budget by itself
-        if torch.is_grad_enabled() or len(batch["owner"].unique()) > 1 or count <= room: return [batch]
+        together = not hasattr(self.text_format, "combine") or len(batch["owner"].unique()) > 1
+        if torch.is_grad_enabled() or together or count <= room: return [batch]
         cut = lambda start: {
             name: batch[name][start:start + room] for name in ("ids", "mask", "types", "sequences") if name in batch
         }
