@@ -51,7 +51,8 @@ class Sparsify(Part):
     bias_: Annotated[np.ndarray, "an array [C]", Axes("C")]
 
     def __init__(
-        self, penalty: float = 0.03, etas=(0.5, 0.8, 0.95), strengths=(0.01, 0.03, 0.1, 0.3, 1.0), mixtures: str = "each",
+        self, penalty: float = 0.03, etas=(0.5, 0.8, 0.95), strengths=(0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
+        mixtures: str = "each",
         exit_at="best", rows: Count = 1500, refit: str = "train+validation", max_features: Count = 6144,
     ):
         self.penalty, self.etas, self.strengths, self.mixtures = penalty, etas, strengths, mixtures

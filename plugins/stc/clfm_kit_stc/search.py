@@ -307,11 +307,9 @@ def clearly_worse(errors, best, times: float) -> bool:
     return bool(gain.mean() * len(gain) ** 0.5 > times * gain.std())
 
 def prior(candidates: list) -> Candidate:
-    "The upper half of the layers, or the deepest alone where there is no more than one."
-    named = lambda start: [
-        found for found in candidates if found.view.startswith(start) and not found.text and found.classifier == "ridge"
-    ]
-    return max(named("layers ") or named("layer ") or candidates, key=lambda found: found.depth)
+    "The upper half of the layers, or the deepest alone where there is no more than one, by the better classifier."
+    named = lambda start: [found for found in candidates if found.view.startswith(start) and not found.text]
+    return max(named("layers ") or named("layer ") or candidates, key=lambda found: (found.depth, -found.error))
 
 def choose(candidates: list, exit_at="best") -> Candidate:
     "The candidate to keep."
