@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['REFITS', 'COLUMNS', 'FEW', 'MOST', 'MIDDLE', 'MOST_DENSE', 'Lesson', 'one_after_other', 'Logistic', 'coordinates',
-           'Linear', 'MLP', 'TagLinear']
+           'calibrated_losses', 'Linear', 'MLP', 'TagLinear']
 
 # %% ../../nbs/06_builtin/06_heads.ipynb #a7641cef
 from copy import deepcopy
@@ -26,6 +26,7 @@ from clfm_kit.builtin.logistic import (
 )
 from .losses import tensor, weighted_loss
 from ..errors import UserError, short, unknown
+from ..evaluation.calibration import fit_temperature
 from ..parts import Count, Dropout, Part
 from ..shapes import Axes
 
@@ -147,7 +148,7 @@ class Logistic(Part):
         if not len(some): return self.C or MIDDLE, np.full((len(targets), len(schema)), np.nan, np.float32), np.zeros(0)
         def losses(logits):
             if progress: progress(next(done), len(grid))
-            return _losses(schema, logits[some], targets[some])
+            return calibrated_losses(schema, logits[some], targets[some])
         make = lambda rows: partial(lesson.path(x, len(schema), rows).solve, max_iter=self.max_iter)
         C, logits, lost = best_of(held_out(make, x, folds, len(schema), grid), losses)
         return C, logits.numpy(), lost
@@ -159,7 +160,7 @@ class Logistic(Part):
         trial.columns_ = columns
         def losses(logits):
             if progress: progress(next(done), len(grid))
-            return _losses(schema, logits, targets)
+            return calibrated_losses(schema, logits, targets)
         logits = ((C, trial._solve(lesson, schema, C).logits(validation[0])) for C in grid)
         C, logits, lost = best_of(logits, losses)
         return C, logits.numpy(), lost
@@ -187,8 +188,10 @@ def _stays_sparse(lesson, columns) -> bool:
         hasattr(lesson.features[column], "sparse") for column in columns
     )
 
-def _losses(schema, logits, targets) -> np.ndarray:  # [N]
-    return schema.loss(logits, targets, "none").reshape(len(targets), -1).mean(1).numpy()
+def calibrated_losses(schema, logits: torch.Tensor, targets: torch.Tensor) -> np.ndarray:  # [N]
+    "The loss of each row of logits [N, C] at the temperature that suits them all best."
+    temperature = fit_temperature(logits.numpy(), targets.numpy(), schema)
+    return schema.loss(logits / temperature, targets, "none").reshape(len(targets), -1).mean(1).numpy()
 
 # %% ../../nbs/06_builtin/06_heads.ipynb #fdb9a670
 class Linear(Part, nn.Module):

@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from clfm_kit.backbone.kernels import product
 from clfm_kit.backbone.sites import depth, is_text, layer
+from clfm_kit.builtin.heads import calibrated_losses
 from clfm_kit.builtin.logistic import GRID, LogisticPath, best_of, held_out, unit_rows
 from clfm_kit.errors import UserError
 from clfm_kit.evaluation.calibration import fit_temperature
@@ -287,7 +288,7 @@ def logistic_candidates(candidates: list, grams: dict, rows: Rows, tick=lambda: 
     chosen = {one.view: one for one in [*dense[:LOGISTIC], prior(candidates), *plain]}
     found, targets = [], torch.as_tensor(rows.given)
     asked = torch.from_numpy(np.flatnonzero(rows.folds >= 0))
-    losses = lambda logits: rows.schema.loss(logits[asked], targets[asked], "none").reshape(len(asked), -1).mean(1).numpy()
+    losses = lambda logits: calibrated_losses(rows.schema, logits[asked], targets[asked])
     weight = lambda some: None if rows.row_weight is None else rows.row_weight[some]
     for one in chosen.values():
         values, axes = torch.linalg.eigh(together(grams, one.columns, one.text))
