@@ -120,7 +120,9 @@ def test_eight_threads_get_what_one_gets_beside_a_fit(kind, kept, made, rows, tm
     with ThreadPoolExecutor(THREADS + 1) as pool:
         beside = pool.submit(fit, blank(), rows)
         together = list(pool.map(lambda ask: flat(ask(clf)), asked))
-    for one, other in zip(alone, together): np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+    # what is kept is float16: a state that the batch changes in its last bit may be rounded the other way
+    near = 1e-3 if kept else 1e-5
+    for one, other in zip(alone, together): np.testing.assert_allclose(one, other, rtol=0, atol=near)
     texts = rows.test.texts[:20]
     np.testing.assert_allclose(flat(beside.result().predict_proba(texts)), flat(serial.predict_proba(texts)), atol=1e-5)
 
