@@ -35,7 +35,7 @@ def defaults():
     found = load("defaults")
     if not found: return ""
     cells = {(row["data"], row["size"], row["recipe"]): row for row in found["rows"]}
-    sets = list(dict.fromkeys((data, size) for data, size, _ in cells))
+    sets = sorted({(data, size) for data, size, name in cells if name == "auto"})
     recipes = [name for name in RECIPES if any((*one, name) in cells for one in sets)]
     lines = [
         "Everything with its defaults, on a frozen or trained MiniLM-L6: accuracy in percent (micro-F1 for several "
