@@ -59,7 +59,8 @@ def choosing(cells, sets, name):
     """How a recipe stands against keywords, and how far below the best recipe of each row it is."""
     mine = [one for one in sets if (*one, name) in cells]
     gains = [cells[*one, name]["against_tfidf"] for one in mine if "against_tfidf" in cells[*one, name]]
-    others = lambda one: [row["score"] for key, row in cells.items() if key[:2] == one and key[2] not in ("auto", "tfidf")]
+    single = [key for key in cells if key[2] not in ("auto", "tfidf")]
+    others = lambda one: [cells[key]["score"] for key in single if key[:2] == one]
     below = {one: 100 * (max(others(one)) - cells[*one, name]["score"]) for one in mine}
     worst = max(below, key=below.get)
     return (

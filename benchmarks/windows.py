@@ -1,9 +1,9 @@
-"""Long texts: cut at the model's limit, and read in windows; beside keywords and TF-IDF, on splits of the training rows.
+"""Long texts: cut, and read in windows; beside keywords and TF-IDF, on splits of the training rows.
 
     python benchmarks/windows.py --data DIR [--data DIR …]     a file for each side; kept
     python benchmarks/windows.py --collect                     the table of all
 
-A side is a recipe and a format. Rows are capped, and those that are judged come from the training rows too, so that test
+A side is a recipe and a format. Rows are capped; those that are judged come from the training rows too, so that test
 rows stay unread. All sides of a data set read the same texts; the state cache gives `probe` what `stc+keywords` read.
 """
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from common import RESULTS, command, save, write
-from defaults import TFIDF, answered, split
+from defaults import TFIDF, answered, packed, split, unpacked
 
 from clfm_kit import Classifier
 from clfm_kit.data.rows import UNNAMED
@@ -27,6 +27,7 @@ FORMATS = {
     "cut": "plain", "windows": "windows", "windows of 128": "{name: windows, size: 128, overlap: 16}",
     "windows max": "{name: windows, combine: max}", "first and last": "{name: windows, most: 2, keep: head+tail}",
 }
+KEPT = "train", "judged", "cut", "processor_seconds", "command"
 SIDES = [
     (TFIDF, ""), ("keywords", ""),
     *((recipe, name) for name in ("cut", "windows") for recipe in ("stc+keywords", "probe+keywords", "probe")),
@@ -43,7 +44,7 @@ def report(recipe, text_format, train, test, seed):
 
 def run(folder, formats, seed, most, judged):
     """A file for each side of one data set that has none yet."""
-    train, test = split(folder, 0, seed, most, judged)
+    train, test = split(folder, str(most), seed, judged)
     for recipe, text_format in SIDES:
         if text_format and text_format not in formats: continue
         name = Path(folder).name
@@ -52,10 +53,11 @@ def run(folder, formats, seed, most, judged):
         began = time.process_time()
         found, cut = report(recipe, text_format, train, test, seed)
         outcome = found.outcomes[UNNAMED]
-        score = float(np.mean(outcome.values)) if outcome.statistic == "mean" else float(found.figures(UNNAMED)["micro_f1"])
+        mean = outcome.statistic == "mean"
+        score = float(np.mean(outcome.values) if mean else found.figures(UNNAMED)["micro_f1"])
         save(path, json.dumps(dict(
             data=name, recipe=recipe, format=text_format, seed=seed, train=len(train), judged=len(test), cut=cut,
-            score=score, statistic=outcome.statistic, values=np.asarray(outcome.values).tolist(),
+            score=score, statistic=outcome.statistic, values=packed(outcome.values),
             processor_seconds=round(time.process_time() - began, 1), command=command(),
         )))
         print(f"{name} {seed} {recipe} {text_format}: {100 * score:.1f}  {time.process_time() - began:.0f} s", flush=True)
@@ -70,12 +72,12 @@ def collect():
         score = statistics.mean(cell["score"] for cell in by_seed.values())
         row = dict(
             data=data, recipe=recipe, format=text_format, seeds=sorted(by_seed), score=score,
-            **{name: next(iter(by_seed.values()))[name] for name in ("train", "judged", "cut", "processor_seconds", "command")},
+            **{name: next(iter(by_seed.values()))[name] for name in KEPT},
         )
         for against, other in (("tfidf", (data, TFIDF, "")), ("cut", (data, recipe, "cut"))):
             both = [seed for seed in by_seed if seed in sides.get(other, {})]
             if not both or other == (data, recipe, text_format): continue
-            side = lambda found: np.concatenate([np.asarray(found[seed]["values"], dtype=float) for seed in both])
+            side = lambda found: np.concatenate([unpacked(found[seed]) for seed in both])
             statistic = by_seed[both[0]]["statistic"]
             row[f"against_{against}"] = paired_bootstrap(side(sides[other]), side(by_seed), statistic).to_dict()
         rows.append(row)

@@ -368,6 +368,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                               'clfm_kit/backbone/sites.py'),
                                          'clfm_kit.backbone.sites.layer': ('05_backbone/sites.html#layer', 'clfm_kit/backbone/sites.py')},
             'clfm_kit.backbone.sizes': { 'clfm_kit.backbone.sizes.Sizes': ('05_backbone/sizes.html#sizes', 'clfm_kit/backbone/sizes.py'),
+                                         'clfm_kit.backbone.sizes.Sizes.shape': ( '05_backbone/sizes.html#sizes.shape',
+                                                                                  'clfm_kit/backbone/sizes.py'),
                                          'clfm_kit.backbone.sizes.in_four_bits': ( '05_backbone/sizes.html#in_four_bits',
                                                                                    'clfm_kit/backbone/sizes.py'),
                                          'clfm_kit.backbone.sizes.model_sizes': ( '05_backbone/sizes.html#model_sizes',

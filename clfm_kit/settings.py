@@ -52,7 +52,8 @@ class Training:
     label_smoothing: float = 0.0
     max_grad_norm: float = 1.0  # norm to which gradients are cut
     # validations without improvement before the first round stops, with several tasks of none of them; None: it is made
-    # to its end, as the loss falls most while the rates do. Later ones stop at once; fewer than 50 validation rows do not
+    # to its end, as the loss falls most while the rates do. Later rounds stop at the first such validation.
+    # Fewer than 50 validation rows stop nothing
     patience: int | None = None
     head_start: str = "probe"  # the head begins as a probe on cached states, or "random"
     prefix_gigabytes: float = 20.0  # disk for states below the lowest trained block; 0: compute them anew

@@ -62,7 +62,8 @@ CHANGED = {
         linear_num_value_heads=4, linear_key_head_dim=8, linear_value_head_dim=8,
     ),
     "falcon_h1": dict(mamba_d_ssm=32, mamba_n_heads=4, mamba_d_head=8, mamba_d_state=8, mamba_chunk_size=8),
-    "modernbert-decoder": dict(local_attention=512), "recurrent_gemma": dict(num_hidden_layers=3, lru_width=32, attention_window_size=128),
+    "modernbert-decoder": dict(local_attention=512),
+    "recurrent_gemma": dict(num_hidden_layers=3, lru_width=32, attention_window_size=128),
     "gemma3n_text": dict(
         num_hidden_layers=4, num_kv_shared_layers=2, hidden_size_per_layer_input=8, vocab_size_per_layer_input=300,
         layer_types=["sliding_attention", "full_attention"] * 2, activation_sparsity_pattern=[0.0] * 4, laurel_rank=8,

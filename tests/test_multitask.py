@@ -633,7 +633,7 @@ def test_the_best_epoch_is_that_of_the_best_mean_quality(tiny, parts):
     from clfm_kit.training.trainer import GuardCallback
     trainer = SimpleNamespace(
         network=SimpleNamespace(state_dict=lambda: {"number": torch.tensor(float(len(log)))}),
-        settings=SimpleNamespace(patience=2), validation=range(50), run=None, rounds=Rounds(100, 1),
+        settings=SimpleNamespace(patience=2), validation=range(50), run=None, rounds=Rounds(100),
     )
     watch, log, control = GuardCallback(trainer), [], SimpleNamespace(should_training_stop=False)
     for loss, quality in ((1.0, 0.5), (1.2, 0.7), (1.1, 0.7), (0.9, 0.6)):
@@ -650,7 +650,7 @@ def test_few_validation_rows_do_not_choose_an_epoch():
     from clfm_kit.training.trainer import GuardCallback
     trainer = SimpleNamespace(
         network=SimpleNamespace(state_dict=lambda: {"number": torch.tensor(float(len(log)))}),
-        settings=SimpleNamespace(patience=2), validation=range(49), run=None, rounds=Rounds(100, 1),
+        settings=SimpleNamespace(patience=2), validation=range(49), run=None, rounds=Rounds(100),
     )
     watch, log, control = GuardCallback(trainer), [], SimpleNamespace(should_training_stop=False)
     for loss in (0.5, 0.6, 0.7, 0.8):
@@ -665,7 +665,7 @@ def test_training_goes_on_while_one_task_still_improves():
     watch, log = (
         GuardCallback(SimpleNamespace(
             network=SimpleNamespace(state_dict=dict), settings=SimpleNamespace(patience=2),
-            validation=range(50), run=None, rounds=Rounds(100, 1),
+            validation=range(50), run=None, rounds=Rounds(100),
         )),
         [],
     )

@@ -31,6 +31,11 @@ class Sizes:
     fused: int = 0  # weights in blocks that are no linear maps, such as experts that are kept as one tensor
     limit: int = UNKNOWN  # longest sequence in tokens
 
+    @property
+    def shape(self) -> Shape:
+        "What a pooler asks of it."
+        return Shape(self.depth, self.hidden, self.ffn)
+
 # %% ../../nbs/05_backbone/05_sizes.ipynb #6f0ec9da
 def model_sizes(source: str) -> Sizes:
     """Sizes told from the configuration alone.
@@ -87,5 +92,5 @@ def sizes_for(parts: dict, model) -> Sizes:
     Raises `UserError` when its configuration cannot be read, or it lacks a layer that they read.
     """
     sizes = model_sizes(model_source(model))
-    parts["pooler"].sites(Shape(sizes.depth, sizes.hidden, sizes.ffn))
+    parts["pooler"].sites(sizes.shape)
     return sizes

@@ -130,7 +130,8 @@ def judged(clf: Any, train, other) -> np.ndarray:  # [rows of train, then of oth
         found[np.asarray(known)[some]] = row_scores(task, held[some], targets(train, known)[some])
     own = split_known(other, UNNAMED, task.schema)[0]
     logits = getattr(task.head, "validation_logits", None)
-    if logits is None or len(logits) != len(own): logits = clf.decision_function([other.texts[number] for number in own])
+    if logits is None or len(logits) != len(own):
+        logits = clf.decision_function([other.texts[number] for number in own])
     if own: found[len(train) + np.asarray(own)] = row_scores(task, logits, targets(other, own))
     return found
 
@@ -192,7 +193,8 @@ def choose(
         candidates = [recipe for recipe in candidates if name_and_params(recipe.pooler)[0] != "keywords"][:1]
         said = ["several tasks, or tags, have no choice of recipes yet: the first candidate that can do them is fitted"]
     else: said = []
-    if not candidates: raise UserError(f"no candidate of {auto.name!r} can do several tasks, or tags; add one, such as probe")
+    if not candidates:
+        raise UserError(f"no candidate of {auto.name!r} can do several tasks, or tags; add one, such as probe")
     tried, best, kept = [], None, None
     reading = 0.0  # seconds, once a candidate has run the base
     for number, recipe in enumerate(candidates):

@@ -16,7 +16,6 @@ import psutil
 import torch
 
 from ..backbone.batching import TOKEN_BUDGET
-from ..backbone.sites import Shape, is_text
 from ..backbone.sizes import Sizes, in_four_bits, sizes_for, weight_bytes
 from ..classifier.choosing import seconds_for
 from ..display.tables import Result, Table
@@ -56,10 +55,10 @@ def calls(sizes: Sizes, rows: int, length: int, device: str, training=None) -> f
 # %% ../../nbs/09_study/07_plan.ipynb #ba5d425a
 def solving_work(parts: dict, sizes: Sizes, rows: int, classes: int) -> tuple:  # (bytes, operations)
     "What solving the head on the pooled states of all texts takes; two copies of them where it does not say."
-    shape, pooler = Shape(sizes.depth, sizes.hidden, sizes.ffn), parts["pooler"]
+    pooler = parts["pooler"]
     widths = {
-        f"{site}/{pooling}": shape.width(site)
-        for site in pooler.sites(shape) if not is_text(site) for pooling in getattr(pooler, "poolings", ("mean",))
+        f"{site}/{pooling}": sizes.shape.width(site)
+        for site in pooler.sites(sizes.shape) for pooling in getattr(pooler, "poolings", ("mean",))
     }
     work = getattr(parts["head"], "work", lambda rows, widths, classes: (8 * rows * sum(widths.values()), 0))
     return work(rows, widths, classes)
@@ -155,20 +154,22 @@ def plan(
     try: torch.device(device or "cpu")
     except RuntimeError as error: raise UserError(f"device is {device!r}; one such as 'cpu' or 'cuda' expected") from error
     recipe = Recipe.of(recipe).with_params(settings)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    speed, available = speed or machine_speed(device), available or free_memory(device)
     if recipe.candidates: return _plan_of_all(recipe, (model, (), rows, length, device, speed, available, classes))
-    parts, device = recipe.parts(), device or ("cuda" if torch.cuda.is_available() else "cpu")
+    parts = recipe.parts()
     selector, quantizer = parts["selector"], parts["quantizer"]
     training = (Training.of(recipe.training) if selector.trains else Training()).sized(rows)
     sizes, quantized = sizes_for(parts, model), getattr(quantizer, "bits", None) is not None
     pieces = parts["format"].pieces(length, sizes.limit) if hasattr(parts["format"], "pieces") else [length]
     read, most = sum(pieces), sum(pieces) if selector.trains else max(pieces)
-    trained, tokens = trained_weights(sizes, selector), max(most, min(training.token_budget, training.batch_size * read))
+    trained = trained_weights(sizes, selector)
+    tokens = max(most, min(training.token_budget, training.batch_size * read))
     base = weight_bytes(sizes, quantizer)
     reading = 16 * trained + activation_bytes(sizes, tokens, selector.trains, quantized)
     solving, operations = solving_work(parts, sizes, rows, classes)
     memory = base + max(reading, solving)
-    speed, available = speed or machine_speed(device), available or free_memory(device)
-    runs = not all(map(is_text, parts["pooler"].sites(Shape(sizes.depth, sizes.hidden, sizes.ffn))))
+    runs = bool(parts["pooler"].sites(sizes.shape))  # keywords alone need no model
     # seconds to read one text
     once = runs * sum(token_work(sizes, tokens) * tokens for tokens in pieces) / speed
     passes = 1 + training.epochs * (3 if trained >= sizes.linear else 2) if selector.trains else 1
@@ -181,7 +182,8 @@ def plan(
     )
     found.advice = advise(found, sizes, quantized, selector.trains, tokens)
     if read < length: found.advice.append(
-        f"A text of {length:,} tokens is cut to {read:,}; format=windows reads more of it, and takes longer in proportion."
+        f"A text of {length:,} tokens is cut to {read:,}; format=windows reads more of it, and takes longer in "
+        f"proportion."
     )
     return found
 

@@ -17,7 +17,6 @@ FALL = 0.02  # share of the validation loss before; what falls by less is taken 
 class Rounds:
     "A training in rounds of equal length; what it asks depends on steps alone, so that a resumed one does the same."
     steps: int  # of each round
-    most: int
     warmup: float = 0.0  # share of a round's steps
 
     def rate(self, step: int) -> float:

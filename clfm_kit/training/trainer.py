@@ -104,7 +104,7 @@ class TextTrainer(Trainer):
 
     def create_scheduler(self, num_training_steps, optimizer=None):
         "Rates as in `Rounds`."
-        self.rounds = Rounds(num_training_steps // self.settings.rounds, self.settings.rounds, self.settings.warmup)
+        self.rounds = Rounds(num_training_steps // self.settings.rounds, self.settings.warmup)
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, self.rounds.rate)
         return self.lr_scheduler
 

@@ -34,7 +34,7 @@ def sample(features: dict, targets, classes: int, most: int, seed: int) -> np.nd
 FINALISTS = 2  # candidates that are fitted on all rows, where the search looked at some
 
 def strengths_for(best, share: float) -> tuple:
-    "Penalties for so many rows that those which a search learned from are this share of them: in proportion, and between."
+    "Penalties for all rows, of which a search learned from this share: in proportion to the rows, and nearer to its own."
     if best.classifier == "ridge": return best.strength * share**0.5, best.strength
     return best.strength * share, best.strength * share**0.5
 
@@ -52,8 +52,8 @@ class Sparsify(Part):
 
     def __init__(
         self, penalty: float = 0.03, etas=(0.5, 0.8, 0.95), strengths=(0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
-        mixtures: str = "each",
-        exit_at="best", rows: Count = 1500, refit: str = "train+validation", max_features: Count = 6144,
+        mixtures: str = "each", exit_at="best", rows: Count = 1500, refit: str = "train+validation",
+        max_features: Count = 6144,
     ):
         self.penalty, self.etas, self.strengths, self.mixtures = penalty, etas, strengths, mixtures
         self.rows, self.refit, self.max_features = rows, refit, max_features
@@ -84,7 +84,8 @@ class Sparsify(Part):
         `row_weight` is [N], or [N, C] where labels are many. Raises `UserError` for a setting that cannot work."""
         self.check()
         order = sorted(features, key=lambda c: (depth(c), not c.startswith("hidden."), not c.endswith("/mean"), c))
-        lesson, trained = Lesson({column: features[column] for column in order}, np.asarray(targets), row_weight), len(targets)
+        lesson = Lesson({column: features[column] for column in order}, np.asarray(targets), row_weight)
+        trained = len(targets)
         if validation and self.refit == "train+validation": lesson = lesson.with_validation(validation)
         features, targets = lesson.features, lesson.targets
         every = Rows.of(targets, schema, np.zeros(len(targets)), lesson.weight)
@@ -172,7 +173,8 @@ class Sparsify(Part):
             weight = None if every.row_weight is None else torch.as_tensor(every.row_weight[at_most])
             classes = len(every.schema)
             chosen = lambda column: entries(unit(features[column], at_most), y[at_most], classes, self.penalty, weight)
-            places |= {column: np.flatnonzero(chosen(column) < best.eta) for column in best.columns if not is_text(column)}
+            plain = [column for column in best.columns if not is_text(column)]
+            places |= {column: np.flatnonzero(chosen(column) < best.eta) for column in plain}
         if min(len(y), sum(map(len, places.values()))) > self.max_features:
             places = self._fewer(places, features, every, at_most)
         self._gather(places, features)
@@ -190,7 +192,7 @@ class Sparsify(Part):
         return slice(sum(self.counts_[:number]), sum(self.counts_[:number + 1]))
 
     def _solver(self, best, every, rows=slice(None)):
-        "What gives the classifier of a candidate on its features of some rows, (weights [F, C], bias [C]), at a strength."
+        "For a strength, the classifier of a candidate on its features of some rows: (weights [F, C], bias [C])."
         if best.classifier == "ridge":
             return lambda strength: ridge(self._x[rows], every.targets[rows], every.weight[rows], strength)
         weight = None if every.row_weight is None else every.row_weight[rows]

@@ -64,7 +64,8 @@ def factor(matrix: torch.Tensor, penalty) -> torch.Tensor:
 
     Raises `UserError` for a matrix that is not finite."""
     penalty = max(float(penalty), 1e-9)
-    if not matrix.isfinite().all(): raise UserError("a state is not finite, so nothing can be learned from the states of this base")
+    if not matrix.isfinite().all():
+        raise UserError("a state is not finite, so nothing can be learned from the states of this base")
     while True:
         loaded = matrix.clone()
         loaded.diagonal().add_(penalty)
@@ -282,7 +283,7 @@ def size_of(columns: list, text: float) -> float:
     return sum(text if is_text(column) else 1.0 for column in columns)
 
 def logistic_candidates(candidates: list, grams: dict, rows: Rows, tick=lambda: None) -> list:
-    "A candidate for each of the best views, of the prior and of the last layer, with logistic regression on the same columns."
+    "Logistic regression on the columns of the best views, of the prior and of the last layer: a candidate each."
     dense = sorted((one for one in candidates if one.eta == 1), key=lambda one: one.error)
     plain = [one for one in candidates if one.view.startswith("layer ")][-1:]
     chosen = {one.view: one for one in [*dense[:LOGISTIC], prior(candidates), *plain]}
