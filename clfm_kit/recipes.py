@@ -70,6 +70,7 @@ class Recipe:
     class_weight: str | dict[str, Any] | None = None  # "balanced", {label: weight}, or None for equal weights
     # settings of the train path; unused when nothing is trained
     training: dict[str, Any] = field(default_factory=dict)
+    bases: str = "all"  # which bases a recipe with candidates tries it on: "all", or "decoders"
     candidates: list[Any] = field(default_factory=list)  # recipes of which a fit chooses one, cheap ones first
     budget: dict[str, Any] = field(default_factory=dict)  # what a choice may cost, see `clfm_kit.classifier.choosing`
     seed: int = 0
@@ -140,6 +141,7 @@ class Recipe:
             if hasattr(part, "check_with"): part.check_with(parts)
         check(self.seed, Seed, "seed")
         check_known("attention", self.attention, ("own", "bidirectional"))
+        check_known("bases", self.bases, ("all", "decoders"))
         if self.task != "auto": make("task", self.task)
         if self.merger: make("merger", self.merger)
         if self.teacher is not None: check_taught(self, parts)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPEAKERS', 'MOST_BLOCKS', 'shorten', 'made_up', 'refuse_made_up', 'refuse_no_numbers', 'hold', 'read_config',
-           'stored_type', 'said', 'left_plain', 'load_model', 'LanguageModel']
+           'is_decoder', 'stored_type', 'said', 'left_plain', 'load_model', 'LanguageModel']
 
 # %% ../../nbs/05_backbone/05a_loading.ipynb #0c002a76
 from contextlib import contextmanager
@@ -12,6 +12,9 @@ from functools import partial
 
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 from transformers.quantizers.base import get_keys_to_not_convert
 
@@ -111,6 +114,13 @@ def read_config(source):
             f"give the model that they were made from"
         )
     return config
+
+def is_decoder(config) -> bool:
+    "Whether the models of a configuration read a token by those before it: they continue texts, and fill no gaps."
+    text = text_config(config)
+    continues, fills = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if getattr(config, "is_encoder_decoder", False): return False  # its encoder reads
+    return bool(getattr(text, "is_decoder", False)) or (text.model_type in continues and text.model_type not in fills)
 
 def stored_type(source):
     "The number type in which a model's files say that its weights are kept, or None."

@@ -157,7 +157,7 @@ def finetune():
     "All weights are trained, the head starting from the probe."
     return Recipe(name="finetune", selector="full", pooler="mean", head="linear", training=dict(learning_rate=1e-4))
 
-LADDER = ("keywords", "probe", "stc+keywords", "token-sparse")  # cheap ones first
+LADDER = ("keywords", "probe", "stc+keywords", "token-sparse", "lora-4bit", "instruct")  # cheap ones first
 
 def auto():
     "Of the recipes that are installed, the one that does best on rows that were held out."

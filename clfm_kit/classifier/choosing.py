@@ -5,17 +5,20 @@
 # %% auto #0
 __all__ = ['LIMITS', 'SECONDS_A_ROW', 'LEAST_SECONDS', 'PASSED_ON', 'PASSES', 'check_auto', 'check_budget', 'seconds_for',
            'Tried', 'Choice', 'row_scores', 'judged', 'better', 'megabytes', 'latency', 'reading_time', 'within',
-           'fit_one', 'choose', 'like']
+           'fit_one', 'Contest', 'choose', 'keep', 'like']
 
 # %% ../../nbs/08_classifier/05_choosing.ipynb #35c0000003
 import time
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from ..backbone.sources import load_tokenizer, model_source
 from .artifacts import head_state
 from .fitting import FITTED, learn, snapshot
+from .needs import needs, suits
 from .task import FittedTask
 from ..data.rows import UNNAMED
 from ..data.tasks import load_rows, rows_to_fit, split_known
@@ -29,7 +32,10 @@ from ..settings import ROUNDS
 from ..training.rounds import still_falls
 
 # %% ../../nbs/08_classifier/05_choosing.ipynb #35c0000006
-LIMITS = {"time": "seconds of a fit", "latency": "milliseconds of an answer", "size": "megabytes of what is learned"}
+LIMITS = {
+    "time": "seconds of a fit", "memory": "megabytes at the peak of a fit, beside what Python and its libraries hold",
+    "latency": "milliseconds of an answer", "size": "megabytes of what is learned",
+}
 SECONDS_A_ROW, LEAST_SECONDS = 0.12, 120.0
 
 PASSED_ON = ("seed", "task", "tasks", "class_weight")  # what a recipe with candidates says for all of them
@@ -176,63 +182,107 @@ def fit_one(clf: Any, recipe: Recipe, run: Any, *data: Any) -> Any:
     learn(trial, run, *data)
     return trial
 
+# %% ../../nbs/08_classifier/05_choosing.ipynb #35c0000024
+class Contest:
+    "Candidates that are fitted in turn, who leads, and what is said of it."
+
+    def __init__(self, clf: Any, run: Any, data: Any, validation: Any, rest: tuple):
+        self.clf, self.run, self.data, self.validation, self.rest = clf, run, data, validation, rest
+        self.auto, self.started = clf.recipe_, time.perf_counter()
+        self.train, self.other, self.schemas = rows_to_fit(data, clf.specs_, None, validation, self.auto.seed)
+        self.limit = seconds_for(self.auto.budget, len(self.train))
+        self.tried: list[Tried] = []
+        self.said: list[str] = []
+        self.alone = False  # one candidate is compared with none
+        self.leads: tuple | None = None  # (Tried, classifier, scores)
+        self.reading = 0.0  # seconds to read all texts, once a candidate has run the base
+
+    def hinders(self, recipe: Recipe, needed: float) -> str:
+        "What speaks against trying a candidate after others, in words; it takes about `needed` seconds."
+        if not suits(recipe, self.clf.model): return "for decoders, which this base is not"
+        spent, most = time.perf_counter() - self.started, self.auto.budget.get("memory", np.inf)
+        if spent + needed > self.limit:
+            self.said.append(f"more time, as budget.time, could bring {recipe.name}, which was not tried")
+            return f"no time: {spent:.0f} of {self.limit:.0f} s spent" + (f", some {needed:.0f} s needed" if needed else "")
+        if most == np.inf: return ""
+        classes = max(len(schema) for schema in self.schemas.values())
+        size = needs(recipe, self.clf.model, len(self.train), self.length, classes).memory / 1e6
+        return f"over the memory of the budget: {size:.0f} of {most:g} MB" if size > most else ""
+
+    @cached_property
+    def length(self) -> int:
+        "Tokens of a text, by some of them."
+        some = self.train.texts[::max(1, len(self.train) // 64)][:64]
+        pieces = load_tokenizer(model_source(self.clf.model))([str(text) for text in some])["input_ids"]
+        return max(1, round(float(np.mean([len(each) for each in pieces]))))
+
+    def enter(self, recipe: Recipe, last: bool) -> None:
+        "Try a candidate. Raises what its fit raises where it is the last hope."
+        one, trains = Tried(recipe.name), recipe.parts()["selector"].trains
+        self.tried.append(one)
+        needed, begun = PASSES * self.reading * trains, time.perf_counter()
+        if self.leads is not None: one.out = self.hinders(recipe, needed)
+        if one.out: return
+        if needed: recipe = within(recipe, (self.limit - (begun - self.started)) / needed)
+        checkpoints, sample_weight = self.rest
+        folder = checkpoints and str(place(checkpoints) / recipe.name)
+        try: trial = fit_one(self.clf, recipe, self.run, self.data, None, self.validation, folder, sample_weight)
+        except UserError as error:
+            if last and self.leads is None: raise
+            one.out = f"cannot be fitted: {error}"
+            return
+        one.seconds = time.perf_counter() - begun
+        if trial.depth_ and not self.reading: self.reading = reading_time(trial, self.train.texts)
+        self.compare(one, trial, trains)
+
+    def compare(self, one: Tried, trial: Any, trains: bool) -> None:
+        "Let a fitted candidate lead where it should."
+        scores = np.zeros(0) if self.alone else judged(trial, self.train, self.other)
+        some = scores[np.isfinite(scores)]
+        one.score, one.rows = (float(some.mean()) if len(some) else None), len(some)
+        one.latency, one.size = latency(trial, self.other.texts or self.train.texts), megabytes(trial)
+        over = [name for name in ("latency", "size") if getattr(one, name) > self.auto.budget.get(name, np.inf)]
+        one.out = ", ".join(f"over the {name} of the budget, {self.auto.budget[name]:g}" for name in over)
+        if self.leads is not None:
+            if over: return
+            if not self.leads[0].out and not better(scores, self.leads[2], 0.5 if trains else -0.5): return
+        self.leads = one, trial, scores
+
+# %% ../../nbs/08_classifier/05_choosing.ipynb #35c0000025
 def choose(
     clf: Any, run: Any, data: Any, labels: Any, validation: Any, checkpoints: Any, sample_weight: Any
 ) -> None:
     """Fit the candidates of an unfitted classifier's recipe, and let it be the one that is chosen; `choice_` says how.
 
     Raises `UserError` where no candidate can be fitted."""
-    started = time.perf_counter()
     clf.prepare()
-    auto = clf.recipe_
-    check_auto(auto)
-    data, labels = load_rows(data, clf.specs_, labels), None
-    train, other, schemas = rows_to_fit(data, clf.specs_, None, validation, auto.seed)
-    limit, candidates = seconds_for(auto.budget, len(train)), [like(auto, Recipe.of(name)) for name in auto.candidates]
-    if clf.named or any(schema.unit == "word" for schema in schemas.values()):
+    check_auto(clf.recipe_)
+    contest = Contest(clf, run, load_rows(data, clf.specs_, labels), validation, (checkpoints, sample_weight))
+    candidates = [like(clf.recipe_, Recipe.of(name)) for name in clf.recipe_.candidates]
+    if clf.named or any(schema.unit == "word" for schema in contest.schemas.values()):
         candidates = [recipe for recipe in candidates if name_and_params(recipe.pooler)[0] != "keywords"][:1]
-        said = ["several tasks, or tags, have no choice of recipes yet: the first candidate that can do them is fitted"]
-    else: said = []
+        contest.said.append(
+            "several tasks, or tags, have no choice of recipes yet: the first candidate that can do them is fitted"
+        )
     if not candidates:
-        raise UserError(f"no candidate of {auto.name!r} can do several tasks, or tags; add one, such as probe")
-    tried, best, kept = [], None, None
-    reading = 0.0  # seconds, once a candidate has run the base
+        raise UserError(f"no candidate of {clf.recipe_.name!r} can do several tasks, or tags; add one, such as probe")
+    contest.alone = len(candidates) == 1
     for number, recipe in enumerate(candidates):
-        one = Tried(recipe.name)
-        tried.append(one)
         emit(run, "candidate", done=number, total=len(candidates), recipe=recipe.name)
-        spent, begun = time.perf_counter() - started, time.perf_counter()
-        trains = recipe.parts()["selector"].trains
-        needed = PASSES * reading if trains else 0.0
-        if kept is not None and spent + needed > limit:
-            one.out = f"no time: {spent:.0f} of {limit:.0f} s spent" + (f", some {needed:.0f} s needed" if needed else "")
-            said.append(f"more time, as budget.time, could bring {recipe.name}, which was not tried")
-            continue
-        if needed: recipe = within(recipe, (limit - spent) / needed)
-        folder = checkpoints and str(place(checkpoints) / recipe.name)
-        try: trial = fit_one(clf, recipe, run, data, labels, validation, folder, sample_weight)
-        except UserError as error:
-            if number == len(candidates) - 1 and kept is None: raise
-            one.out = f"cannot be fitted: {error}"
-            continue
-        one.seconds = time.perf_counter() - begun
-        if trial.depth_ and not reading: reading = reading_time(trial, train.texts)
-        scores = judged(trial, train, other) if len(candidates) > 1 else np.zeros(0)
-        some = scores[np.isfinite(scores)]
-        one.score, one.rows = (float(some.mean()) if len(some) else None), len(some)
-        one.latency, one.size = latency(trial, other.texts or train.texts), megabytes(trial)
-        over = [name for name in ("latency", "size") if getattr(one, name) > auto.budget.get(name, np.inf)]
-        one.out = ", ".join(f"over the {name} of the budget, {auto.budget[name]:g}" for name in over)
-        if kept is None or (not over and (kept[0].out or better(scores, best, 0.5 if trains else -0.5))):
-            kept, best = (one, trial), scores
-    one, trial = kept
-    if one.out: said.append(f"nothing holds the budget; {one.recipe}, the first, is kept")
+        contest.enter(recipe, last=number == len(candidates) - 1)
+    keep(clf, contest)
+
+def keep(clf: Any, contest: Contest) -> None:
+    "Let a classifier be the candidate that leads, and hold what was tried and said."
+    one, trial, _ = contest.leads
+    if one.out: contest.said.append(f"nothing holds the budget; {one.recipe}, the first, is kept")
     if still_falls(trial.facts_.get("training", {}).get("validation_loss", ())):
-        said.append(f"more time could bring a better {one.recipe}: its validation loss still fell")
+        contest.said.append(f"more time could bring a better {one.recipe}: its validation loss still fell")
     vars(clf).update({name: value for name, value in vars(trial).items() if name not in ("recipe", "settings")})
-    clf.facts_["seconds"] = round(time.perf_counter() - started, 1)
+    clf.facts_["seconds"] = round(time.perf_counter() - contest.started, 1)
     figure = next(iter(clf.tasks_.values())).main_figure
-    clf.facts_["choice"] = Choice(one.recipe, figure, [asdict(each) for each in tried], said).to_dict()
+    tried = [asdict(each) for each in contest.tried]
+    clf.facts_["choice"] = Choice(one.recipe, figure, tried, contest.said).to_dict()
 
 def like(auto: Recipe, recipe: Recipe) -> Recipe:
     "A candidate with what `auto` says of the task, of tasks and of rows."
