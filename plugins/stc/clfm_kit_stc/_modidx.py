@@ -46,6 +46,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'clfm_kit_stc.search.exits': ('search.html#exits', 'clfm_kit_stc/search.py'),
                                      'clfm_kit_stc.search.factor': ('search.html#factor', 'clfm_kit_stc/search.py'),
                                      'clfm_kit_stc.search.gram_of': ('search.html#gram_of', 'clfm_kit_stc/search.py'),
+                                     'clfm_kit_stc.search.hurdle': ('search.html#hurdle', 'clfm_kit_stc/search.py'),
                                      'clfm_kit_stc.search.judge': ('search.html#judge', 'clfm_kit_stc/search.py'),
                                      'clfm_kit_stc.search.judged': ('search.html#judged', 'clfm_kit_stc/search.py'),
                                      'clfm_kit_stc.search.logistic_candidates': ( 'search.html#logistic_candidates',

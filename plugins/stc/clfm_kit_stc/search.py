@@ -6,7 +6,7 @@
 __all__ = ['MIXTURES', 'EXITS', 'SCREENED', 'BESIDE', 'TEXT_SHARES', 'LOGISTIC', 'EXIT_RULES', 'unit', 'Rows', 'factor',
            'ridge_from_gram', 'ridge', 'exits', 'subsets', 'views', 'entries', 'logit_scale', 'skill', 'Candidate',
            'judge', 'judged', 'dense_candidates', 'gram_of', 'together', 'sparse_candidates', 'size_of',
-           'logistic_candidates', 'clearly_worse', 'prior', 'choose']
+           'logistic_candidates', 'clearly_worse', 'hurdle', 'prior', 'choose']
 
 # %% ../nbs/01a_search.ipynb #01a0000004
 from dataclasses import dataclass, field
@@ -308,6 +308,10 @@ def clearly_worse(errors, best, times: float) -> bool:
     gain = errors - best
     return bool(gain.mean() * len(gain) ** 0.5 > times * gain.std())
 
+def hurdle(rows: int) -> float:
+    "How many standard errors a candidate has to gain on the prior, judged on so many rows."
+    return 1 + 16 / rows
+
 def prior(candidates: list) -> Candidate:
     "The upper half of the layers, or the deepest alone where there is no more than one, by the better classifier."
     named = lambda start: [found for found in candidates if found.view.startswith(start) and not found.text]
@@ -318,7 +322,7 @@ def choose(candidates: list, exit_at="best") -> Candidate:
     if isinstance(exit_at, int):
         candidates = [found for found in candidates if found.depth <= exit_at] or [min(candidates, key=lambda c: c.depth)]
     best, plain = min(candidates, key=lambda found: found.error), prior(candidates)
-    if not clearly_worse(plain.errors, best.errors, 2.0): best = plain
+    if not clearly_worse(plain.errors, best.errors, hurdle(len(plain.errors))): best = plain
     if exit_at != "one-standard-error": return best
     enough = [found for found in candidates if not clearly_worse(found.errors, best.errors, 1.0)]
     depth = min([found.depth for found in enough] + [best.depth])
