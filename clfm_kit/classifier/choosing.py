@@ -116,38 +116,42 @@ class Choice(Result):
         return axes
 
 # %% ../../nbs/08_classifier/05_choosing.ipynb #35c0000011
-def row_scores(task: FittedTask, logits, targets) -> np.ndarray:  # [N]
-    "How right each row is: 0 or 1, or F1 of its labels where they are many."
-    schema = task.schema
-    decided = schema.decide(task.calibration.probabilities(logits, schema), task.calibration.thresholds)
-    if schema.exclusive: return np.asarray(schema.correct(decided, targets), dtype=np.float64)
+def row_scores(task: FittedTask, logits, targets) -> np.ndarray:  # [2, N]
+    "How right each row is, 0 or 1, and what it is compared by; both F1 of its labels where they are many."
+    schema, probabilities = task.schema, task.calibration.probabilities(logits, task.schema)
+    decided = schema.decide(probabilities, task.calibration.thresholds)
+    if schema.exclusive:
+        errors = np.square(np.asarray(probabilities) - np.eye(len(schema))[np.asarray(targets)]).sum(1)
+        return np.stack([np.asarray(schema.correct(decided, targets), dtype=np.float64), -errors])
     made, there = np.asarray(decided) > 0, np.asarray(targets) > 0
-    return (2 * (made & there).sum(1) + 1e-9) / (made.sum(1) + there.sum(1) + 1e-9)
+    return np.tile((2 * (made & there).sum(1) + 1e-9) / (made.sum(1) + there.sum(1) + 1e-9), (2, 1))
 
-def judged(clf: Any, train, other) -> np.ndarray:  # [rows of train, then of other], NaN where a row was not judged
+def judged(clf: Any, train, other) -> np.ndarray:  # [2, rows of train, then of other], NaN where a row was not judged
     "The scores of rows that a fitted classifier had not learned when it answered them."
     task = clf.tasks_[UNNAMED]
     known = train.known(UNNAMED)
-    found = np.full(len(train) + len(other), np.nan)
+    found = np.full((2, len(train) + len(other)), np.nan)
     targets = lambda rows, numbers: task.schema.targets([rows.by_task[UNNAMED][number] for number in numbers])
     held = getattr(task.head, "train_logits", None)
     if held is not None and len(held) == len(known):
         some = np.flatnonzero(np.isfinite(held).all(1))
-        found[np.asarray(known)[some]] = row_scores(task, held[some], targets(train, known)[some])
+        found[:, np.asarray(known)[some]] = row_scores(task, held[some], targets(train, known)[some])
     own = split_known(other, UNNAMED, task.schema)[0]
     logits = getattr(task.head, "validation_logits", None)
     if logits is None or len(logits) != len(own):
         logits = clf.decision_function([other.texts[number] for number in own])
-    if own: found[len(train) + np.asarray(own)] = row_scores(task, logits, targets(other, own))
+    if own: found[:, len(train) + np.asarray(own)] = row_scores(task, logits, targets(other, own))
     return found
 
 # %% ../../nbs/08_classifier/05_choosing.ipynb #35c0000013
 PASSES = 10  # passes over the texts that a round of training weights is taken to cost
 
-def better(scores: np.ndarray, best: np.ndarray, errors: float) -> bool:
-    "Whether scores [N] are above others by more than so many standard errors, on the rows that both have."
+def better(scores: np.ndarray, best: np.ndarray, trains: bool) -> bool:
+    "Whether a candidate takes another's place by its scores [N], on the rows that both have."
     gain = (scores - best)[np.isfinite(scores) & np.isfinite(best)]
-    return bool(len(gain)) and bool(gain.mean() * len(gain) ** 0.5 > errors * gain.std())
+    if not len(gain): return False
+    errors = 0.5 + 16 / len(gain) if trains else -0.5
+    return bool(gain.mean() * len(gain) ** 0.5 > errors * gain.std())
 
 def megabytes(clf: Any) -> float:
     "What a fitted classifier has learned, heads and change of the base."
@@ -237,15 +241,15 @@ class Contest:
 
     def compare(self, one: Tried, trial: Any, trains: bool) -> None:
         "Let a fitted candidate lead where it should."
-        scores = np.zeros(0) if self.alone else judged(trial, self.train, self.other)
-        some = scores[np.isfinite(scores)]
+        right, scores = np.zeros((2, 0)) if self.alone else judged(trial, self.train, self.other)
+        some = right[np.isfinite(right)]
         one.score, one.rows = (float(some.mean()) if len(some) else None), len(some)
         one.latency, one.size = latency(trial, self.other.texts or self.train.texts), megabytes(trial)
         over = [name for name in ("latency", "size") if getattr(one, name) > self.auto.budget.get(name, np.inf)]
         one.out = ", ".join(f"over the {name} of the budget, {self.auto.budget[name]:g}" for name in over)
         if self.leads is not None:
             if over: return
-            if not self.leads[0].out and not better(scores, self.leads[2], 0.5 if trains else -0.5): return
+            if not self.leads[0].out and not better(scores, self.leads[2], trains): return
         self.leads = one, trial, scores
 
 # %% ../../nbs/08_classifier/05_choosing.ipynb #35c0000025
