@@ -1611,6 +1611,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'clfm_kit.data.rows._columns': ('03_data/rows.html#_columns', 'clfm_kit/data/rows.py'),
                                     'clfm_kit.data.rows._folder': ('03_data/rows.html#_folder', 'clfm_kit/data/rows.py'),
                                     'clfm_kit.data.rows._hold': ('03_data/rows.html#_hold', 'clfm_kit/data/rows.py'),
+                                    'clfm_kit.data.rows._hold_any': ('03_data/rows.html#_hold_any', 'clfm_kit/data/rows.py'),
                                     'clfm_kit.data.rows._is': ('03_data/rows.html#_is', 'clfm_kit/data/rows.py'),
                                     'clfm_kit.data.rows._lacking': ('03_data/rows.html#_lacking', 'clfm_kit/data/rows.py'),
                                     'clfm_kit.data.rows._named': ('03_data/rows.html#_named', 'clfm_kit/data/rows.py'),

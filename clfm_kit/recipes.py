@@ -80,6 +80,7 @@ class Recipe:
         self.name = str(self.name)
         if not isinstance(self.candidates, list):
             raise UserError(f"candidates are {self.candidates!r}; a list of recipes expected, such as [keywords, probe]")
+        check_known("bases", self.bases, ("all", "decoders"))
         for name in ("training", "tasks", "budget"):
             if not isinstance(given := getattr(self, name), dict):
                 raise UserError(f"{name} is {given!r}; a mapping expected, such as {name}: {EXAMPLES[name]}")
@@ -141,7 +142,6 @@ class Recipe:
             if hasattr(part, "check_with"): part.check_with(parts)
         check(self.seed, Seed, "seed")
         check_known("attention", self.attention, ("own", "bidirectional"))
-        check_known("bases", self.bases, ("all", "decoders"))
         if self.task != "auto": make("task", self.task)
         if self.merger: make("merger", self.merger)
         if self.teacher is not None: check_taught(self, parts)

@@ -77,7 +77,7 @@ class Keywords(Part):
         found = counts(context.rows.texts)
         used = np.bincount(found.indices, minlength=found.shape[1])
         order = np.argsort(-used, kind="stable")[: self.most]
-        places = np.sort(order[used[order] >= min(2, used.max())])
+        places = np.sort(order[used[order] >= max(min(2, used.max()), 1)])
         self.places_ = places.tolist() or [0]
         self.rarity_ = (np.log((1 + found.shape[0]) / (1 + used[self.places_])) + 1).tolist()
 
@@ -98,4 +98,5 @@ class Keywords(Part):
         "{column: SparseColumn [N, F]}: rows of length 1, or 0 where a text has nothing that counts."
         found = counts(texts)[:, self.places_].multiply(np.float32(self.rarity_)).tocsc()
         words = int(np.searchsorted(self.places_, PLACES))
-        return {COLUMN: SparseColumn(normalize(sparse.hstack([normalize(found[:, :words]), normalize(found[:, words:])], format="csr")))}
+        sides = [normalize(side) for side in (found[:, :words], found[:, words:]) if side.shape[1]]
+        return {COLUMN: SparseColumn(normalize(sparse.hstack(sides, format="csr")))}

@@ -362,4 +362,13 @@ def _hold(names, share):
             if side: kept.subtract(names[i])
             for other in names[i]: want[other][side] -= 1
         del left[name]
+    if not any(out): _hold_any(names, out, kept, int(share * len(names)))
     return out
+
+def _hold_any(names, out, kept, number):
+    "Hold out so many where no label has enough for a share of its own, none of them the last of its label."
+    for i, own in enumerate(names):
+        if sum(out) == number: return
+        if any(kept[name] < 2 for name in own): continue
+        out[i] = 1
+        kept.subtract(own)

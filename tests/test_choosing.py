@@ -1,0 +1,92 @@
+"""`Classifier()` without a recipe: rows that tell little or nothing, a budget for nothing, and what is said of them."""
+import numpy as np
+import pytest
+
+from clfm_kit import Classifier, Recipe, UserError, load_data
+from clfm_kit.classifier.choosing import better
+from clfm_kit.classifier.needs import suits
+
+LADDER = Recipe.of("auto").candidates
+QUICK = LADDER[:2]
+
+
+@pytest.fixture(scope="module")
+def messages():
+    return load_data("helpdesk").train
+
+
+def rows_of(data, labels, each):
+    """The first rows of some labels."""
+    some = [row for label in labels for row in [n for n, own in enumerate(data.labels) if own == label][:each]]
+    return [data.texts[row] for row in some], [data.labels[row] for row in some]
+
+
+def fitted(tiny, texts, labels, candidates=LADDER, **budget):
+    return Classifier(dict(name="auto", candidates=candidates, budget=budget), tiny, cache=None).fit(texts, labels)
+
+
+def test_five_rows_a_class(tiny, messages):
+    texts, labels = rows_of(messages, sorted(set(messages.labels))[:3], 5)
+    clf = fitted(tiny, texts, labels)
+    assert [one["recipe"] for one in clf.choice_.tried] == LADDER
+    assert set(clf.predict(texts)) <= set(labels)
+
+
+def test_two_rows_cannot_let_a_training_take_the_lead():
+    assert not better(np.array([0.0, 0.0]), np.array([-1.0, -0.6]), trains=True)
+    assert better(np.zeros(100), np.linspace(-1.0, -0.8, 100), trains=True)
+
+
+def test_one_row_in_a_class(tiny, messages):
+    texts, labels = rows_of(messages, sorted(set(messages.labels))[:2], 20)
+    clf = fitted(tiny, [*texts, "the coffee machine is on fire"], [*labels, "fire"], QUICK)
+    assert "fire" in clf.classes_
+
+
+def test_five_hundred_classes(tiny):
+    texts, labels = zip(*((f"item {n} {way}", f"class {n}") for n in range(500) for way in ("is late", "is lost")))
+    candidates = [dict(name=name, head=dict(name="logistic", C=C)) for name, C in (("weak", 0.1), ("strong", 10))]
+    clf = fitted(tiny, list(texts), list(labels), candidates)
+    assert len(clf.classes_) == 500 and clf.choice_.chosen in ("weak", "strong")
+
+
+def test_all_texts_are_equal(tiny):
+    with pytest.raises(UserError, match="40 rows with 1 different texts are too few"):
+        fitted(tiny, ["the same"] * 40, ["a", "b"] * 20)
+
+
+def test_texts_without_a_letter(tiny):
+    texts = [mark * n for n in range(1, 21) for mark in ("!", "?")]
+    clf = fitted(tiny, texts, ["loud", "asking"] * 20)
+    assert clf.choice_.chosen in LADDER
+
+
+def test_a_third_of_the_labels_is_wrong(tiny, messages):
+    texts, labels = rows_of(messages, sorted(set(messages.labels))[:2], 60)
+    wrong = np.random.default_rng(0).random(len(labels)) < 0.3
+    noisy = [sorted(set(labels))[int(own == sorted(set(labels))[0])] if bad else own for own, bad in zip(labels, wrong)]
+    clf = fitted(tiny, texts, noisy, LADDER[:3])
+    assert np.mean(clf.predict(texts) == np.array(labels)) > 0.6  # nearer to the truth than to what it was told
+
+
+def test_a_budget_for_nothing_leaves_the_first_and_says_so(tiny, messages):
+    choice = fitted(tiny, messages.texts[:60], messages.labels[:60], time=0.001).choice_
+    assert choice.chosen == LADDER[0]
+    assert all(name in str(choice) for name in LADDER[1:]) and "no time" in str(choice)
+
+
+def test_what_needs_too_much_memory_is_not_tried(tiny, messages):
+    tried = fitted(tiny, messages.texts[:60], messages.labels[:60], memory=0.001).choice_.tried
+    assert [one["out"].startswith("over the memory") for one in tried if suits(Recipe.of(one["recipe"]), tiny)][1:] == [True] * 3
+
+
+def test_what_is_for_decoders_is_tried_on_them_alone(tiny, messages):
+    tried = {one["recipe"]: one["out"] for one in fitted(tiny, messages.texts[:60], messages.labels[:60], time=0.001).choice_.tried}
+    assert "for decoders" in tried["lora-4bit"] and "for decoders" in tried["instruct"]
+    with pytest.raises(UserError, match="bases"): Recipe(name="own", bases="decoder")
+
+
+def test_a_choice_is_the_same_again(tiny, messages):
+    one, other = (fitted(tiny, messages.texts[:80], messages.labels[:80], QUICK) for _ in range(2))
+    assert one.choice_.chosen == other.choice_.chosen
+    np.testing.assert_array_equal(one.predict_proba(messages.texts[:9]), other.predict_proba(messages.texts[:9]))
