@@ -26,8 +26,9 @@ from clfm_kit.study.measuring import measure
 
 CELLS = RESULTS / "defaults"
 A_CLASS = "-a-class"
-TIME = 900  # seconds that `auto` may take: a busy machine then chooses as an idle one does
 TFIDF, EMBEDDING = "tfidf", "embedding"  # beside recipes: the baseline, and logistic regression on the plain embedding
+OTHERS = TFIDF, EMBEDDING, "probe"  # that recipes are compared with
+TIME = 900  # seconds that `auto` may take: a busy machine then chooses as an idle one does
 
 
 def split(folder, size, seed, judged):
@@ -106,6 +107,20 @@ def unpacked(cell):
     return np.array(list(cell["values"]), dtype=float)
 
 
+def difference(splits, recipe, other):
+    """How much better a recipe is than another on the splits that both have, with its interval; None for no splits."""
+    both = [each for each in splits if recipe in each and other in each]
+    if recipe == other or not both: return None
+    side = lambda name: np.concatenate([unpacked(each[name]) for each in both])
+    return paired_bootstrap(side(other), side(recipe), both[0][recipe]["statistic"]).to_dict()
+
+
+def best_single(rows, data, size):
+    """The recipe with the highest score that chooses nothing; the baseline is none."""
+    here = [row for row in rows if (row["data"], row["size"]) == (data, size) and row["recipe"] not in ("auto", TFIDF)]
+    return max(here, key=lambda row: row["score"])["recipe"]
+
+
 def collect():
     cells = [json.loads(path.read_text()) for path in sorted(CELLS.glob("*.json"))]
     found = defaultdict(dict)
@@ -120,13 +135,11 @@ def collect():
                 score=statistics.mean(cell["score"] for cell in some),
                 processor_seconds=statistics.median(cell["processor_seconds"] for cell in some),
             )
-            both = [each for each in splits if recipe in each and TFIDF in each]
-            if recipe != TFIDF and both:
-                side = lambda name: np.concatenate([unpacked(each[name]) for each in both])
-                gain = paired_bootstrap(side(TFIDF), side(recipe), both[0][recipe]["statistic"])
-                row |= dict(against_tfidf=gain.to_dict())
+            row["against"] = {other: gain for other in OTHERS if (gain := difference(splits, recipe, other))}
             rows.append(row)
             figures[f"{data} {size} {recipe}"] = round(100 * row["score"], 2)
+        row = next((row for row in rows if (row["data"], row["size"], row["recipe"]) == (data, size, "auto")), None)
+        if row: row["against"]["best"] = difference(splits, "auto", best_single(rows, data, size))
     write("defaults", figures, rows, command="python benchmarks/defaults.py --collect")
 
 

@@ -52,21 +52,29 @@ def defaults():
         shown = [bold(percent(here[name]["score"]), here[name]) if name in here else "–" for name in recipes]
         rows, splits = next(iter(here.values()))["train"], max(row["splits"] for row in here.values())
         lines.append(f"| {data} | {rows} | {' | '.join(shown)} | {splits} |")
-    return "\n".join([*lines, "", *(choosing(cells, sets, name) for name in ("auto", "stc") if name in recipes)])
+    return "\n".join([*lines, "", *(choosing(cells, sets, name) for name in ("auto", "stc", "probe") if name in recipes)])
+
+
+def told_apart(cells, mine, name, other):
+    """In how many rows a recipe is clearly better than another, and clearly worse."""
+    gains = [cells[*one, name]["against"][other] for one in mine if other in cells[*one, name]["against"]]
+    better, worse = sum(gain["low"] > 0 for gain in gains), sum(gain["high"] < 0 for gain in gains)
+    what = "the best single recipe" if other == "best" else f"`{other}`"
+    return f"clearly better than {what} in {better} of {len(gains)} rows, clearly worse in {worse}"
 
 
 def choosing(cells, sets, name):
-    """How a recipe stands against keywords, and how far below the best recipe of each row it is."""
+    """How a recipe stands against others, and how far below the best recipe of each row it is."""
     mine = [one for one in sets if (*one, name) in cells]
-    gains = [cells[*one, name]["against_tfidf"] for one in mine if "against_tfidf" in cells[*one, name]]
     single = [key for key in cells if key[2] not in ("auto", "tfidf")]
     others = lambda one: [cells[key]["score"] for key in single if key[:2] == one]
     below = {one: 100 * (max(others(one)) - cells[*one, name]["score"]) for one in mine}
     worst = max(below, key=below.get)
+    rivals = dict(auto=("tfidf", "best"), stc=("tfidf", "probe"), probe=("tfidf", "embedding"))[name]
+    told = "; ".join(told_apart(cells, mine, name, other) for other in rivals)
     return (
-        f"`{name}`: clearly better than `tfidf` in {sum(gain['low'] > 0 for gain in gains)} of {len(gains)} rows, clearly "
-        f"worse in {sum(gain['high'] < 0 for gain in gains)} (95 % interval); {statistics.mean(below.values()):.1f} points "
-        f"below the best single recipe of each row on average, at most {below[worst]:.1f} ({worst[0]}).\n"
+        f"`{name}`: {told} (95 % intervals); {statistics.mean(below.values()):.1f} points below the best single recipe of "
+        f"each row on average, at most {below[worst]:.1f} ({worst[0]}).\n"
     )
 
 
