@@ -1,8 +1,11 @@
 """Sphinx settings. Pages under pages/ are made by make.py; nothing here or there reaches for the network."""
 import re
 from importlib.metadata import version as version_of
+from unittest.mock import patch
 
+from docutils import nodes
 from fastcore.docments import docments
+from sphinx import addnodes
 
 project = "clfm-kit"
 version = release = version_of("clfm-kit")
@@ -54,8 +57,31 @@ def keep_to_itself(app, doctree):
     for node in doctree.findall(): node.document = doctree
 
 
+def titles(env):
+    "The tables of contents of all pages, of which only what leads to other pages is left below a page's title."
+    found = {name: toc.deepcopy() for name, toc in env.tocs.items()}
+    for toc in found.values():
+        for item in list(toc.findall(nodes.list_item)):
+            if item.parent is not toc and not any(item.findall(addnodes.toctree)): item.parent.remove(item)
+    return found
+
+
+def navigate(app, page, template, context, doctree):
+    """The navigation lists titles, and is made for each page anew out of all tables of contents;
+    with the sections in them that takes longer than all else.
+    """
+    whole = context["toctree"]
+
+    def toctree(**settings):
+        if not hasattr(app, "titles"): app.titles = titles(app.env)
+        with patch.object(app.env, "tocs", app.titles): return whole(**settings)
+
+    context["toctree"] = toctree
+
+
 def setup(app):
     # Before napoleon (priority 500): it must find the text already escaped.
     app.connect("autodoc-process-docstring", document, priority=400)
     app.connect("autodoc-process-signature", sign)
     app.connect("doctree-read", keep_to_itself)
+    app.connect("html-page-context", navigate, priority=400)  # before the theme asks for it

@@ -242,7 +242,7 @@ def outside(html):
             yield f"{path.relative_to(html)}: {link}"
 
 
-def main(html):
+def main(html, processes="auto"):
     shutil.rmtree(PAGES, ignore_errors=True)
     PAGES.mkdir()
     sources = sorted(path for path in ROOT.glob("nbs/*/*.ipynb") if path.parent.name != "tutorials")
@@ -259,7 +259,7 @@ def main(html):
     api([*modules(sources, core, "clfm_kit"), *(pair for _, pairs in plugins for pair in pairs)])
     shutil.rmtree(html, ignore_errors=True)
     failed = sphinx(
-        ["-q", "-W", "--keep-going", "-j", "auto", "-d", str(html.parent / "doctrees"), str(DOCS), str(html)]
+        ["-q", "-W", "--keep-going", "-j", processes, "-d", str(html.parent / "doctrees"), str(DOCS), str(html)]
     )
     loaded = list(outside(html))
     for line in loaded: print("loads from elsewhere:", line, file=sys.stderr)

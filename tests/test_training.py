@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import afresh
+import asks
 import numpy as np
 import pytest
 import torch
@@ -159,7 +160,7 @@ def of_processes(tmp_path_factory):
 
     def torchrun():
         from torch.distributed.run import main
-        command = sys.executable, afresh.__file__, str(path), str(place), "2", *map(str, BUDGETS)
+        command = sys.executable, asks.__file__, str(path), str(place), "2", *map(str, BUDGETS)
         main(["--standalone", "--nproc_per_node=2", "--no-python", *command])
 
     for run in (script(path, place, 1, *BUDGETS), torchrun):

@@ -2,14 +2,17 @@
 import os
 import shutil
 import sys
+from contextlib import chdir, contextmanager
 from email import message_from_bytes
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from zipfile import ZipFile
 
+from afresh import python, server
+from jobs import LIBRARIES
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from tree import ROOT, Failed, copy_tree, environment, run
+from tree import ROOT, VARIABLES, Failed, copy_tree, environment, run, told
 
 
 def build(folder, *projects):
@@ -65,7 +68,7 @@ class Fresh:
     """
     def __init__(self, folder, dist, *names):
         run(sys.executable, "-m", "venv", "--without-pip", folder)
-        self.python, self.folder = folder / "bin" / "python", folder
+        self.python, self.folder, self.place = folder / "bin" / "python", folder, None
         self.site = Path(run(self.python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
         for name in required(names, wheel_requirements(dist)):
             tops = {
@@ -85,4 +88,15 @@ class Fresh:
 
     def run(self, *command):
         "Run a command of the fresh environment, outside the checkout."
-        return run(self.folder / "bin" / command[0], *command[1:], cwd=self.folder)
+        if self.place is None: return run(self.folder / "bin" / command[0], *command[1:], cwd=self.folder)
+        words = command[1:] if command[0] == "python" else [self.folder / "bin" / command[0], *command[1:]]
+        with chdir(self.folder): done = python(*words, env=VARIABLES, place=self.place)
+        return told(command, done)
+
+    @contextmanager
+    def loaded(self):
+        "While inside, commands are forked from an interpreter of this environment that has loaded the slow libraries."
+        libraries = [name for name in LIBRARIES if (self.site / name.partition(".")[0]).exists()]
+        self.place = self.folder / "afresh"
+        with server(self.place, self.python, libraries): yield
+        self.place = None

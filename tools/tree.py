@@ -17,7 +17,11 @@ PACKAGES = {
 EXAMPLE = Path("examples", "clfm-kit-hello")
 BIN = Path(sys.executable).parent
 # of every check; a check needs no network, and huggingface_hub waits half a minute for one where there is none
-VARIABLES = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "MPLBACKEND": "Agg", "HF_HUB_OFFLINE": "1"}
+VARIABLES = {
+    "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "MPLBACKEND": "Agg", "HF_HUB_OFFLINE": "1",
+    # programs of oneDNN are for one shape each, which models as small as those here take longer to make than to run
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "4096",
+}
 
 
 def environment() -> dict:
@@ -31,7 +35,13 @@ class Failed(Exception):
 
 def run(*command, cwd=ROOT, variables=None):
     "Run a command quietly and return its standard output. Raises `Failed` with the end of what it printed."
-    done = subprocess.run([str(part) for part in command], cwd=cwd, env=variables or environment(), capture_output=True, text=True)
+    command = [str(part) for part in command]
+    done = subprocess.run(command, cwd=cwd, env=variables or environment(), capture_output=True, text=True)
+    return told(command, done)
+
+
+def told(command, done):
+    "What a command printed. Raises `Failed` with the end of it where it did not succeed."
     if done.returncode:
         tail = (done.stdout + done.stderr).strip()[-6000:]
         raise Failed(f"{' '.join(map(str, command))}\nexit code {done.returncode}\n{tail}")

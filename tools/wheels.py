@@ -54,6 +54,10 @@ def stranger(folder, dist):
     everything = Fresh(folder / "everything", dist, "clfm-kit[all]", "clfm-kit-hello[test]")
     everything.run(*OFFERS, " ".join(["hello", *PLUGINS]), " ".join(["clfm_kit_hello", *PACKAGES.values()]))
     type_checked(everything.python)
+    with everything.loaded(): comes_and_goes(everything)
+
+
+def comes_and_goes(everything):
     everything.run("python", USER_SCRIPT)
     cells = json.loads((ROOT / EXAMPLE / "hello.ipynb").read_text(encoding="utf-8"))["cells"]
     (everything.folder / "notebook.py").write_text(
@@ -64,7 +68,7 @@ def stranger(folder, dist):
     everything.run(*FIT, "--set", "head=hello")
     everything.run("clfm", "predict", "model", "Where is my parcel?")
     everything.pip("uninstall", "--yes", "clfm-kit-hello")
-    everything.run(*OFFERS, " ".join(PLUGINS), "clfm_kit")
+    everything.run("python", OFFERS[-1], " ".join(PLUGINS), "clfm_kit")
     try: everything.run("clfm", "predict", "model", "Where is my parcel?")
     except Failed as error:
         if "made with plugin hello" not in str(error): raise
