@@ -119,4 +119,6 @@ class Server(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # once what it forked has ended
-    with Server(sys.argv[1], Request) as server: server.serve_forever()
+    with Server(f"{sys.argv[1]}-begins", Request) as server:
+        os.rename(f"{sys.argv[1]}-begins", sys.argv[1])  # now that it listens
+        server.serve_forever()

@@ -2,14 +2,17 @@
 goes. A job for each environment; all share one build.
 """
 import json
-import re
 import shutil
 import tomllib
+from importlib.metadata import distribution
+from itertools import pairwise
 from pathlib import Path
 
 from checks import USER_SCRIPT, type_checked
 from fresh import Fresh, build
 from jobs import Job
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from tree import EXAMPLE, PACKAGES, PLUGINS, PROJECTS, ROOT, Failed
 
 OFFERS = "python", "-I", ROOT / "tools" / "offers.py"  # isolated: nothing of the checkout is on the path
@@ -23,25 +26,45 @@ PLOT = (
 )
 
 
+def lines(name):
+    "What a plugin requires, by the name of the distribution."
+    project = tomllib.loads((ROOT / "plugins" / name / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return [canonicalize_name(Requirement(line).name) for line in project["dependencies"]]
+
+
 def brought(name):
     "The plugin and those that it requires."
-    lines = tomllib.loads(
-        (ROOT / "plugins" / name / "pyproject.toml").read_text(encoding="utf-8")
-    )["project"]["dependencies"]
-    needed = {other for other in PLUGINS for line in lines if re.split(r"[^a-z0-9-]", line)[0] == f"clfm-kit-{other}"}
-    return {name}.union(*map(brought, needed))
+    return {name}.union(*(brought(other) for other in PLUGINS if f"clfm-kit-{other}" in lines(name)))
 
 
-def plugin(folder, dist, name):
-    "An extra alone: what it brings is found, nothing else is, and its recipes run."
-    alone = Fresh(folder / name, dist, f"clfm-kit[{name}]")
-    alone.run(*OFFERS, " ".join(sorted(brought(name))), PACKAGES[Path("plugins", name)], name)
+def requirements(name):
+    "Distributions not ours that an extra requires beside those of the core; none for the core itself, without a name."
+    required = map(Requirement, distribution("clfm-kit").requires)
+    core = {canonicalize_name(line.name) for line in required if line.marker is None}
+    found = {line for each in brought(name) for line in lines(each)} if name else set()
+    return frozenset(line for line in found - core if not line.startswith("clfm-kit"))
 
 
-def core(folder, dist):
-    "The core alone: no plugin is found, and its recipes run."
-    core = Fresh(folder / "core", dist, "clfm-kit")
-    core.run(*OFFERS, "", "clfm_kit", "clfm-kit")
+def alone(folder, dist, names):
+    """The core, or an extra alone: what it brings is found, nothing else is, and its recipes run. Those that require
+    the same of others come one after the other into one environment, from where the one before them has gone.
+    """
+    place = Fresh(folder / f"alone-{names[0]}", dist, wanted(names[0]))
+    place.run(*OFFERS, *offered(names[0]))
+    with place.loaded():
+        for before, name in pairwise(names):
+            if before: place.pip("uninstall", "--yes", *(f"clfm-kit-{each}" for each in brought(before)))
+            place.pip("install", "--no-index", "--find-links", dist, wanted(name))
+            place.run("python", OFFERS[-1], *offered(name))
+
+
+def wanted(name): return f"clfm-kit[{name}]" if name else "clfm-kit"
+
+
+def offered(name):
+    "What offers.py is given."
+    if not name: return "", "clfm_kit", "clfm-kit"
+    return " ".join(sorted(brought(name))), PACKAGES[Path("plugins", name)], name
 
 
 def extra(folder, dist, name, *command):
@@ -84,8 +107,10 @@ def environments(folder):
     "A job for each environment; `folder` is the one that `built` was given."
     dist = folder / "dist"
     yield Job("wheels", "everything", stranger, (folder, dist))
-    yield Job("wheels", "core", core, (folder, dist))
-    for name in PLUGINS: yield Job("wheels", name, plugin, (folder, dist, name))
+    same = {}
+    for name in ["", *PLUGINS]: same.setdefault(requirements(name), []).append(name)
+    for names in same.values():
+        yield Job("wheels", ", ".join(name or "core" for name in names), alone, (folder, dist, names))
     yield Job("wheels", "demo", extra, (folder, dist, "demo", *FIT))
     yield Job("wheels", "notebook", extra, (folder, dist, "notebook", "python", "-c", PLOT))
     yield Job("wheels", "tune", extra, (folder, dist, "tune", "python", "-c", "import optuna, clfm_kit.study.tuning"))
