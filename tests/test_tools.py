@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import afresh
+import asks
 import psutil
 import pytest
 import yaml
@@ -80,6 +82,35 @@ def test_an_interrupted_check_leaves_no_process_and_no_folder(number, script, tm
     assert process.returncode
     for who in ("process", "child"): assert not psutil.pid_exists(started[who])
     assert not Path(started["folder"]).exists() and not Path(started["folder"]).parent.exists()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    "The socket of a fork server that has loaded one small library."
+    place = tmp_path_factory.mktemp("server") / "afresh"
+    with afresh.server(place, sys.executable, ["colorsys"]): yield place
+
+
+def test_a_forked_process_has_words_variables_and_an_end_of_its_own(place, tmp_path):
+    code = "import os, sys; print(sys.argv[1:], os.environ['WORD'], 'colorsys' in sys.modules); sys.exit('why')"
+    done = afresh.python("-c", code, "one", env={"WORD": "two"}, place=place)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "['one'] two True\n", "why\n")
+    done = afresh.python("-c", "import os; os.abort()", place=place)
+    assert done.returncode == -signal.SIGABRT
+    (tmp_path / "found.py").write_text("import sys; print(__name__, sys.path[0], sys.stdin.read())")
+    variables = {**os.environ, asks.PLACE: str(place), "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, asks.__file__, "-u", "-m", "found"]
+    done = subprocess.run(command, env=variables, input="asked", capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "__main__  asked\n", "")
+
+
+def test_a_forked_process_ends_with_the_one_that_asked_for_it(place):
+    code = "import os, sys, time; print(os.getpid(), flush=True); time.sleep(600)"
+    variables = {**os.environ, asks.PLACE: str(place)}
+    with subprocess.Popen([sys.executable, asks.__file__, "-c", code], env=variables, stdout=subprocess.PIPE) as process:
+        forked = psutil.Process(int(process.stdout.readline()))
+        process.kill()
+    forked.wait(60)
 
 
 def test_what_a_change_touches_comes_nearest_first():
