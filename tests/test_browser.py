@@ -13,6 +13,7 @@ import urllib.request
 from contextlib import suppress
 from pathlib import Path
 
+import afresh
 import browser
 import nbformat
 import psutil
@@ -21,7 +22,8 @@ import pytest
 STEPS = Path(__file__).with_name("browser_steps.py")
 FIT = (
     "from clfm_kit import Classifier, load_data\n"
-    "clf = Classifier('{recipe}', '{tiny}', {settings}, cache=None{more}).fit('helpdesk')"
+    "rows = load_data('helpdesk').train.take(range(500))\n"
+    "clf = Classifier('{recipe}', '{tiny}', {settings}, cache=None{more}).fit(rows.texts, rows.labels)"
 )
 SLOW = "training.epochs=60", "training.learning_rate=1e-3", "training.patience=60"
 
@@ -78,7 +80,7 @@ def lab(tmp_path_factory, tiny):
     spec, settings = home / "data" / "kernels" / "python3", home / "settings" / "@jupyterlab" / "apputils-extension"
     for path in (spec, settings, home / "notebooks"): path.mkdir(parents=True)
     kernel = dict(
-        argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+        argv=[afresh.program(), "-m", "ipykernel_launcher", "-f", "{connection_file}"],
         display_name="this", language="python",
     )
     (spec / "kernel.json").write_text(json.dumps(kernel))
