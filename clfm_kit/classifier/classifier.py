@@ -51,7 +51,7 @@ class Classifier(TextEstimator):
     def __init__(
         self,
         recipe: Any = "auto",  # a Recipe, its name in the catalogue, a mapping or a YAML file
-        model: str | PathLike[str] = "minilm",  # a folder, a Hub id, or "minilm"
+        model: str | PathLike[str] = "minilm",  # a folder, a Hub id, or a short name: "minilm", "mpnet", "smollm2-135m"
         settings: Any = (),  # changes to the recipe, such as ["head.C=3"]
         cache: Any = "default",  # folder of the state cache; "default", or None to keep states in memory
         state_dtype: str = "float16",  # how states are rounded and stored: "float16" or "float32"

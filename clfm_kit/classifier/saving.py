@@ -19,7 +19,7 @@ from huggingface_hub import HfApi, snapshot_download
 from .. import __version__
 from ..backbone.cache import tokenizer_hash
 from ..backbone.sites import depth
-from ..backbone.sources import load_tokenizer
+from ..backbone.sources import KNOWN, load_tokenizer
 from .artifacts import json_state, read_artifact, set_state, write_artifact
 from .card import model_card
 from .folders import DELTA, HEAD, NotWritten, fresh_folder
@@ -88,7 +88,7 @@ class Kept(UserError):
 
 def base_place(model: Any) -> str:
     "Where a base is, from whatever folder one looks: the whole path of a folder, anything else as it was given."
-    return str(place(model).resolve()) if model != "minilm" and place(model).is_dir() else str(model)
+    return str(place(model).resolve()) if model not in KNOWN and place(model).is_dir() else str(model)
 
 def _plugins(recipe, tasks: dict) -> dict:
     "Versions of the plugins that the recipe's parts and the kinds of task come from."

@@ -34,7 +34,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Data = Annotated[str, typer.Option(
     "--data", help="A shipped data set, a folder with train/validation/test files, a file, or a Hub id."
 )]
-Model = Annotated[str, typer.Option("--model", help="The base model: a folder, a Hub id, or minilm.")]
+Model = Annotated[str, typer.Option("--model", help="The base model: a folder, a Hub id, minilm, mpnet or smollm2-135m.")]
 Base = Annotated[Optional[str], typer.Option(
     "--model", help="Where the base model of the saved one is now; without it, where it was."
 )]
