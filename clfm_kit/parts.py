@@ -276,6 +276,7 @@ class HeadOptions(Protocol):
     validation_logits: object  # logits [N, C] of validation rows from before a refit on them
     train_logits: object  # logits [N, C] of training rows from fits that had not seen them, NaN where there are none
     per_label: bool  # it reads one value for each label
+    needs_rows: bool  # False where the names of labels are enough
     map: object  # its only linear map, where it begins as a probe
 
     def fit(self, features, targets, schema, **settings):
@@ -289,6 +290,9 @@ class HeadOptions(Protocol):
 
     def work(self, rows, widths, classes) -> tuple:
         "Bytes and operations that `fit` takes on columns {column: F}, where they are many; for `clfm plan`."
+
+    def swayed(self, features):
+        "Which answers to features {column: [N, F]} hang on the order in which labels are named, bool [N]; None for unknown."
 
     def explain(self, features, column) -> list:
         "The head's own account of one logit."

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import nullcontext
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -243,6 +243,7 @@ class Context:
     parts: dict  # all parts of the recipe, by kind
     rows: Any = None  # the training rows while fitting; None when a saved classifier is loaded
     cache: Any = None  # the folder of the state cache, or None
+    descriptions: dict = field(default_factory=dict)  # {label: words that describe it}, where labels were given by name
 
     @property
     def schema(self) -> Schema | None:
@@ -258,7 +259,8 @@ class Context:
         """{column: float32 array [N, F]} of texts, past the cache, as a part that is being bound may not yet have its
         own address there.
         """
-        encoder = TextEncoder(self.backbone, self.parts["format"], self.parts["pooler"], dtype="float32")
+        make = getattr(self.parts["pooler"], "encoder", TextEncoder)
+        encoder = make(self.backbone, self.parts["format"], self.parts["pooler"], dtype="float32")
         return {column: np.asarray(values) for column, values in encoder.features(list(texts)).items()}
 
 def bind_parts(context: Context):

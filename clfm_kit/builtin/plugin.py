@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OFFERED', 'LADDER', 'Unquantized', 'Frozen', 'register_formats', 'register_quantizers', 'register_selectors',
            'register_poolers', 'register_heads', 'register_tasks', 'register_commands', 'probe', 'finetune', 'auto',
-           'keywords', 'register_recipes']
+           'keywords', 'label_names', 'zero_shot', 'register_recipes']
 
 # %% ../../nbs/06_builtin/10_plugin.ipynb #20002305fa
 from ..errors import UserError, unknown
@@ -83,6 +83,10 @@ OFFERED = {
         "logistic": ("clfm_kit.builtin.heads:Logistic", "L2 logistic regression, penalty chosen on validation"),
         "linear": ("clfm_kit.builtin.heads:Linear", "one linear map, trained"),
         "mlp": ("clfm_kit.builtin.heads:MLP", "one hidden layer, trained"),
+        "names": (
+            "clfm_kit.builtin.names:Names", "cosine to the names and descriptions of labels, no rows needed", "",
+            "arXiv 1909.00161",
+        ),
         "tags": ("clfm_kit.builtin.heads:TagLinear", "one set of logits for each word, trained; for tasks of tags"),
     },
     "task": {
@@ -97,6 +101,7 @@ OFFERED = {
         "recipes": ("clfm_kit.cli.catalogue_commands:recipes", "list recipes and what they are made of"),
         "fit": ("clfm_kit.cli.fit_commands:fit", "fit a classifier and save it, with its card, to a folder"),
         "predict": ("clfm_kit.cli.fit_commands:predict", "predict labels with probabilities"),
+        "zero-shot": ("clfm_kit.cli.zero_shot:zero_shot", "predict labels that are given by name, without a labelled row"),
         "evaluate": ("clfm_kit.cli.fit_commands:evaluate", "measure a saved model on labelled rows"),
         "explain": ("clfm_kit.cli.model_commands:explain", "show what moved a decision: words, layers and features"),
         "export": ("clfm_kit.cli.model_commands:export", "write a saved model as ONNX, checked against the original"),
@@ -167,6 +172,14 @@ def keywords():
     "Words and letter sequences with logistic regression; the model is not run."
     return Recipe(name="keywords", pooler="keywords", head="logistic")
 
+def label_names():
+    "The label whose name and description an encoder reads most like the text."
+    return Recipe(name="label-names", pooler="mean", head="names")
+
+def zero_shot():
+    "Labels by their names alone: an encoder compares, a decoder is asked."
+    return Recipe(name="zero-shot", bases=dict(encoder="label-names", decoder="instruct-zero-shot"))
+
 @hookimpl
 def register_recipes(register):
     "Core's recipes; a factory is called each time one is asked for."
@@ -174,3 +187,5 @@ def register_recipes(register):
     register("probe", probe, about="frozen model, mean of the last layer, logistic regression")
     register("keywords", keywords, about="word and letter n-grams, logistic regression, no model run")
     register("finetune", finetune, about="all weights trained, batches by length, the head starting from the probe")
+    register("zero-shot", zero_shot, about="labels by their names alone: an encoder compares, a decoder is asked")
+    register("label-names", label_names, about="frozen encoder, cosine to the names of labels, no rows needed")

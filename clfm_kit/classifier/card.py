@@ -63,8 +63,7 @@ def model_card(facts: dict) -> str:
         _figures(facts["reports"], [figure for schema in schemas.values() for figure in schema.explained]),
         "## What it is made of", block(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), "yaml"),
         f"Base {code(model['source'])}, of which {model['depth']} of {model['full_depth']} blocks are loaded and run. "
-            f"Fitted on {run['rows']['train']} rows with {run['rows']['validation']} for validation, in "
-            f"{run['seconds']} seconds ({run['backbone_passes']} batches read).",
+            f"{_made_of(run)}, in {run['seconds']} seconds ({run['backbone_passes']} batches read).",
         "## Limits", _limits(facts, schemas),
     ]
     front = dict(library_name="clfm-kit", pipeline_tag="text-classification", base_model=model["source"],
@@ -80,6 +79,11 @@ def _cuts(tasks, schemas):
         for name, schema in schemas.items() if hasattr(schema, "tune_for")
     ]
 
+def _made_of(run):
+    rows = run["rows"]
+    if not rows["train"]: return "Made of the names of its labels, without a row"
+    return f"Fitted on {rows['train']} rows with {rows['validation']} for validation"
+
 def _cell(report, name):
     "One figure with its interval, or a dash."
     value = report["figures"].get(name)
@@ -90,6 +94,7 @@ def _cell(report, name):
 # %% ../../nbs/08_classifier/04_card.ipynb #cb2c9143
 def _figures(reports, own):
     "A Markdown table: one row a figure, one column an evaluation; `own` are figures of the kinds of task."
+    if not reports: return "It was not measured; `clf.evaluate` does that, on labelled rows."
     shown = list(dict.fromkeys([*SHOWN, *own]))
     found = dict.fromkeys(name for report in reports.values() for name in report["figures"])
     plain = lambda name: name if name in shown else name.partition(".")[2]

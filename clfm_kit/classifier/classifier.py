@@ -16,14 +16,14 @@ from ..backbone.backbone import Backbone
 from ..backbone.cache import cache_folder, check_cache
 from ..backbone.encoder import WORDS, Context, TextEncoder, bind_parts
 from ..backbone.sites import hidden_site
-from ..backbone.sources import Source
 from ..backbone.upkeep import clear_abandoned
 from .asked import asked
 from .estimator import TextEstimator, Unfitted
 from .explanation import Explanation, explain
 from .choosing import Choice, choose
+from .naming import check_named, descriptions_of
 from .fitting import as_it_is, fit_aside, learn, row_weights_of
-from .saving import base_place, load, push, save
+from .saving import load, push, save
 from .specs import specs_of
 from .task import PIECE, Answers, FittedTask, joined_answers, joined_report, together
 from ..data.rows import UNNAMED, Rows
@@ -36,7 +36,6 @@ from ..parts import make
 from ..paths import place
 from ..plugins import emit
 from ..shapes import Whole, check_arguments, checked
-from ..recipes import Recipe
 
 # %% ../../nbs/08_classifier/06_classifier.ipynb #9c256bcc
 UNFITTED = "this classifier is not fitted; call fit, or load one with from_pretrained"
@@ -58,6 +57,7 @@ class Classifier(TextEstimator):
         reject: Any = None,  # None, a score's name, a coverage, or a mapping, see `clfm_kit.classifier.reject`
         tasks: dict[str, Any] | None = None,  # named tasks {name: column or mapping}, see `clfm_kit.data.tasks`
         trust_remote_code: bool = False,  # run the Python code that the base brings, where it brings any
+        labels: Any = None,  # labels by name, a list or {label: description}, for recipe "zero-shot": then no fit is needed
     ) -> None:
         self.recipe = recipe
         self.model = model
@@ -67,6 +67,7 @@ class Classifier(TextEstimator):
         self.reject = reject
         self.tasks = tasks
         self.trust_remote_code = trust_remote_code
+        self.labels = labels
 
     # ---- what it is
 
@@ -94,7 +95,7 @@ class Classifier(TextEstimator):
         return tasks[name]
 
     def _fitted(self) -> dict:
-        if not hasattr(self, "tasks_"): raise Unfitted(UNFITTED)
+        if not hasattr(self.ready(), "tasks_"): raise Unfitted(UNFITTED)
         return self.tasks_
 
     def _columns(self) -> list:
@@ -109,8 +110,9 @@ class Classifier(TextEstimator):
         "Make recipe, tasks and parts. Raises `UserError` for what cannot work; loads nothing."
         check_arguments(Classifier.__init__, self.get_params(deep=False))
         check_cache(self.cache, self.state_dtype)
-        self.recipe_ = Recipe.of(self.recipe).with_params(self.settings)
+        self.recipe_ = self._recipe()
         self.parts_ = self.recipe_.parts()
+        check_named(self.recipe_, self.parts_)
         self.specs_ = specs_of(self.recipe_, self.tasks, self.reject)
         for part in (task.part() for task in self.specs_.values()):
             if hasattr(part, "check_with"): part.check_with(self.parts_)
@@ -129,12 +131,12 @@ class Classifier(TextEstimator):
         emit(run, "load", model=self.model)
         speaks = any(getattr(part, "needs_language_head", False) for part in self.parts_.values())
         backbone = Backbone.load(
-            Source(base_place(self.model), self.trust_remote_code), deep, self.parts_["quantizer"], speaks,
+            self._source(), deep, self.parts_["quantizer"], speaks,
             self.recipe_.attention, tokenizer,
         )
         cache = cache_folder() if self.cache == "default" else self.cache and place(self.cache)
         if cache and rows is not None: clear_abandoned(cache)  # also where this run writes nothing there
-        bind_parts(Context(backbone, schemas, self.parts_, rows, cache))
+        bind_parts(Context(backbone, schemas, self.parts_, rows, cache, descriptions_of(self.recipe_)))
         make_encoder = getattr(self.parts_["pooler"], "encoder", TextEncoder)
         self.encoder_ = make_encoder(
             backbone, self.parts_["format"], self.parts_["pooler"], cache, self.state_dtype, run
@@ -159,16 +161,17 @@ class Classifier(TextEstimator):
         return words if schema.unit == "word" else self.encoder_.widths
 
     def fit(
-        self, data: Any, labels: Any = None, validation: Any = None, checkpoints: Any = None,
+        self, data: Any = None, labels: Any = None, validation: Any = None, checkpoints: Any = None,
         sample_weight: Any = None,
     ) -> "Classifier":
         """Learn from texts and labels, or from a data set (name, path, `Splits`, …) with a column for each task.
 
-        Where weights of the base are trained, `checkpoints` is a folder from which a killed run goes on.
+        Without data it is made of labels that were given by name. Where weights are trained, `checkpoints` is a folder
+        from which a killed run goes on.
         `sample_weight` says how much each training row counts: in the solution of a head, or how often it is drawn.
         Raises `UserError` before weights load if the data cannot work; a classifier whose fit fails stays what it was.
         """
-        how = choose if Recipe.of(self.recipe).with_params(self.settings).candidates else learn
+        how = choose if self._recipe().candidates else learn
         fit_aside(self, how, data, labels, validation, checkpoints, sample_weight)
         return self
 
@@ -374,7 +377,7 @@ class Classifier(TextEstimator):
 
     def save_pretrained(self, folder: Any) -> Path:
         "Write the classifier to `folder`, all or nothing; returns it. Raises `UserError` when it cannot be written."
-        return save(self, folder)
+        return save(self.ready(), folder)
 
     @classmethod
     @checked

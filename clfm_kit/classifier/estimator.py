@@ -16,7 +16,9 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 
 from .. import __version__
-from .saving import load, save
+from ..backbone.sources import Source
+from .naming import recipe_of
+from .saving import base_place, load, save
 from ..data.rows import UNNAMED
 from ..display.html import join, markup, table
 from ..errors import NotFitted, UserError, short, unknown
@@ -70,6 +72,14 @@ class TextEstimator(ClassifierMixin, BaseEstimator):
         tags.input_tags.string, tags.input_tags.two_d_array, tags.no_validation = True, False, True
         tags.classifier_tags.multi_label = True
         return tags
+
+    def _source(self) -> Source: return Source(base_place(self.model), self.trust_remote_code)
+
+    def _recipe(self) -> Recipe: return recipe_of(self.recipe, self.settings, self._source(), self.labels)
+
+    def ready(self) -> Any:
+        "Itself; where its labels were given by name and it is not fitted, made of those. Raises `UserError` as `fit` does."
+        return self if self.labels is None or self.__sklearn_is_fitted__() else self.fit()
 
     def _html_repr(self) -> str:
         "What a notebook shows: recipe, labels and validation figures of a fitted classifier."

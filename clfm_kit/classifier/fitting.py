@@ -20,6 +20,7 @@ from ..backbone.sites import depth
 from ..backbone.sources import is_remote
 from ..backbone.turns import TURNS
 from .asked import asked
+from .naming import named_schema, with_labels
 from .reject import check_reject
 from .task import FittedTask
 from ..data.report import DataWarning, fit_warnings
@@ -72,9 +73,9 @@ def fit_aside(clf: Any, how: Callable[..., None], *data: Any, **settings: Any) -
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 def as_it_is(method: Method) -> Method:
-    "A method that sees its classifier as it is when it is called."
+    "A method that sees its classifier as it is when it is called; one that needs no fit is made ready before."
     @wraps(method)
-    def called(self: Any, *args: Any, **kwargs: Any) -> Any: return method(snapshot(self), *args, **kwargs)
+    def called(self: Any, *args: Any, **kwargs: Any) -> Any: return method(snapshot(self.ready()), *args, **kwargs)
     return cast(Any, called)
 
 # %% ../../nbs/08_classifier/05_fitting.ipynb #743d74d6
@@ -86,10 +87,12 @@ def learn(
     Raises `UserError` before weights load if the data cannot work."""
     started = time.perf_counter()
     clf.prepare()
+    if data is None: return _begin(clf, run, started)
     if labels is not None: data = asked(data, clf.specs_)[0]
     if sample_weight is not None: data, labels = load_rows(data, clf.specs_, labels), None
     train, other, schemas = rows_to_fit(data, clf.specs_, labels, validation, clf.recipe_.seed)
     weights = None if sample_weight is None else weights_of(train, data.train, sample_weight)
+    schemas = {name: with_labels(clf.recipe_, clf.specs_[name], schema) for name, schema in schemas.items()}
     unseen = {name: set_aside(other, name, schema) for name, schema in schemas.items()}
     for name, schema in schemas.items(): check_reject(clf.specs_[name].reject, schema)
     check_training(clf.recipe_, clf.parts_)
@@ -129,8 +132,21 @@ def learn(
     emit(run, "end", facts=clf.facts_)
 
 # %% ../../nbs/08_classifier/05_fitting.ipynb #ce928340
+def _begin(clf: Any, run: Any, started: float) -> None:
+    "Make an unfitted classifier out of the names of its labels, without a row. Raises `UserError` where that cannot be."
+    spec = clf.specs_[UNNAMED] if UNNAMED in clf.specs_ else next(iter(clf.specs_.values()))
+    schema, rows = named_schema(clf.recipe_, spec), Rows([], [], source="no rows")
+    if spec.reject is not None: raise UserError("a reject option is learned from rows, and there are none; leave reject out")
+    encoder = clf.open({UNNAMED: schema}, rows=rows, run=run)
+    task, passes = FittedTask(UNNAMED, spec, schema, clf.head_of(UNNAMED), clf._widths(UNNAMED, schema)), encoder.backbone.passes
+    task.begin(clf.recipe_.seed)
+    clf.tasks_, clf.delta_, clf.reports_, clf.trained_on_ = {UNNAMED: task}, None, {}, fingerprints([])
+    clf.depth_ = max(map(depth, task.columns))
+    clf.facts_ = _facts(clf, rows, rows, started, encoder.backbone.passes - passes)
+    emit(run, "end", facts=clf.facts_)
+
 def _facts(clf: Any, train: Rows, other: Rows, started: float, passes: int) -> dict:
-    columns = getattr(train.texts[0], "columns", None)
+    columns = getattr(next(iter(train.texts), None), "columns", None)
     return dict(
         rows=dict(train=len(train), validation=len(other)), data=Path(train.source).name,
         seconds=round(time.perf_counter() - started, 1), backbone_passes=passes, depth=clf.depth_,

@@ -56,7 +56,8 @@ def recipes(as_json: Json = False):
     show(facts, as_json, Table("recipes", ["name", "parts", "about"], rows))
 
 def _made_of(recipe) -> str:
-    "The parts of a recipe that are not the usual ones, selector and head always."
+    "The parts of a recipe that are not the usual ones, selector and head always; or the recipes that it is one of."
+    if others := [*recipe.candidates, *recipe.bases.values()]: return " or ".join(Recipe.of(each).name for each in others)
     plain, parts = Recipe(), {kind: getattr(recipe, kind) for kind in PART_KINDS}
     told = (part for kind, part in parts.items() if part != getattr(plain, kind) or kind in ("selector", "head"))
     return " + ".join(name_and_params(part)[0] for part in told)

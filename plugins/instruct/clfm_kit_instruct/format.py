@@ -17,6 +17,7 @@ from clfm_kit.builtin.formats import KEEPS, cut
 from clfm_kit.data.rows import UNNAMED
 from clfm_kit.errors import UserError, unknown
 from clfm_kit.parts import Part
+from .orders import Orders, label_orders
 from .reading import Reader
 from .template import FIELDS, fill, parse, read_template, shot, values_of
 from .tree import Answer
@@ -143,21 +144,25 @@ class Instruction(Asking):
     examples. `chat`: 'auto' or 'none'.
     `prefix`: 'shared' (what all prompts begin with is read once) or 'repeated'. `end`: what ends an answer: 'token'
     (end of sequence), 'none', words, or 'auto': none for codes that cannot go on to be another, else the token.
+    `orders`: in how many orders labels are listed, each read apart; 1, or an even number.
     """
 
     answers_: list[str]
     examples_: list[list[Any]]
+    orders_: list[list[int]]  # of labels in the prompt
+    order = 0  # the one that it stands in now
 
     def __init__(
         self, template: str | None = None, answers: str = "auto", words: dict | None = None,
         descriptions: dict | None = None, examples: list[tuple[str | dict[str, str], Any]] | None = None, shots: int = 0,
         max_length: int | None = None,
-        keep: str = "head", chat: str = "auto", prefix: str = "shared", end: str = "auto",
+        keep: str = "head", chat: str = "auto", prefix: str = "shared", end: str = "auto", orders: Orders = 1,
     ):
         self.template, self.answers, self.words, self.descriptions, self.examples, self.shots = (
             template, answers, words, descriptions, examples, shots
         )
         self.max_length, self.keep, self.chat, self.prefix, self.end = max_length, keep, chat, prefix, end
+        self.orders = orders
 
     def check(self):
         "Raises `UserError` for an unknown value, or a template that cannot be used."
@@ -167,6 +172,12 @@ class Instruction(Asking):
         ):
             if value not in known: raise unknown(f"{name} of format 'instruction'", value, known)
         if self.template is not None: parse(read_template(self.template))
+
+    def check_with(self, parts):
+        "Raises `UserError` for several orders of labels where a model is trained, and as every format that asks."
+        super().check_with(parts)
+        if self.orders > 1 and parts["selector"].trains:
+            raise UserError("format.orders averages over a decoder that is not trained; leave it out, or use selector 'frozen'")
 
     def bind(self, context) -> list:
         """Write the prompt for the schema's labels; returns what states depend on.
@@ -190,13 +201,41 @@ class Instruction(Asking):
             self.answers_ = self._answer_words()
             named = [name for _, name in parse(self.template_) if name and name not in FIELDS]
             for text in context.rows.texts[:1]: values_of(text, named)
+            if self.shots and not len(context.rows):
+                raise UserError(f"format.shots={self.shots} shows training rows, and there are none; give format.examples")
             self.examples_ = (
                 [list(pair) for pair in self.examples or []] + some_rows(context.rows, schema, self.shots)
             )
+            self.orders_ = label_orders(len(schema), self.orders if schema.exclusive else 1)
+        self.told = {**context.descriptions, **(self.descriptions or {})}
         before, self.columns, self.after = self.prompt()
         context.backbone.inputs = self.reader = Reader(context.backbone, before, self.prefix)
+        for order in range(1, len(self.orders_)):
+            with self._listed(order): self.reader.prefixes.append(self.prompt()[0])
         self.limit = self.room_of(context.backbone)
-        return [before, [list(column) for column in self.columns], self.after, self.limit]
+        return [self.reader.prefixes, [list(column) for column in self.columns], self.after, self.limit]
+
+    # ---- orders of labels
+
+    @contextmanager
+    def _listed(self, order: int):
+        self.order = order
+        try: yield
+        finally: self.order = 0
+
+    @contextmanager
+    def in_order(self, order: int):
+        "While this lasts, prompts list the labels in this order of `orders_`."
+        self.reader.turn(order)
+        try:
+            with self._listed(order): yield
+        finally: self.reader.turn(0)
+
+    @property
+    def places(self) -> list:
+        "Which answer stands for each label as the prompt lists them now: a code belongs to a place, a name to its label."
+        order = self.orders_[self.order]
+        return [order.index(label) for label in range(len(order))] if self.coded else list(range(len(order)))
 
     # ---- words of answers
 
@@ -253,8 +292,9 @@ class Instruction(Asking):
 
     def fields(self) -> dict:
         "What the template's own fields stand for: the list of labels, their descriptions, the examples."
-        by_label = dict(zip(self.schema.labels, self.answers_))
-        describe = lambda label: (self.descriptions or {}).get(label, "")
+        labels, places = self.schema.labels, self.places
+        by_label = {labels[column]: self.answers_[places[column]] for column in self.orders_[self.order]}
+        describe = lambda label: self.told.get(label, "")
         named = [f"{answer}: {label}" if self.coded else answer for label, answer in by_label.items()]
         lines = [
             f"- {name}" + (f" ({describe(label)})" if describe(label) else "") for label, name in zip(by_label, named)
@@ -277,12 +317,14 @@ class Instruction(Asking):
     @contextmanager
     def without_instruction(self):
         "While this lasts, prompts are only what leads up to the answer."
-        reader, kept = self.reader, (self.reader.prefix, self.reader.sharing)
-        reader.prefix, reader.sharing, reader.version = (
-            special_ids(self.tokenizer) or [self.tokenizer.eos_token_id], "repeated", None
-        )
+        reader, kept = self.reader, (self.reader.prefixes, self.reader.sharing)
+        bare = special_ids(self.tokenizer) or [self.tokenizer.eos_token_id]
+        reader.prefixes, reader.sharing = [bare] * len(kept[0]), "repeated"
+        reader.turn(0)
         try: yield
-        finally: (reader.prefix, reader.sharing), reader.version = kept, None
+        finally:
+            reader.prefixes, reader.sharing = kept
+            reader.turn(0)
 
     # ---- encoding
 
@@ -296,7 +338,7 @@ class Instruction(Asking):
         tree = self.reader.tree
         deepest, fixed = (
             tree.deepest if tree else 0,
-            len(self.reader.prefix) + len(self.after) + sum(len(words) for words, _, _ in self.columns),
+            max(map(len, self.reader.prefixes)) + len(self.after) + sum(len(words) for words, _, _ in self.columns),
         )
         room = min(limit, self.limit) - fixed - deepest
         if room < 1: raise UserError(self._no_room(min(limit, self.limit), fixed, tree))

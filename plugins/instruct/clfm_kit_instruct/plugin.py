@@ -54,7 +54,7 @@ def instruct():
 def instruct_zero_shot():
     "The same prompt and the same scores from the decoder as it comes."
     return Recipe(
-        name="instruct-zero-shot", format="instruction", pooler="answers",
+        name="instruct-zero-shot", format={"name": "instruction", "orders": 2}, pooler="answers",
         head={"name": "verbalizer", "calibration": "content-free"},
     )
 

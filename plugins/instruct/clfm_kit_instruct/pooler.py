@@ -17,6 +17,7 @@ from clfm_kit.backbone.kernels import product
 from clfm_kit.backbone.sites import hidden_site
 from clfm_kit.errors import UserError
 from clfm_kit.parts import Part
+from .orders import InOrders, column_name
 from .tree import NORMALISATIONS, AnswerTree
 
 # %% ../nbs/04_pooler.ipynb #6655c35d
@@ -130,6 +131,8 @@ class Answers(HeadReader):
     answers.
     """
 
+    encoder = InOrders
+
     def __init__(self, normalisation: str = "vocabulary"): self.normalisation = normalisation
 
     def check(self):
@@ -148,7 +151,7 @@ class Answers(HeadReader):
         Raises `UserError` as `read_head` does.
         """
         asks, backbone = context.parts["format"], context.backbone
-        self.head, self.exclusive = read_head(backbone), context.schema.exclusive
+        self.head, self.exclusive, self.asks = read_head(backbone), context.schema.exclusive, asks
         answers = asks.tokens_of_answers()
         # one token against one: the rest of the vocabulary cancels
         short = not self.exclusive and all(len(answer.scored) == 1 for answer in answers)
@@ -161,15 +164,16 @@ class Answers(HeadReader):
         return [self.tree.normalisation, self.exclusive, [[answer.given, answer.scored] for answer in answers]]
 
     def pool(self, states, mask) -> dict:
-        "{'answers': [B, C]} of states [B, T, D] under mask [B, T]."
+        "{'answers': [B, C]} of states [B, T, D] under mask [B, T]; `answers.1` in the next order of labels, and so on."
         device = self.head.weight.device
         found = answer_scores(
             self.reader.node_states(states.to(device), mask.to(device), self.tree.sources), self.tree, self.head
         )
         if not self.exclusive: found = found[:, :found.shape[1] // 2] - found[:, found.shape[1] // 2:]
+        if self.asks.order: found = found[:, self.asks.places]
         # read one by one, a text has a sequence for each answer, of which the mean is taken:
         # so each carries all values
         return {
-            "answers": found if len(found) == len(states)
+            column_name(self.asks.order): found if len(found) == len(states)
                 else found.repeat_interleave(len(self.tree.answers), 0)[:len(states)]
         }

@@ -39,8 +39,13 @@ class Reader:
 
     def __init__(self, backbone, prefix, sharing: str = "shared"):
         self.backbone, self.prefix, self.sharing = backbone, list(prefix), sharing if prefix else "repeated"
-        self.tree, self.scoring, self.version, self.passes = None, "tree", None, 0  # passes over the prefix
+        self.prefixes, self.order = [self.prefix], 0  # as many as there are orders of labels, and which is meant now
+        self.tree, self.scoring, self.kept, self.passes = None, "tree", {}, 0  # passes over a prefix
         self.merges = False  # whether rows may attend to one copy of the prefix
+
+    def turn(self, order: int):
+        "Let prompts begin as they do in an order of labels."
+        self.prefix, self.order = self.prefixes[order], order
 
     @property
     def shared(self) -> int:
@@ -109,11 +114,10 @@ class Reader:
 
     def _pairs(self) -> list:  # of (keys, values) [1, heads, prefix, D]
         "Keys and values of the prefix at each block, read again when a weight has changed."
-        version = [(p.data_ptr(), p._version) for p in self.backbone.model.parameters()]
-        if version != self.version:
-            with torch.inference_mode(False), torch.no_grad(): self.pairs = self._read_prefix()
-            self.version = version
-        return self.pairs
+        version, key = [(p.data_ptr(), p._version) for p in self.backbone.model.parameters()], tuple(self.prefix)
+        if key not in self.kept or version != self.kept[key][0]:
+            with torch.inference_mode(False), torch.no_grad(): self.kept[key] = version, self._read_prefix()
+        return self.kept[key][1]
 
     def _read_prefix(self) -> list:
         "Keys and values of the prefix at each block."
