@@ -317,7 +317,7 @@ LEARNED = {
     "probed": (lambda: make("pooler", "probed"), dict(layers_=[1, 2])),
     "merged": (lambda: make("format", "merged"), dict(groups_=[[1, 2], [3, 4, 5]])),
     "instruction": (
-        lambda: make("format", "instruction"), dict(template_="{text}", answers_=["a"], examples_=[["text", "a"]])
+        lambda: make("format", "instruction"), dict(template_="{text}", answers_=["a"], examples_=[["text", "a"]], orders_=[[0]])
     ),
     "lines": (lambda: make("format", "lines"), dict(template_="{text}", longest_=9)),
     "centroid-distance": (CentroidDistance, dict(whitening_=np.ones((2, 2)), centres_=np.ones((2, 2)))),

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
-NAMES = (*TARGETS, "precision>=0.8")
+NAMES = (*TARGETS, "precision>=0.8", "miss-cost=3")
 FIGURES = {
     "micro-f1": lambda decisions, truth: f1_score(truth, decisions, average="micro", zero_division=0),
     "exact-match": lambda decisions, truth: (decisions == truth).all(axis=1).mean(),
@@ -158,14 +158,15 @@ def test_one_row_and_no_label_at_all(name):
 
 
 @pytest.mark.parametrize("bad, said", [
-    ("micro_f1", "did you mean 'micro-f1'?"), ("recall", "known: exact-match, macro-f1, micro-f1, precision>=p"),
+    ("micro_f1", "did you mean 'micro-f1'?"), ("recall", "known: exact-match, macro-f1, micro-f1, miss-cost=c, precision>=p"),
     ("precision>=1", "a share between 0 and 1 expected"), ("precision>=high", "a share between 0 and 1 expected"),
+    ("miss-cost=0", "a number above 0 expected"), ("miss-cost=much", "a number above 0 expected"),
     ("precision>=nan", "a share between 0 and 1 expected"), (None, "unknown figure to tune thresholds for"),
 ])
 def test_what_cannot_be_tuned_for(bad, said):
     with pytest.raises(UserError) as caught: read_target(bad)
     assert said in str(caught.value)
-    assert set(ASKED) == {*TARGETS, "precision>=p"}
+    assert set(ASKED) == {*TARGETS, "miss-cost=c", "precision>=p"}
 
 
 def test_the_report_shows_the_trade():

@@ -61,12 +61,38 @@ class TextLabels(Schema):
 class SingleLabel(TextLabels):
     "One label for each text: the likeliest, from a softmax over all."
     kind, expects, figure_names = "single", "one label for each text", ("accuracy", "micro_f1")
+    costs: dict | None = None  # also for kinds that take none
+
+    def __init__(self, costs: dict | None = None): self.costs = costs  # {true label: {given label: cost}}
+
+    def check(self):
+        "Raises `UserError` for costs that are no mapping of labels to mappings of labels to numbers from 0 up."
+        told = self.costs if self.costs is not None else {}
+        rows = told.values() if isinstance(told, dict) else [None]
+        number = lambda cost: isinstance(cost, (int, float)) and not isinstance(cost, bool) and 0 <= cost < 1e9
+        if all(isinstance(row, dict) and all(map(number, row.values())) for row in rows): return
+        raise UserError(
+            f"costs are {short(self.costs)}; {{true label: {{given label: a number from 0 up}}}} expected, what is left out costs 1"
+        )
+
+    def cost_matrix(self) -> np.ndarray:  # float64 [true, given]
+        "What an answer costs where a label is true: 1 for wrong and 0 for right, but for the costs that are told."
+        found = 1 - np.eye(len(self))
+        for true, row in (self.costs or {}).items():
+            for given, cost in row.items(): found[self._column(true), self._column(given)] = cost
+        return found
+
+    def _column(self, label) -> int:
+        known = match(label, self.labels)
+        if known is None: raise unknown("label in costs", label, self.labels)
+        return self.labels.index(known)
 
     def learn(self, values):
         super().learn(values)
         if len(self) < 2:
             only = ", ".join(map(repr, self.labels)) or "none"
             raise UserError(f"there is only one class ({only}); a classifier needs at least two")
+        if self.costs is not None: self.cost_matrix()  # raises for a label that no row has
         return self
 
     def targets(self, values) -> np.ndarray:
@@ -94,8 +120,10 @@ class SingleLabel(TextLabels):
         return logits.softmax(1)
 
     def decide(self, probabilities, thresholds=None) -> np.ndarray:
-        "The likeliest column [N] of probabilities [N, C]."
-        return np.asarray(probabilities).argmax(axis=-1)
+        "The likeliest column [N] of probabilities [N, C]; where answers have costs, the one that costs least on average."
+        probabilities = np.asarray(probabilities)
+        if self.costs is None: return probabilities.argmax(axis=-1)
+        return (probabilities @ self.cost_matrix()).argmin(axis=-1)
 
     def thresholds(self, probabilities, targets) -> list | None:
         "None: the likeliest label is the answer."

@@ -263,9 +263,9 @@ class Classifier(TextEstimator):
 
     @as_it_is
     def decision_function(self, texts: Any, tokens: Any = None) -> Any:
-        "Uncalibrated logits, float32, shaped as `predict_proba`."
+        "Logits before the temperature, float32, shaped as `predict_proba`."
         found = self._asked(
-            texts, tokens, lambda task, features, encoded: task.by_text(task.logits(features), encoded)
+            texts, tokens, lambda task, features, encoded: task.by_text(task.unscaled(task.logits(features)), encoded)
         )
         return self._unwrapped({name: together(pieces) for name, pieces in found.items()})
 

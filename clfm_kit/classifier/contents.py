@@ -54,6 +54,7 @@ class Calibrated(TypedDict):
     temperature: Temperature
     thresholds: list[Share] | None
     rows: Whole
+    shifts: NotRequired[list[Annotated[float, "a number from -50 to 50", lambda value: -50.5 <= value <= 50.5]]]
 
 class Rejects(TypedDict):
     column: Name
@@ -187,6 +188,9 @@ def _check_task(task: dict, where: str) -> None:
         raise UserError(f"{where}.schema.labels has a label twice, or both texts and numbers; each once expected")
     if cuts is not None and len(cuts) != len(labels):
         raise UserError(f"{where}.calibration.thresholds has {len(cuts)} entries for {len(labels)} labels")
+    shifts = task["calibration"].get("shifts")
+    if shifts is not None and len(shifts) != len(labels):
+        raise UserError(f"{where}.calibration.shifts has {len(shifts)} entries for {len(labels)} labels")
     for column in task["columns"]:
         if column not in task["widths"]: raise UserError(f"{where}.columns names {column!r}, which has no width")
     if task["reject"] and task["reject"]["column"] not in task["columns"]:

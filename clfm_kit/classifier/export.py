@@ -63,7 +63,7 @@ class Graph(nn.Module):
         self.backbone.read(input_ids, attention_mask, {site: partial(keep, site) for site in self.sites})
         logits = [task.head.logits({column: found[column] for column in task.columns}) for task in self.tasks]
         return tuple(
-            task.schema.activate(each / task.calibration.temperature) for task, each in zip(self.tasks, logits)
+            task.schema.activate(task.calibration.scores(each)) for task, each in zip(self.tasks, logits)
         )
 
 # %% ../../nbs/08_classifier/07_export.ipynb #10d01589

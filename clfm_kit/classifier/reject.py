@@ -78,7 +78,7 @@ class RejectOption:
         """
         # only a score that learned something looks at features, so that nothing is read from disk for the others
         read = np.asarray(features[self.column]) if self.score.learned() else None
-        return self.score.confidence(np.asarray(logits) / task.calibration.temperature, read, task.schema)
+        return self.score.confidence(task.calibration.scores(np.asarray(logits)), read, task.schema)
 
     def to_dict(self) -> dict:
         "As it stands in clfm.json."

@@ -20,6 +20,7 @@ from ..data.schemas import Schema, schema_from
 from ..data.tasks import Task, split_known, unseen_words
 from ..errors import UserError
 from ..evaluation.calibration import Calibration, calibrate
+from ..evaluation.priors import SPREADS
 from ..evaluation.metrics import Report, joint_exact_match
 from ..evaluation.significance import add_intervals
 from ..plugins import emit
@@ -84,7 +85,9 @@ class FittedTask:
         self.columns = list(getattr(self.head, "columns_", self.widths))
         logits = getattr(self.head, "validation_logits", None)
         if logits is None: logits = self.logits(validation[0])
-        self.calibration = calibrate(*self._unlearned(logits, train[1], validation[1]), self.schema)
+        # weights of classes or rows move the prior on purpose
+        spreads = () if self.spec.class_weight is not None or weights is not None else SPREADS
+        self.calibration = calibrate(*self._unlearned(logits, train[1], validation[1]), self.schema, spreads)
         self.reject = fit_reject(self, *zip(train, validation), logits, read)
         keep = examples[1].labelled(self.name)
         if len(keep) == len(examples[1].flat(self.name)): return np.asarray(logits)
@@ -147,6 +150,11 @@ class FittedTask:
     def by_text(self, values, texts):
         "Values of words in pieces by text, `texts` being `EncodedTexts`; values of texts as they are."
         return texts.by_text(values) if self.schema.unit == "word" else values
+
+    def unscaled(self, logits) -> np.ndarray:
+        "Logits whose highest is the likeliest label, not yet divided by the temperature."
+        if self.calibration.shifts is None: return logits
+        return (self.calibration.scores(logits) * self.calibration.temperature).astype(np.float32)
 
     def confidence(self, logits, features) -> np.ndarray | None:  # [N]
         "How much texts look like those of training; None without a reject option."

@@ -57,7 +57,8 @@ def fit(
     seed: Annotated[Optional[int], typer.Option("--seed", help="Seed of everything random.")] = None,
     tune_for: Annotated[Optional[str], typer.Option(
         "--for",
-        help="For several labels a text: what thresholds are tuned for, micro-f1, macro-f1, exact-match or 'precision>=0.9'; "
+        help="For several labels a text: what thresholds are tuned for, micro-f1, macro-f1, exact-match, "
+             "'precision>=0.9' or miss-cost=5; "
              "micro-f1 without."
     )] = None,
     reject: Score = None,

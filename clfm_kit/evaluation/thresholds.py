@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TINY', 'SWEEPS', 'MARGIN', 'TARGETS', 'ASKED', 'log_odds', 'Ranked', 'Target', 'MacroF1', 'MicroF1', 'ExactMatch',
-           'least_share', 'PrecisionAtLeast', 'read_target', 'tune_thresholds']
+           'least_share', 'PrecisionAtLeast', 'MissCost', 'read_target', 'tune_thresholds']
 
 # %% ../../nbs/04_evaluation/01a_thresholds.ipynb #7a10c0de03
 import re
@@ -147,17 +147,39 @@ class PrecisionAtLeast(Target):
             f"{len(truth)} validation rows are right; give more validation rows, or a lower precision"
         )
 
+# %% ../../nbs/04_evaluation/01a_thresholds.ipynb #8edfd84f
+@dataclass(frozen=True)
+class MissCost(Target):
+    "The least sum of what was given wrongly and of what was missed, the second at so many times the cost."
+    cost: float
+
+    def shared(self, probabilities, truth):
+        return float(self._best(probabilities.reshape(-1, 1), truth.reshape(-1, 1), 0.5)[0])
+
+    def own(self, probabilities, truth, shared): return self._best(probabilities, truth, shared)
+
+    def _best(self, probabilities, truth, near):
+        ranked = Ranked(probabilities, truth)
+        return ranked.best((self.cost + 1) * ranked.hits - ranked.called, near)
+
+    def score(self, decisions, truth) -> float:
+        "Minus the mean cost of a decision."
+        return -float(((decisions & ~truth) + self.cost * (truth & ~decisions)).mean())
+
 # %% ../../nbs/04_evaluation/01a_thresholds.ipynb #7a10c0de18
 TARGETS = {"micro-f1": MicroF1, "macro-f1": MacroF1, "exact-match": ExactMatch}
-ASKED = (*TARGETS, "precision>=p")  # what thresholds can be tuned for, as a user writes it
+ASKED = (*TARGETS, "miss-cost=c", "precision>=p")  # what thresholds can be tuned for, as a user writes it
 
 def read_target(given: str) -> Target:
-    "The target of this name, such as 'micro-f1' or 'precision>=0.9'. Raises `UserError` for another."
+    "The target of this name, such as 'micro-f1', 'precision>=0.9' or 'miss-cost=5'. Raises `UserError` for another."
     if isinstance(given, str) and given in TARGETS: return TARGETS[given]()
-    if not (found := re.fullmatch(r"\s*precision\s*>=(.*)", str(given))):
+    if not (found := re.fullmatch(r"\s*(precision\s*>|miss-cost)=(.*)", str(given))):
         raise unknown("figure to tune thresholds for", given, ASKED)
-    try: least = float(found[1])
+    try: least = float(found[2])
     except ValueError: least = np.nan
+    if found[1] == "miss-cost":
+        if not 0 < least < 1e6: raise UserError(f"{given!r} given; a number above 0 expected, as in miss-cost=5")
+        return MissCost(least)
     if not 0 < least < 1: raise UserError(f"{given!r} given; a share between 0 and 1 expected, as in precision>=0.9")
     return PrecisionAtLeast(least)
 
