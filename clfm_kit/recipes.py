@@ -48,7 +48,7 @@ def _plain(value):
     if hasattr(value, "dtype") and hasattr(value, "tolist"): return _plain(value.tolist())
     raise UserError(f"{short(value)} is a {type(value).__name__}; a recipe holds numbers, texts, lists and mappings")
 
-EXAMPLES = {"training": "{epochs: 3}", "tasks": "{intent: label}", "budget": "{time: 60}"}
+EXAMPLES = {"training": "{epochs: 3}", "tasks": "{intent: label}", "budget": "{time: 60}", "bases": "{encoder: probe}"}
 
 @dataclass
 class Recipe:
@@ -70,8 +70,10 @@ class Recipe:
     class_weight: str | dict[str, Any] | None = None  # "balanced", {label: weight}, or None for equal weights
     # settings of the train path; unused when nothing is trained
     training: dict[str, Any] = field(default_factory=dict)
-    bases: str = "all"  # which bases a recipe with candidates tries it on: "all", or "decoders"
     candidates: list[Any] = field(default_factory=list)  # recipes of which a fit chooses one, cheap ones first
+    # the labels by name, a list or {label: description}, for heads that need no rows; see `clfm_kit.data.label_names`
+    labels: list[Any] | dict[str, Any] | None = None
+    bases: dict[str, Any] = field(default_factory=dict)  # a recipe for each kind of base, 'encoder' and 'decoder'
     budget: dict[str, Any] = field(default_factory=dict)  # what a choice may cost, see `clfm_kit.classifier.choosing`
     seed: int = 0
 
@@ -80,8 +82,7 @@ class Recipe:
         self.name = str(self.name)
         if not isinstance(self.candidates, list):
             raise UserError(f"candidates are {self.candidates!r}; a list of recipes expected, such as [keywords, probe]")
-        check_known("bases", self.bases, ("all", "decoders"))
-        for name in ("training", "tasks", "budget"):
+        for name in ("training", "tasks", "budget", "bases"):
             if not isinstance(given := getattr(self, name), dict):
                 raise UserError(f"{name} is {given!r}; a mapping expected, such as {name}: {EXAMPLES[name]}")
 

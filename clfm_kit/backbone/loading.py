@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPEAKERS', 'MOST_BLOCKS', 'shorten', 'made_up', 'refuse_made_up', 'refuse_no_numbers', 'hold', 'read_config',
-           'is_decoder', 'stored_type', 'said', 'left_plain', 'load_model', 'LanguageModel']
+           'is_decoder', 'kind_of_base', 'stored_type', 'said', 'left_plain', 'load_model', 'LanguageModel']
 
 # %% ../../nbs/05_backbone/05a_loading.ipynb #0c002a76
 from contextlib import contextmanager
@@ -121,6 +121,10 @@ def is_decoder(config) -> bool:
     continues, fills = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
     if getattr(config, "is_encoder_decoder", False): return False  # its encoder reads
     return bool(getattr(text, "is_decoder", False)) or (text.model_type in continues and text.model_type not in fills)
+
+def kind_of_base(source) -> str:
+    "'decoder' or 'encoder', as a model's configuration says. Raises `UserError` as `read_config`."
+    return "decoder" if is_decoder(read_config(source)) else "encoder"
 
 def stored_type(source):
     "The number type in which a model's files say that its weights are kept, or None."

@@ -18,6 +18,7 @@ import numpy as np
 from ..backbone.sources import load_tokenizer, model_source
 from .artifacts import head_state
 from .fitting import FITTED, learn, snapshot
+from .naming import for_base
 from .needs import needs, suits
 from .task import FittedTask
 from ..data.rows import UNNAMED
@@ -203,7 +204,7 @@ class Contest:
 
     def hinders(self, recipe: Recipe, needed: float) -> str:
         "What speaks against trying a candidate after others, in words; it takes about `needed` seconds."
-        if not suits(recipe, self.clf.model): return "for decoders, which this base is not"
+        if not suits(recipe, self.clf.model): return f"for bases of another kind: {', '.join(recipe.bases)}"
         spent, most = time.perf_counter() - self.started, self.auto.budget.get("memory", np.inf)
         if spent + needed > self.limit:
             self.said.append(f"more time, as budget.time, could bring {recipe.name}, which was not tried")
@@ -262,7 +263,9 @@ def choose(
     clf.prepare()
     check_auto(clf.recipe_)
     contest = Contest(clf, run, load_rows(data, clf.specs_, labels), validation, (checkpoints, sample_weight))
-    candidates = [like(clf.recipe_, Recipe.of(name)) for name in clf.recipe_.candidates]
+    given = [Recipe.of(each) for each in clf.recipe_.candidates]
+    own = [for_base(each, clf.model) if suits(each, clf.model) else each for each in given]
+    candidates = [like(clf.recipe_, each) for each in own]
     if clf.named or any(schema.unit == "word" for schema in contest.schemas.values()):
         candidates = [recipe for recipe in candidates if name_and_params(recipe.pooler)[0] != "keywords"][:1]
         contest.said.append(

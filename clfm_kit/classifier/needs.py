@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from os import PathLike
 
 from ..backbone.batching import TOKEN_BUDGET
-from ..backbone.loading import is_decoder, read_config
+from ..backbone.loading import kind_of_base
 from ..backbone.sizes import Sizes, sizes_for, weight_bytes
 from ..backbone.sources import model_source
 from ..recipes import Recipe
@@ -59,7 +59,7 @@ def solving_work(parts: dict, sizes: Sizes, rows: int, classes: int) -> tuple:  
 # %% ../../nbs/08_classifier/04b_needs.ipynb #4b00000009
 def suits(recipe: Recipe, model: str | PathLike[str]) -> bool:
     "Whether a recipe with candidates tries this one on such a base. Raises `UserError` where it has no configuration."
-    return recipe.bases == "all" or is_decoder(read_config(model_source(model)))
+    return not recipe.bases or kind_of_base(model_source(model)) in recipe.bases
 
 # %% ../../nbs/08_classifier/04b_needs.ipynb #4b00000007
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import torch
 
 from ..backbone.sizes import in_four_bits
 from ..classifier.choosing import seconds_for
+from ..classifier.naming import recipe_of
 from ..classifier.needs import CALL, Needs, needs, suits
 from ..display.tables import Result, Table
 from ..errors import UserError
@@ -112,7 +113,7 @@ def plan(
     """
     try: torch.device(device or "cpu")
     except RuntimeError as error: raise UserError(f"device is {device!r}; one such as 'cpu' or 'cuda' expected") from error
-    recipe = Recipe.of(recipe).with_params(settings)
+    recipe = recipe_of(recipe, settings, model)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     speed, available = speed or machine_speed(device), available or free_memory(device)
     if recipe.candidates: return _plan_of_all(recipe, (model, (), rows, length, device, speed, available, classes))

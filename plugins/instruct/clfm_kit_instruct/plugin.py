@@ -47,7 +47,6 @@ def instruct():
     "A decoder tuned to answer with a label: adapters on a base held in four bits."
     return Recipe(
         name="instruct", format="instruction", quantizer="nf4", selector="lora", pooler="answers", head="verbalizer",
-        bases="decoders",
         training=dict(epochs=3, learning_rate=2e-4, head_start="random", batch_size=16),
     )
 

@@ -36,7 +36,7 @@ def register_selectors(register):
 def lora_4bit():
     "A decoder in four bits, adapters on all its linear maps, and a linear head on the last token."
     return Recipe(
-        name="lora-4bit", quantizer="nf4", selector="lora", pooler="last", head="linear", bases="decoders",
+        name="lora-4bit", quantizer="nf4", selector="lora", pooler="last", head="linear",
         training=dict(epochs=3, learning_rate=5e-4),
     )
 
