@@ -144,6 +144,7 @@ def using(
 STAGES = {
     "load": "loading the base", "states": "reading texts", "prefix": "storing states", "train": "training",
     "fit": "fitting the head", "fold": "folds", "trial": "trying settings", "candidate": "trying recipes",
+    "rows": "checking rows", "answer": "answering rows",
 }
 
 def emit(run, kind: str, **facts):

@@ -11,11 +11,13 @@ import pytest
 from clfm_kit import Classifier, Rows, UserError, load_data
 from clfm_kit.builtin.labels import MultiLabel
 from clfm_kit.data.fields import plain_labels
-from clfm_kit.data.files import Files, records_of, write_records
+from clfm_kit.data.files import Files, records_of
 from clfm_kit.data.report import DataWarning, data_report
 from clfm_kit.data.rows import Splits, normalised
 from clfm_kit.data.schemas import learn_schema
-from clfm_kit.data.tasks import Task, load_rows, load_tasks, load_texts, read_tasks, rows_to_fit
+from clfm_kit.data.tasks import Task, load_rows, load_tasks, read_tasks, rows_to_fit
+from clfm_kit.data.texts import load_texts
+from clfm_kit.data.writing import write_records
 from clfm_kit.study.cross_validation import cross_validate
 from clfm_kit.study.error_analysis import analyse_errors
 

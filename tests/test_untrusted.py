@@ -11,7 +11,8 @@ from clfm_kit import Classifier, load_data
 from clfm_kit.classifier.card import block, code, escaped
 from clfm_kit.cli.options import show
 from clfm_kit.data.fields import read_label
-from clfm_kit.data.files import FORMULAS, is_formula, records_of, write_records
+from clfm_kit.data.files import records_of
+from clfm_kit.data.writing import FORMULAS, is_formula, write_records
 from clfm_kit.data.report import DataWarning
 from clfm_kit.display.html import join, markup, table
 from clfm_kit.display.highlights import Highlighted

@@ -17,7 +17,7 @@ import numpy as np
 from ..data.fields import as_texts, check_texts, read_text
 from ..data.files import FORMATS
 from ..data.rows import SPLITS, Rows, Splits, shipped
-from ..data.tasks import load_texts
+from ..data.texts import load_texts
 from ..errors import UserError
 
 # %% ../../nbs/08_classifier/05_asked.ipynb #62326c32

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Json', 'Data', 'Model', 'Base', 'Trust', 'Saved', 'Settings', 'Strangers', 'Text', 'Separator', 'Encoding', 'Label',
            'TaskName', 'WIDTH', 'NAME', 'BORDER', 'check_given', 'show', 'drawn', 'Fitted', 'fitting_widths',
-           'progress', 'SideBySide', 'show_report', 'finish']
+           'progress', 'Pace', 'SideBySide', 'show_report', 'finish']
 
 # %% ../../nbs/11_cli/00_options.ipynb #340d7329
 import json
@@ -137,22 +137,45 @@ def fitting_widths(rows: list, room: int) -> list | None:
 # %% ../../nbs/11_cli/00_options.ipynb #c173aa80
 @contextmanager
 def progress(every: float = 10.0):
-    "Show bars for the runs inside the block; without a terminal a line for each `every` seconds."
+    """Show bars for the runs inside the block; without a terminal a line for each `every` seconds.
+
+    Where rows are answered, what is read of the next ones counts, and no bar of its own is shown for it."""
     bars, columns = (
         {}, (TextColumn("{task.description:18}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     )
-    console, last = Console(stderr=True), time.monotonic()
+    console, last, pace = Console(stderr=True), time.monotonic(), Pace()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
         def run_event(event):
             nonlocal last
             if event["kind"] not in STAGES or "done" not in event: return
-            stage = STAGES[event["kind"]]
-            if event["kind"] not in bars: bars[event["kind"]] = shown.add_task(stage)
-            shown.update(bars[event["kind"]], completed=event["done"], total=event["total"])
+            event = pace.counted(event)
+            kind, done, total = event["kind"], event["done"], event["total"]
+            if kind not in bars: bars[kind] = shown.add_task(STAGES[kind], completed=done, total=total)
+            shown.update(bars[kind], completed=done, total=total)
             if shown.disable and time.monotonic() - last >= every:
                 last = time.monotonic()
-                console.print(f"{stage}: {event['done']} of {event['total']}")
+                console.print(f"{STAGES[kind]}: {done}" + (f" of {total}" if total else "") + pace.left(event, last))
         with using("command line", run_event=run_event): yield
+
+class Pace:
+    "How far a run is that answers rows in blocks, and how long the rest of it takes."
+    def __init__(self): self.event, self.begun = None, None
+
+    def counted(self, event: dict) -> dict:
+        "An event, or where rows are answered how many are when it is about reading those ahead."
+        if event["kind"] == "answer":
+            self.event = event
+            if self.begun is None: self.begun = time.monotonic(), event["done"]
+        elif self.event is not None and event["kind"] == "states" and event["total"]:
+            return self.event | dict(done=self.event["done"] + self.event["ahead"] * event["done"] // event["total"])
+        return event
+
+    def left(self, event: dict, now: float) -> str:
+        "How long the rest takes at the pace so far, in words; nothing where there is no pace."
+        if event["kind"] != "answer" or event["done"] <= self.begun[1]: return ""
+        seconds = (event["total"] - event["done"]) * (now - self.begun[0]) / (event["done"] - self.begun[1])
+        minutes, seconds = divmod(round(seconds), 60)
+        return f", {minutes // 60}:{minutes % 60:02d}:{seconds:02d} left"
 
 # %% ../../nbs/11_cli/00_options.ipynb #32b6ec18
 class SideBySide(Result):

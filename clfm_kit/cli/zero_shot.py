@@ -13,7 +13,7 @@ import yaml
 
 import clfm_kit
 from ..classifier.folders import check_folder
-from .fit_commands import show_answers
+from .predict_commands import show_answers
 from .options import Encoding, Json, Label, Model, Separator, Settings, Text, Trust, check_given, progress
 from ..data.files import Files
 from ..data.label_names import read_labels

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from markupsafe import Markup
 
-from ..data.files import write_records
+from ..data.writing import write_records
 from ..data.tasks import load_rows
 from ..data.words import repair, spans
 from ..display.html import FOR, join, markup, table
