@@ -100,7 +100,7 @@ OFFERED = {
         "plugins": ("clfm_kit.cli.catalogue_commands:plugins", "list plugins and the parts they offer"),
         "recipes": ("clfm_kit.cli.catalogue_commands:recipes", "list recipes and what they are made of"),
         "fit": ("clfm_kit.cli.fit_commands:fit", "fit a classifier and save it, with its card, to a folder"),
-        "predict": ("clfm_kit.cli.predict_commands:predict", "predict labels of texts or whole files, with probabilities"),
+        "predict": ("clfm_kit.cli.predict_commands:predict", "predict labels with probabilities"),
         "zero-shot": ("clfm_kit.cli.zero_shot:zero_shot", "predict labels that are given by name, without a labelled row"),
         "evaluate": ("clfm_kit.cli.fit_commands:evaluate", "measure a saved model on labelled rows"),
         "explain": ("clfm_kit.cli.model_commands:explain", "show what moved a decision: words, layers and features"),
