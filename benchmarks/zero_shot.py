@@ -34,7 +34,7 @@ WORDS = {
 }
 DECODER = {
     "two orders": (), "one order": ("format.orders=1",), "one order, uncorrected": ("format.orders=1", "head.calibration=none"),
-    "four orders": ("format.orders=4",),
+    "names as a tree": ("format.answers=names", "pooler.normalisation=tree"), "four orders": ("format.orders=4",),
 }
 ENCODER = {"one template": ("head.templates=['{}']",), "three templates": ()}
 FEW = (0, 50, 200)  # labelled rows that calibrate
