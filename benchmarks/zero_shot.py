@@ -8,6 +8,7 @@ calibrate are drawn by seed; labels that no one would read (`ABBR`) are describe
 to four bits once, see `models.py`.
 """
 import argparse
+import gc
 import json
 import statistics
 import sys
@@ -66,6 +67,8 @@ def measured(data, name: str, model: str, settings, few: int, seeds: int, test_r
     make = lambda: Classifier("zero-shot", model, settings=settings, labels=labels)
     found, seconds, swayed = [], None, None
     for seed in range(seeds if few else 1):
+        clf = None
+        gc.collect()  # a base refers to itself, and the next one would stand beside it
         clf = make().fit(some(splits.train, few, seed)) if few else make().fit()
         found.append(figures(clf, test) | dict(shifted=clf.task().calibration.shifts is not None))
         if not few:
