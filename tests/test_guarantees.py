@@ -1,4 +1,6 @@
 """What only a fault in the code brought to light: guarantees that each need a check of their own."""
+import gc
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -26,6 +28,18 @@ def data():
 @pytest.fixture(scope="module")
 def probe(tiny, data):
     return Classifier("probe", tiny, cache=None).fit(data)
+
+
+@pytest.mark.parametrize("recipe", ["probe", "finetune"])
+def test_a_base_goes_with_its_classifier_and_waits_for_no_collector(tiny, data, recipe):
+    clf = Classifier(recipe, tiny, settings=["training.epochs=1"] * (recipe == "finetune"), cache=None).fit(data)
+    model = weakref.ref(clf.encoder_.backbone.model)
+    gc.collect()
+    gc.disable()
+    try:
+        del clf
+        assert model() is None
+    finally: gc.enable()
 
 
 def test_states_of_two_number_types_are_kept_apart(tiny, probe, data, tmp_path):

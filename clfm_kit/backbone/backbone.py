@@ -50,7 +50,6 @@ class Backbone:
     def __init__(self, model, tokenizer, source: str = "", full_depth: int | None = None, language_model=None):
         self.model, self.tokenizer, self.source = model, tokenizer, source
         self.language_model = language_model  # `model` with its language-model head, where a part asked for it
-        self.inputs = self.plain_inputs  # how a batch enters the model
         self.passes = 0  # batches read so far
         # what states depend on beside files and format: how weights are held, what parts made of the inputs
         self.binding: list = []
@@ -176,10 +175,12 @@ class Backbone:
         "Note that a change has been taken off again."
         self._changed = [pair for pair in self._changed if pair[0] is not change]
 
-    def plain_inputs(self, ids, mask, types=None) -> dict:
-        """What the model is called with for ids, mask and, for pairs, segments [B, T].
+    def inputs(self, ids, mask, types=None) -> dict:
+        "How a batch enters the model: as it is, unless a bound part puts its own function in the place of this one."
+        return self.plain_inputs(ids, mask, types)
 
-        A bound part may put its own function in the place of `inputs`."""
+    def plain_inputs(self, ids, mask, types=None) -> dict:
+        "What the model is called with for ids, mask and, for pairs, segments [B, T]."
         found = dict(input_ids=ids.to(self.device), attention_mask=mask.to(self.device), **self.options)
         segments = getattr(text_config(self.model.config), "type_vocab_size", None) or 0
         return found | dict(token_type_ids=types.to(self.device)) if types is not None and segments > 1 else found

@@ -8,6 +8,7 @@ __all__ = ['WORDS', 'MOST_COUNTED', 'MANY', 'OFTEN', 'TextEncoder', 'LaterFeatur
 # %% ../../nbs/05_backbone/10_encoder.ipynb #1e9e790f
 import time
 import warnings
+import weakref
 from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -47,8 +48,16 @@ class TextEncoder:
         self.cache = cache  # folder of the state cache, or None to keep states in memory
         self.writes = True  # whether the cache takes what is read; not any more once it could not be written
         self.dtype = np.dtype(getattr(pooler, "state_dtype", dtype))  # a pooler may need all digits
-        self.run = run  # who is told of texts that are read
+        self.run = run
         self.prefix: Any = None  # a `Prefix` that replays what enters a block, while training
+
+    @property
+    def run(self) -> Any:
+        "Who is told of texts that are read. It is not kept alive, as it may be the classifier that holds this encoder."
+        return self._run()
+
+    @run.setter
+    def run(self, run: Any) -> None: self._run = (lambda: None) if run is None else weakref.ref(run)
 
     @cached_property
     def widths(self) -> dict:  # {column: F}
