@@ -1,4 +1,4 @@
-"""Each recipe that a plugin offers is fitted, saved, loaded and asked, on a small decoder with random weights.
+"""Each command that a plugin offers loads; each recipe is fitted, saved, loaded and asked, on a small decoder with random weights.
 
 A recipe that takes more than one task is fitted by its plugin's own tests; here it must build its parts.
 """
@@ -17,7 +17,9 @@ def recipes_run(plugin):
         kept = [number for number, label in enumerate(rows.labels) if label in intents][:90]
         few, model = rows.take(kept), decoder(Path(place, "decoder"), rows.texts)
         names = [name for name, entry in catalogue.entries("recipe").items() if entry.plugin == plugin]
-        assert names, f"plugin {plugin!r} offers no recipe"
+        commands = [entry for entry in catalogue.entries("command").values() if entry.plugin == plugin]
+        assert names or commands, f"plugin {plugin!r} offers neither a recipe nor a command"
+        for command in commands: command.load()
         for name in names:
             recipe = Recipe.of(name)
             recipe.parts()

@@ -1,0 +1,281 @@
+"""A server: each request gets its own answers, as they are offline; what is malformed or too much is refused in a sentence."""
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
+
+import numpy as np
+import pytest
+from command import Forked, _clfm, clfm, refused
+from fastapi.testclient import TestClient
+
+from clfm_kit import Classifier, load_data
+from clfm_kit_serve.app import make_app
+from clfm_kit_serve.batching import Batcher
+from clfm_kit_serve.requests import Refused
+from clfm_kit_serve.settings import Limits
+
+TEXTS = load_data("helpdesk").test.texts[:24]
+
+
+@pytest.fixture(scope="module")
+def clf(fitted): return Classifier.from_pretrained(fitted)
+
+
+@pytest.fixture(scope="module")
+def kinds(tiny):
+    "Classifiers of each kind of task."
+    rows = load_data("helpdesk").train
+    texts, labels = rows.texts[:80], rows.labels[:80]
+    fit = lambda labels, *settings, **more: Classifier("probe", tiny, [*settings], cache=None, **more).fit(texts, labels)
+    late = ["yes" if "late" in text or "where" in text else "no" for text in texts]
+    marks = [row % 4 + 1 for row in range(len(texts))]
+    several = [[label, "asks"] if "?" in text else [label] for text, label in zip(texts, labels)]
+    tasks = Classifier("probe", tiny, tasks={"intent": "label", "slots": "slots"}, cache=None)
+    return dict(
+        one=fit(labels, reject="energy"), several=fit(several), marks=fit(marks, "task=ordinal"), late=fit(late),
+        tasks=tasks.fit("helpdesk"),
+    )
+
+
+@pytest.fixture(scope="module")
+def client(kinds):
+    with TestClient(make_app(kinds)) as client: yield client
+
+
+def near(found, expected):
+    "The same answers; numbers may differ as they do for a text that is read beside others."
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for name, value in expected.items(): near(found[name], value)
+    elif isinstance(expected, list):
+        assert len(found) == len(expected)
+        for pair in zip(found, expected): near(*pair)
+    elif isinstance(expected, float): assert np.isclose(found, expected, atol=1e-3)
+    else: assert found == expected
+
+
+@pytest.mark.parametrize("name", ["one", "several", "marks", "late", "tasks"])
+def test_a_reply_is_what_the_classifier_says(name, client, kinds):
+    reply = client.post(f"/predict/{name}", json=dict(texts=TEXTS))
+    assert reply.status_code == 200 and reply.json()["model"] == name and reply.json()["versions"]["clfm-kit"]
+    clf, found = kinds[name], reply.json()["answers"]
+    for task, answers in clf.answers(TEXTS).items():
+        told = [row[task] for row in found] if clf.named else found
+        if answers.task.schema.unit == "word":
+            near([row["spans"] for row in told], json.loads(json.dumps(answers.labels, default=float)))
+            continue
+        plain = [each.item() if hasattr(each, "item") else each for each in answers.labels]
+        assert [row["label"] for row in told] == plain
+        assert np.allclose([[*row["probabilities"].values()] for row in told], answers.probabilities, atol=1e-3)
+        assert [row["rejected"] for row in told] == [label is None for label in plain]
+        assert ("confidence" in told[0]) == (answers.confidence is not None)
+
+
+def test_requests_at_once_are_answered_together_and_each_gets_its_own(clf):
+    with TestClient(make_app({"m": clf}, Limits(wait=50))) as client:
+        def ask(row): return client.post("/predict", json=dict(text=f"{TEXTS[row % 24]} {row}")).json()["answers"][0]
+        with ThreadPoolExecutor(16) as pool: found = list(pool.map(ask, range(64)))
+        near([row["label"] for row in found], clf.predict([f"{TEXTS[row % 24]} {row}" for row in range(64)]).tolist())
+        said = client.get("/metrics").text
+    assert 'clfm_batch_texts_sum{model="m"} 64.0' in said
+    batches = next(float(line.split()[-1]) for line in said.splitlines() if line.startswith('clfm_batch_texts_count{model="m"}'))
+    assert batches < 40 and 'clfm_request_seconds_count{route="/predict",status="200"} 64.0' in said
+
+
+MALFORMED = [
+    (body, "application/json") for body in (
+        b"", b"{", b"[]", b"null", b"3", b'"a"', b"{}", b'{"texts": []}', b'{"texts": {}}', b'{"texts": "a"}', b'{"text": 3}',
+        b'{"text": null}', b'{"texts": [null]}', b'{"texts": ["a", 3]}', b'{"texts": [["a"]]}', b'{"text": {}}', b'{"text": {"a": 1}}',
+        b'{"txt": "a"}', b'{"text": "a", "texts": ["a"]}', b'{"text": "a", "more": 1}', b'{"text": "\xff"}', b"\xff\xfe{",
+        b'{"text": "\\ud800"}', b'{"text": "a"', b'{"text": "a"}}', b"{'text': 'a'}", b"[" * 3000, b'{"text": ' + b"[" * 3000,
+        b'{"texts": ' + b'{"a":' * 2000, b'{"texts": [' + b'"a",' * 300 + b'"a"]}', b'{"text": "' + b"a" * 30_000 + b'"}', b"x" * 500_000,
+        b'{"text": "a"}'.decode().encode("utf-16"), b"%00", b'{"texts": [NaN]}', b'{"text": 1e999}',
+    )
+] + [(b'{"text": "a"}', content) for content in ("", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "/", "é".encode())]
+
+
+def test_what_is_malformed_is_refused_in_one_sentence(client):
+    number = 0
+    for route in ("/predict/one", "/predict/tasks", "/predict/marks", "/v1/systemone", "/predict/nobody"):
+        for body, content in MALFORMED:
+            if (body, route) == (b'{"text": "a"}', "/v1/systemone") and content == "application/json": continue
+            reply = client.post(route, content=body, headers={"content-type": content})
+            assert 400 <= reply.status_code < 500, (route, body[:40], reply.status_code)
+            said = reply.json()["error"]
+            assert said and "\n" not in said and "Traceback" not in said and len(said) < 400
+            number += 1
+    assert number >= 200
+    assert client.post("/predict/one", json=dict(text="a")).status_code == 200
+
+
+@pytest.mark.parametrize("path, method, status, said", [
+    ("/predict", "POST", 404, "this server has several models; ask one of /predict/one"),
+    ("/predict/ones", "POST", 404, "did you mean 'one'?"), ("/nowhere", "GET", 404, "no such route"),
+    ("/predict/one", "GET", 405, "another method"), ("/predict/../metrics/x", "POST", 404, "no such route"),
+])
+def test_what_is_not_there_is_said(path, method, status, said, client):
+    reply = client.request(method, path, **(dict(json=dict(text="a")) if method == "POST" else {}))
+    assert reply.status_code == status and said in reply.json()["error"]
+
+
+def test_a_token_opens_what_is_not_open(clf):
+    with TestClient(make_app({"m": clf}, token="geheim")) as client:
+        for path in ("/", "/healthz", "/readyz", "/openapi.json"): assert client.get(path).status_code == 200
+        for headers in ({}, {"authorization": "Bearer x"}, {"authorization": "geheim"}, {"authorization": "Bearer é".encode()}):
+            reply = client.post("/predict", json=dict(text="a"), headers=headers)
+            assert reply.status_code == 401 and reply.headers["www-authenticate"] == "Bearer"
+        assert client.get("/metrics").status_code == 401
+        assert client.post("/predict", json=dict(text="a"), headers={"authorization": "Bearer geheim"}).status_code == 200
+
+
+def test_the_page_loads_nothing_from_elsewhere_and_the_routes_are_described(client):
+    page = client.get("/")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert "http:" not in page.text and "https:" not in page.text and "src=" not in page.text and '"several"' in page.text
+    told = client.get("/openapi.json").json()["paths"]
+    assert told["/predict"]["post"]["requestBody"]["content"]["application/json"]["examples"]["one"]["value"]["text"]
+    assert "429" in told["/predict/{model}"]["post"]["responses"] and client.get("/docs").status_code == 404
+    assert client.get("/readyz").json() == dict(ready=True, models=["one", "several", "marks", "late", "tasks"])
+
+
+def test_what_a_model_raises_is_told_without_its_words(clf, monkeypatch, caplog):
+    from clfm_kit_serve.replies import Model
+    def fails(self, texts): raise RuntimeError(f"cannot read {texts}")
+    monkeypatch.setattr(Model, "answer", fails)
+    with caplog.at_level(logging.DEBUG), TestClient(make_app({"m": clf})) as client:
+        reply = client.post("/predict", json=dict(text="my secret"))
+        assert (reply.status_code, reply.json()) == (500, dict(error="the model gave no answer (RuntimeError)"))
+        assert client.get("/healthz").status_code == 200
+    assert "secret" not in caplog.text and "RuntimeError" in caplog.text
+
+
+def test_a_full_queue_refuses_and_what_waits_is_answered():
+    begun, go = threading.Event(), threading.Event()
+    def slowly(texts):
+        begun.set()
+        assert go.wait(60)
+        return texts
+    async def main():
+        with ThreadPoolExecutor(1) as pool:
+            batcher = Batcher(slowly, pool, Limits(queue=4, tokens=1, wait=0))
+            running = asyncio.create_task(batcher.run())
+            first = asyncio.create_task(batcher.ask(["a"]))
+            await asyncio.to_thread(begun.wait, 60)
+            waiting = [asyncio.create_task(batcher.ask(["b", "c"])) for _ in range(2)]
+            gone = waiting.pop()
+            await asyncio.sleep(0)
+            with pytest.raises(Refused) as told: await asyncio.wait_for(batcher.ask(["d"]), 30)
+            assert told.value.status == 429 and told.value.after >= 1
+            gone.cancel()
+            batcher.close()
+            with pytest.raises(Refused) as late: await asyncio.wait_for(batcher.ask(["e"]), 30)
+            assert late.value.status == 503
+            go.set()
+            await running
+            return await first, await waiting[0]
+    assert asyncio.run(main()) == (["a"], ["b", "c"])
+
+
+def test_a_slow_request_is_given_up(clf):
+    async def main():
+        app, sent = make_app({"m": clf}, Limits(slow=0.01)), []
+        pieces = iter([dict(type="http.request", body=b'{"te', more_body=True)])
+        async def receive():
+            for piece in pieces: return piece
+            await asyncio.Event().wait()
+        async def send(message): sent.append(message)
+        headers = [(b"content-type", b"application/json")]
+        await app(dict(
+            type="http", method="POST", path="/predict", raw_path=b"/predict", query_string=b"", headers=headers, scheme="http",
+            http_version="1.1", server=("a", 1), client=("b", 2), root_path="", asgi=dict(version="3.0"),
+        ), receive, send)
+        return sent[0]["status"]
+    assert asyncio.run(main()) == 408
+
+
+# ---- typed decisions
+
+def decide(client, model, **questions):
+    return client.post("/v1/systemone", json=dict(model=model, state=TEXTS[0], questions=questions))
+
+
+def test_decisions_are_those_of_the_task_whatever_the_order_of_options(client, kinds):
+    labels, chances = kinds["one"].answer([TEXTS[0]])
+    options = dict(zip(map(str, kinds["one"].classes_), chances[0].tolist()))
+    for names in (list(options), list(options)[::-1], list(options)[2:5]):
+        reply = decide(client, "one", about=dict(type="choice", instructions="?", criteria=dict.fromkeys(names))).json()
+        answer, some = reply["answers"]["about"], {name: options[name] for name in names}
+        assert answer["choice"] == max(some, key=some.get) and reply["usage"]["output_tokens"] == 0
+        near(answer["probabilities"], {name: value / sum(some.values()) for name, value in some.items()})
+    marks = kinds["marks"].predict_proba([TEXTS[0]])[0]
+    answer = decide(client, "marks", stars=dict(type="score", instructions="?", criteria=["1", "2", "3", "4"])).json()["answers"]["stars"]
+    assert answer["legend"] == {"0": "1", "1": "2", "2": "3", "3": "4"} and np.isclose(answer["score"], marks @ [0, 1, 2, 3], atol=1e-3)
+    late = kinds["late"].predict_proba([TEXTS[0]])[0][list(kinds["late"].classes_).index("yes")]
+    near(decide(client, "late", is_late=dict(type="noul", instructions="?")).json()["answers"], dict(is_late=dict(type="noul", noul=float(late))))
+    asks = decide(client, "several", asks=dict(type="noul", instructions="?")).json()["answers"]["asks"]["noul"]
+    assert np.isclose(asks, kinds["several"].predict_proba([TEXTS[0]])[0][list(kinds["several"].classes_).index("asks")], atol=1e-3)
+
+
+@pytest.mark.parametrize("model, question, said", [
+    ("one", dict(type="choice", criteria={"weather": None}), "was not trained on unknown option 'weather'"),
+    ("one", dict(type="choice"), "criteria must be an object"), ("one", dict(type="noul"), "a noul is for a task with the labels yes and no"),
+    ("one", dict(type="box"), "must have a type"), ("one", 3, "must have a type"),
+    ("marks", dict(type="score", criteria=["4", "3", "2", "1"]), "names all of them in that order"),
+    ("late", dict(type="score", criteria=["no", "yes"]), "a score is for a task whose labels have an order"),
+    ("several", dict(type="choice", criteria={"asks": None}), "ask for each label with a noul"),
+    ("tasks", dict(type="choice", criteria={"a": None}), "no task has this name"),
+])
+def test_questions_that_no_task_answers_are_refused(model, question, said, client):
+    reply = decide(client, model, q=question)
+    assert reply.status_code == 422 and said in reply.json()["error"], reply.json()
+
+
+# ---- the process
+
+def said_by(process) -> str: return os.pread(process.err.fileno(), 100_000, 0).decode()
+
+
+def started(*words, until=60.0):
+    "A server in a process of its own, and its port."
+    process = Forked(lambda: _clfm(["clfm", "serve", *map(str, words), "--port", "0"]))
+    end = time.monotonic() + until
+    while "Ctrl-C ends it" not in said_by(process): assert time.monotonic() < end, said_by(process)
+    return process, int(said_by(process).partition("127.0.0.1:")[2].partition(";")[0])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_under_load_answers_every_accepted_request(number, fitted, clf):
+    process, port = started(fitted, "--batch-tokens", 1, "--queue", 10_000)
+    expected, body = clf.predict(TEXTS).tolist(), json.dumps(dict(texts=TEXTS))
+    open_ = [HTTPConnection("127.0.0.1", port, timeout=120) for _ in range(24)]
+    for each in open_: each.request("POST", "/predict", body, {"content-type": "application/json"})
+    for _ in range(3):  # those before it have been taken in
+        beside = HTTPConnection("127.0.0.1", port, timeout=120)
+        beside.request("GET", "/healthz")
+        assert beside.getresponse().read() == b'{"alive":true}'
+    process.send_signal(number)
+    for each in open_:
+        reply = each.getresponse()
+        assert reply.status == 200 and [row["label"] for row in json.loads(reply.read())["answers"]] == expected
+    done = process.wait()
+    assert (done.returncode, done.stdout) == (0, "") and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1] == "clfm: every accepted request was answered"
+    assert not any(text in done.stderr for text in TEXTS)
+    with pytest.raises(OSError): socket.create_connection(("127.0.0.1", port), 5).close()
+
+
+def test_a_port_that_is_taken_is_told_in_a_sentence(fitted):
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        held.listen()
+        port = held.getsockname()[1]
+        refused(clfm("serve", fitted, "--port", port), f"port {port} of 127.0.0.1 cannot be had", "give another --port")
+    refused(clfm("serve", fitted, fitted), "are both called 'model'")
+    refused(clfm("serve", fitted, "--queue", 0), "queue is 0")
