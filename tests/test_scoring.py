@@ -71,6 +71,13 @@ def test_a_small_file_is_answered_as_its_texts_are(clf, rows, tmp_path):
     assert [{name: record[name] for name in before} for record, before in zip(found, given_)] == given_
 
 
+def test_blocks_begin_where_they_do_in_a_run_from_the_start(clf, small, monkeypatch):
+    monkeypatch.setattr(scoring, "_answered", lambda clf, block, *_: [dict(first=block[0][0], row=row) for row, _ in block])
+    rows = [(row, {}) for row in range(40)]
+    whole = list(scoring.answered_rows(clf, rows, {}))
+    for skip in range(41): assert list(scoring.answered_rows(clf, rows, {}, skip=skip)) == whole[skip:]
+
+
 # ---- what stops it
 
 def killed_at(last, work, home) -> tuple:
