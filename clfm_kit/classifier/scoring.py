@@ -154,8 +154,11 @@ class Parts:
         Raises `UserError` for parts of another run, unless they are to be forgotten with `restart`, for those that another
         process is writing, and for a folder that is none of ours."""
         found = self.folder.iterdir() if self.folder.is_dir() else [self.folder] * os.path.lexists(self.folder)
-        if strange := sorted(path.name for path in found if not OURS.fullmatch(path.name) and not PART.fullmatch(path.name)):
-            raise UserError(f"{self.folder} is in the way: {strange[0]!r} is not of a run; move it, or name another file to write")
+        foreign = lambda name: not OURS.fullmatch(name) and not PART.fullmatch(name)
+        if strange := sorted(path.name for path in found if foreign(path.name)):
+            raise UserError(
+                f"{self.folder} is in the way: {strange[0]!r} is not of a run; move it, or name another file to write"
+            )
         own = self.folder / part_name("run")
         try:
             self.folder.mkdir(exist_ok=True)
@@ -221,7 +224,8 @@ class Parts:
 
     def forget(self) -> None:
         "Take all parts away, first the note of what run they are of: what a kill then leaves is nobody's."
-        for path in (self.folder / "run.json", *self.folder.glob("part-*"), *self.folder.glob(".part-*")): path.unlink(missing_ok=True)
+        own = self.folder / "run.json", *self.folder.glob("part-*"), *self.folder.glob(".part-*")
+        for path in own: path.unlink(missing_ok=True)
         self.notes = []
 
 # %% ../../nbs/08_classifier/05b_scoring.ipynb #96507474ca
@@ -269,7 +273,8 @@ class Scoring:
             if resumed: told(resumed, self.asked.rows)
             try:
                 self._answer(resumed)
-                with fresh_file(self.out) as file: join_files(self.parts.paths(), file, self.form, self.formulas, self._columns())
+                with fresh_file(self.out) as file:
+                    join_files(self.parts.paths(), file, self.form, self.formulas, self._columns())
             except UserError as error: raise UserError(f"{error}{self._kept()}") from error
             except KeyboardInterrupt as stop:
                 raise Stopped(self._kept().removeprefix("; "), getattr(stop, "number", signal.SIGINT)) from stop
@@ -282,7 +287,8 @@ class Scoring:
     def _answer(self, skip: int) -> None:
         rows = stream_texts(self.tables, self.clf.specs_, self.text)
         found = answered_rows(self.clf, rows, self.titles, self.thresholds, skip, self.asked.rows)
-        for records in blocks(found, self.part): self.parts.add(records, self._columns(), self.formulas, self.asked.layout)
+        for records in blocks(found, self.part):
+            self.parts.add(records, self._columns(), self.formulas, self.asked.layout)
 
     def _quoted(self) -> int:
         "Cells that were quoted; the header of each part is that of the file, and counts once."
@@ -291,7 +297,8 @@ class Scoring:
 
     def _kept(self) -> str:
         if not self.parts.notes: return ""
-        return f"; {self.parts.rows} of {self.asked.rows} rows are answered and kept in {self.parts.folder}, and the same call goes on after them"
+        kept = f"{self.parts.rows} of {self.asked.rows} rows are answered and kept in {self.parts.folder}"
+        return f"; {kept}, and the same call goes on after them"
 
 def check_apart(out: Any, data: Any, tables: list) -> None:
     "Raise `UserError` for a file to write that is one of those to read, or would be in the folder of them."
@@ -299,4 +306,6 @@ def check_apart(out: Any, data: Any, tables: list) -> None:
     read = [place(table).resolve() for table in tables if isinstance(table, (str, Path))]
     if target in read: raise UserError(f"--out {out} is the data; name another file")
     if len(tables) > 1 and target.parent == read[0].parent:
-        raise UserError(f"--out {out} lies among the files of {data}, and would be read with them next time; name another place")
+        raise UserError(
+            f"--out {out} lies among the files of {data}, and would be read with them next time; name another place"
+        )

@@ -46,7 +46,8 @@ async def body_of(request: Request, limits: Limits) -> bytes:
             async for piece in request.stream():
                 body += piece
                 if len(body) > limits.body: raise large
-    except TimeoutError as error: raise Refused(408, f"the request did not arrive in {limits.slow:g} seconds") from error
+    except TimeoutError as error:
+        raise Refused(408, f"the request did not arrive in {limits.slow:g} seconds") from error
     return bytes(body)
 
 def sentence(status: int, said: str, after: int | None = None) -> JSONResponse:
@@ -88,14 +89,16 @@ class Server:
     def model(self, name: str | None) -> Model:
         "The model that is meant. Raises `Refused` where it is not said, or unknown."
         if name is None and len(self.models) == 1: return next(iter(self.models.values()))
-        if name is None: raise Refused(404, f"this server has several models; ask one of /predict/{', /predict/'.join(self.models)}")
+        if name is None:
+            raise Refused(404, f"this server has several models; ask one of /predict/{', /predict/'.join(self.models)}")
         if name not in self.models: raise Refused(404, str(unknown("model", name, self.models)))
         return self.models[name]
 
     async def predict(self, request: Request, name: str | None) -> dict:
         "The reply to a request for labels."
         model = self.model(name)
-        given = read_json(await body_of(request, self.limits), request.headers.get("content-type", ""), self.limits.depth)
+        kind = request.headers.get("content-type", "")
+        given = read_json(await body_of(request, self.limits), kind, self.limits.depth)
         texts = texts_of(given, model.clf.specs_, model.text, self.limits)
         answers = await self.batchers[model.name].ask(texts)
         self.metrics.count(model, answers)
@@ -103,7 +106,8 @@ class Server:
 
     async def decide(self, request: Request) -> dict:
         "The reply to a request for typed decisions."
-        given = read_json(await body_of(request, self.limits), request.headers.get("content-type", ""), self.limits.depth)
+        kind = request.headers.get("content-type", "")
+        given = read_json(await body_of(request, self.limits), kind, self.limits.depth)
         named = given.get("model")
         model = self.model(named if named is not None and (named in self.models or len(self.models) > 1) else None)
         state = state_of(given.get("state"), model.text)

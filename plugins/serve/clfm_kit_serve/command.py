@@ -28,7 +28,8 @@ def names_of(folders: list) -> dict:  # {name: folder}
     found: dict = {}
     for folder in folders:
         name = place(folder).name or place(folder).resolve().name
-        if name in found: raise UserError(f"{found[name]} and {folder} are both called {name!r}; rename one of the folders")
+        if name in found:
+            raise UserError(f"{found[name]} and {folder} are both called {name!r}; rename one of the folders")
         found[name] = folder
     return found
 
@@ -36,7 +37,8 @@ def taken(host: str, port: int) -> socket.socket:
     "A socket that holds a port. Raises `UserError` where it cannot be had."
     if not 0 <= port <= 65535: raise UserError(f"--port is {port}; a number from 0 to 65535 expected")
     try: family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except (OSError, UnicodeError) as error: raise UserError(f"--host {host} --port {port} is no address: {error}") from error
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"--host {host} --port {port} is no address: {error}") from error
     made = socket.socket(family, kind)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

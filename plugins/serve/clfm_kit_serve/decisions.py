@@ -50,7 +50,8 @@ def _question(name: str, asked: Any, model: Model) -> Question:
     task = name if name in tasks else next(iter(tasks)) if len(tasks) == 1 else None
     if task is None: raise Refused(422, f"{what}: no task has this name; {unknown('task', name, tasks)}")
     schema = tasks[task].schema
-    if schema.unit != "text": raise Refused(422, f"{what}: the task answers with spans of words, and not with an option")
+    if schema.unit != "text":
+        raise Refused(422, f"{what}: the task answers with spans of words, and not with an option")
     return Question(name, kind, task, *KINDS[kind](name, asked.get("criteria"), schema, what))
 
 def _columns(options, schema, what: str) -> list:
@@ -63,8 +64,10 @@ def _columns(options, schema, what: str) -> list:
 
 # %% ../nbs/04_decisions.ipynb #4dbe35ac14
 def _choice(name, criteria, schema, what: str) -> tuple:
-    if not isinstance(criteria, dict) or not criteria: raise Refused(422, f"{what}: criteria must be an object with an option each")
-    if not schema.exclusive: raise Refused(422, f"{what}: a choice is for a task with one label; ask for each label with a noul")
+    if not isinstance(criteria, dict) or not criteria:
+        raise Refused(422, f"{what}: criteria must be an object with an option each")
+    if not schema.exclusive:
+        raise Refused(422, f"{what}: a choice is for a task with one label; ask for each label with a noul")
     return list(criteria), _columns(criteria, schema, what)
 
 def _score(name, criteria, schema, what: str) -> tuple:
