@@ -1504,6 +1504,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'clfm_kit/classifier/task.py'),
                                           'clfm_kit.classifier.task.FittedTask.restore': ( '08_classifier/task.html#fittedtask.restore',
                                                                                            'clfm_kit/classifier/task.py'),
+                                          'clfm_kit.classifier.task.FittedTask.scaled_back': ( '08_classifier/task.html#fittedtask.scaled_back',
+                                                                                               'clfm_kit/classifier/task.py'),
                                           'clfm_kit.classifier.task.FittedTask.state': ( '08_classifier/task.html#fittedtask.state',
                                                                                          'clfm_kit/classifier/task.py'),
                                           'clfm_kit.classifier.task.FittedTask.swayed': ( '08_classifier/task.html#fittedtask.swayed',

@@ -75,7 +75,11 @@ def test_heads_give_several_labels(head, rows, tiny, tmp_path):
         [label, "urgent"] if "!" in text or row % 3 == 0 else [label]
         for row, (text, label) in enumerate(zip(rows.texts, rows.labels))
     ]
-    clf = Classifier({"name": "several", "head": spec(head)}, tiny, cache=None).fit(rows.texts, labels)
+    clf = Classifier({"name": "several", "head": spec(head)}, tiny, cache=None)
+    if head == "names":
+        with pytest.raises(UserError, match="fit another recipe on rows"): clf.fit(rows.texts, labels)
+        return
+    clf.fit(rows.texts, labels)
     assert clf.task().schema == MultiLabel.of(("login_problem", "return_item", "track_order", "urgent"))
     assert all(isinstance(found, list) for found in clf.predict(rows.texts[:5]))
     assert len(clf.task().calibration.thresholds) == 4

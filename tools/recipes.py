@@ -7,7 +7,16 @@ from pathlib import Path
 
 from small_decoder import decoder
 
-from clfm_kit import Classifier, Recipe, catalogue, load_data
+from clfm_kit import Classifier, Recipe, UserError, catalogue, load_data
+
+
+def says_what_to_install(name, model):
+    """A recipe for kinds of bases, on one whose recipe another extra brings."""
+    try: Classifier(name, model).predict(["hello"])
+    except UserError as error:
+        assert "pip install" in str(error), error
+        print(f"{name}: {error}")
+    else: raise AssertionError(f"recipe {name!r} worked without the extra that it needs")
 
 
 def recipes_run(plugin):
@@ -24,6 +33,9 @@ def recipes_run(plugin):
             recipe = Recipe.of(name)
             recipe.parts()
             if recipe.tasks: continue
+            if recipe.bases and recipe.bases["decoder"] not in catalogue.entries("recipe"):
+                says_what_to_install(name, model)
+                continue
             short = ["training.epochs=2"] if recipe.training else []
             clf = Classifier(name, model, short, cache=None).fit(
                 few.texts[:70], few.labels[:70], few.take(range(70, len(few)))

@@ -140,7 +140,7 @@ def judged(clf: Any, train, other) -> np.ndarray:  # [2, rows of train, then of 
     own = split_known(other, UNNAMED, task.schema)[0]
     logits = getattr(task.head, "validation_logits", None)
     if logits is None or len(logits) != len(own):
-        logits = clf.decision_function([other.texts[number] for number in own])
+        logits = task.scaled_back(clf.decision_function([other.texts[number] for number in own]))
     if own: found[:, len(train) + np.asarray(own)] = row_scores(task, logits, targets(other, own))
     return found
 
