@@ -2898,6 +2898,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'clfm_kit.testing._Base.changed': ('01_core/testing.html#_base.changed', 'clfm_kit/testing.py'),
                                   'clfm_kit.testing._Base.restored': ('01_core/testing.html#_base.restored', 'clfm_kit/testing.py'),
                                   'clfm_kit.testing._blobs': ('01_core/testing.html#_blobs', 'clfm_kit/testing.py'),
+                                  'clfm_kit.testing._check_by_name': ('01_core/testing.html#_check_by_name', 'clfm_kit/testing.py'),
                                   'clfm_kit.testing._check_parameters': ('01_core/testing.html#_check_parameters', 'clfm_kit/testing.py'),
                                   'clfm_kit.testing._fit': ('01_core/testing.html#_fit', 'clfm_kit/testing.py'),
                                   'clfm_kit.testing.bind_to_small': ('01_core/testing.html#bind_to_small', 'clfm_kit/testing.py'),

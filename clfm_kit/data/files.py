@@ -96,7 +96,8 @@ def _first_bad(file, encoding, piece: int = 2**20) -> tuple:  # (line, the byte,
             data = data[:start]
         line += len(re.findall(rb"\r\n|\r|\n", data)) - (ended == b"\r" and data[:1] == b"\n")
         ended = data[-1:]
-    return line, ended[0] if place is None else place, occurring
+    if place is None: line, place = line - (ended == b"\n"), ended[0]  # half a letter that ends like a line
+    return line, place, occurring
 
 def _not_in(encoding, path, line: int, byte: int, occurring: set) -> UserError:
     "The error for bytes that are no text in an encoding, with the one that they probably are in."
