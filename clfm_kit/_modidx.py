@@ -824,6 +824,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'clfm_kit/builtin/pair.py'),
                                        'clfm_kit.builtin.pair.PairFormat.check_task': ( '06_builtin/pair.html#pairformat.check_task',
                                                                                         'clfm_kit/builtin/pair.py'),
+                                       'clfm_kit.builtin.pair.PairFormat.check_with': ( '06_builtin/pair.html#pairformat.check_with',
+                                                                                        'clfm_kit/builtin/pair.py'),
                                        'clfm_kit.builtin.pair.PairFormat.encode': ( '06_builtin/pair.html#pairformat.encode',
                                                                                     'clfm_kit/builtin/pair.py')},
             'clfm_kit.builtin.plugin': { 'clfm_kit.builtin.plugin.Frozen': ('06_builtin/plugin.html#frozen', 'clfm_kit/builtin/plugin.py'),

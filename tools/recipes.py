@@ -10,9 +10,9 @@ from small_decoder import decoder
 from clfm_kit import Classifier, Recipe, UserError, catalogue, load_data
 
 
-def says_what_to_install(name, model):
+def says_what_to_install(name, model, rows):
     """A recipe for kinds of bases, on one whose recipe another extra brings."""
-    try: Classifier(name, model).predict(["hello"])
+    try: Classifier(name, model, cache=None).fit(rows.texts, rows.labels)
     except UserError as error:
         assert "pip install" in str(error), error
         print(f"{name}: {error}")
@@ -34,7 +34,7 @@ def recipes_run(plugin):
             recipe.parts()
             if recipe.tasks: continue
             if recipe.bases and recipe.bases["decoder"] not in catalogue.entries("recipe"):
-                says_what_to_install(name, model)
+                says_what_to_install(name, model, few)
                 continue
             short = ["training.epochs=2"] if recipe.training else []
             clf = Classifier(name, model, short, cache=None).fit(

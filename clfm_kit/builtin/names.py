@@ -14,7 +14,6 @@ import torch
 from torch.nn import functional
 
 from .losses import tensor
-from .pair import PairFormat
 from ..errors import UserError, short
 from ..parts import Part
 from ..shapes import Axes
@@ -51,8 +50,6 @@ class Names(Part):
         "Raises `UserError` for a base that is trained: nothing would tell it what to change."
         if parts["selector"].trains:
             raise UserError("head 'names' learns nothing, so nothing of the base can be trained; use selector 'frozen'")
-        if isinstance(parts["format"], PairFormat):
-            raise UserError("head 'names' compares one text with names, and format 'pair' reads two; use head 'logistic'")
 
     def bind(self, context):
         "Remember how to read the words of labels."

@@ -52,6 +52,11 @@ class PairFormat(Part):
         if not hasattr(task, "columns"):
             raise UserError(f"format 'pair' reads two texts and task {task.kind!r} has one; use it with task 'pair'")
 
+    def check_with(self, parts):
+        "Raises `UserError` for a head that compares one text with the names of labels."
+        if not getattr(parts["head"], "needs_rows", True):
+            raise UserError("format 'pair' reads two texts, and this head compares one with names; use head 'logistic'")
+
     def bind(self, context):
         "Take columns and symmetry from the kind of task; states depend on them."
         self.columns = list(getattr(context.schema, "columns", ()))
