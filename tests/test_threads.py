@@ -10,13 +10,12 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from afresh import python
 from command import Forked
 
-from clfm_kit import Classifier, load_data
+from clfm_kit import Classifier
 from clfm_kit.backbone import upkeep
 from clfm_kit.backbone.backbone import Backbone
 from clfm_kit.backbone.cache import ShardWriter
@@ -29,7 +28,7 @@ from clfm_kit.data.tasks import load_tasks, read_tasks
 ANSWERS = """
 import sys
 import numpy as np, psutil
-from clfm_kit import Classifier, load_data
+from clfm_kit import Classifier
 data, memory = load_data("helpdesk").train, psutil.Process().memory_info
 clf = Classifier("probe", sys.argv[1], cache=None).fit(data.texts[:60], data.labels[:60])
 before = memory().rss
