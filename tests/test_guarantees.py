@@ -77,7 +77,7 @@ def test_test_rows_choose_nothing_of_the_baseline(probe, data):
 def test_the_best_of_a_search_has_the_best_figure(metric, best, worst, tiny, data):
     recipe = {"name": "probe", "class_weight": "balanced"}  # so that no label is shifted, which can make answers alike
     search = tune(
-        recipe, replace(data, test=None), ["head.C=[0.0001, 1.0]"], model=tiny, trials=2, folds=2, metric=metric
+        recipe, replace(data, test=None), ["head.C=[0.0001, 1.0, 1000.0]"], model=tiny, trials=3, folds=2, metric=metric
     )
     values = [trial["value"] for trial in search.trials]
     assert search.best["value"] == best(values) != worst(values)
