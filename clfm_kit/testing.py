@@ -132,7 +132,7 @@ def _check_by_name(head):
 
 def check_head(part, again):
     "Shape, type, seed, skill and round trip, for one label and for several."
-    if getattr(part, "needs_rows", None) is False and not getattr(part, "per_label", False): return _check_by_name(part)
+    if not getattr(part, "needs_rows", True) and not getattr(part, "per_label", False): return _check_by_name(part)
     for schema in (SingleLabel.of(("a", "b", "c")), MultiLabel.of(("a", "b", "c"))):
         head, twin = _fit(again(), schema), _fit(again(), schema)
         width = 3 if getattr(part, "per_label", False) else 8  # values in a column

@@ -5,7 +5,7 @@ from tiny import save_tiny
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
-    """Folder of a three-block BERT with random weights and a tokenizer trained on the shipped messages."""
+    """Folder of a three-block BERT with random weights and a tokenizer of the words of the shipped messages."""
     return save_tiny(tmp_path_factory.mktemp("tiny"))
 
 

@@ -76,7 +76,7 @@ def test_heads_give_several_labels(head, rows, tiny, tmp_path):
         for row, (text, label) in enumerate(zip(rows.texts, rows.labels))
     ]
     clf = Classifier({"name": "several", "head": spec(head)}, tiny, cache=None)
-    if head == "names":
+    if not getattr(catalogue.find("head", head).load(), "needs_rows", True):
         with pytest.raises(UserError, match="fit another recipe on rows"): clf.fit(rows.texts, labels)
         return
     clf.fit(rows.texts, labels)

@@ -196,9 +196,9 @@ def test_the_cache_keeps_to_its_limit_and_forgets_what_was_unused_for_longest(ti
     before = shards_in(cache)
     for age, path in enumerate(before): os.utime(path, (1e9 + age, 1e9 + age))
     assert fit("!").facts_["backbone_passes"] == 0  # which uses those of the first fit
-    size = sum(file.stat().st_size for path in before for file in path.iterdir())
+    size = 1.1 * sum(file.stat().st_size for path in before for file in path.iterdir())  # two fits and some
     monkeypatch.setenv("CLFM_KIT_CACHE_GB", str(size / 1e9))
-    fit("...")
+    fit(";")
     assert sum(file.stat().st_size for path in shards_in(cache) for file in path.iterdir()) <= size
     assert fit("!").facts_["backbone_passes"] == 0 and fit("?").facts_["backbone_passes"] > 0
     monkeypatch.setenv("CLFM_KIT_CACHE_GB", "plenty")

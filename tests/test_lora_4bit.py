@@ -457,7 +457,7 @@ def test_a_decoder_teaches_an_encoder_from_the_command_line(teacher, tiny, rows,
     write_rows(tmp_path / "data" / "train.jsonl", rows, labels=False)
     write_rows(tmp_path / "data" / "test.jsonl", rows)
     (tmp_path / "student.yaml").write_text(
-        "name: student\nselector: top-layers\nhead: linear\ntraining: {epochs: 3, learning_rate: 3e-3}\n"
+        "name: student\nselector: full\nhead: linear\ntraining: {epochs: 12, learning_rate: 2e-3}\n"
     )
     main([
         "distil", teacher, "--data", str(tmp_path / "data"), "--recipe", str(tmp_path / "student.yaml"),

@@ -3,10 +3,9 @@ import json
 
 import numpy as np
 import pytest
-import torch
+import small_decoder
 from command import afresh, clfm, refused
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM
 
 from clfm_kit import Classifier, Recipe, UserError, load_data
 from clfm_kit.backbone.loading import kind_of_base
@@ -27,24 +26,7 @@ asked = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def decoder(tmp_path_factory):
     """Folder of a decoder with random weights that reads 512 tokens."""
-    words = Tokenizer(models.BPE())
-    words.pre_tokenizer, words.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=600, special_tokens=["<pad>", "<s>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    words.train_from_iterator(load_data("helpdesk").train.texts, trainer)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="<pad>", bos_token="<s>", eos_token="</s>", model_max_length=512
-    )
-    torch.manual_seed(0)
-    place = tmp_path_factory.mktemp("decoder")
-    AutoModelForCausalLM.from_config(LlamaConfig(
-        vocab_size=600, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        intermediate_size=48, max_position_embeddings=512,
-    )).save_pretrained(place)
-    tokenizer.save_pretrained(place)
-    return str(place)
+    return small_decoder.decoder(tmp_path_factory.mktemp("decoder"), load_data("helpdesk").train.texts)
 
 
 @pytest.fixture(params=["tiny", pytest.param("decoder", marks=asked)])

@@ -117,9 +117,9 @@ class Choice(Result):
         return axes
 
 # %% ../../nbs/08_classifier/05_choosing.ipynb #35c0000011
-def row_scores(task: FittedTask, logits, targets) -> np.ndarray:  # [2, N]
+def row_scores(task: FittedTask, probabilities, targets) -> np.ndarray:  # [2, N]
     "How right each row is, 0 or 1, and what it is compared by; both F1 of its labels where they are many."
-    schema, probabilities = task.schema, task.calibration.probabilities(logits, task.schema)
+    schema = task.schema
     decided = schema.decide(probabilities, task.calibration.thresholds)
     if schema.exclusive:
         errors = np.square(np.asarray(probabilities) - np.eye(len(schema))[np.asarray(targets)]).sum(1)
@@ -133,15 +133,17 @@ def judged(clf: Any, train, other) -> np.ndarray:  # [2, rows of train, then of 
     known = train.known(UNNAMED)
     found = np.full((2, len(train) + len(other)), np.nan)
     targets = lambda rows, numbers: task.schema.targets([rows.by_task[UNNAMED][number] for number in numbers])
+    calibrated = lambda logits: task.calibration.probabilities(logits, task.schema)
     held = getattr(task.head, "train_logits", None)
     if held is not None and len(held) == len(known):
         some = np.flatnonzero(np.isfinite(held).all(1))
-        found[:, np.asarray(known)[some]] = row_scores(task, held[some], targets(train, known)[some])
+        found[:, np.asarray(known)[some]] = row_scores(task, calibrated(held[some]), targets(train, known)[some])
     own = split_known(other, UNNAMED, task.schema)[0]
     logits = getattr(task.head, "validation_logits", None)
-    if logits is None or len(logits) != len(own):
-        logits = task.scaled_back(clf.decision_function([other.texts[number] for number in own]))
-    if own: found[:, len(train) + np.asarray(own)] = row_scores(task, logits, targets(other, own))
+    if not own: return found
+    answered = logits is not None and len(logits) == len(own)
+    chances = calibrated(logits) if answered else clf.predict_proba([other.texts[number] for number in own])
+    found[:, len(train) + np.asarray(own)] = row_scores(task, chances, targets(other, own))
     return found
 
 # %% ../../nbs/08_classifier/05_choosing.ipynb #35c0000013
@@ -191,8 +193,9 @@ def fit_one(clf: Any, recipe: Recipe, run: Any, *data: Any) -> Any:
 class Contest:
     "Candidates that are fitted in turn, who leads, and what is said of it."
 
-    def __init__(self, clf: Any, run: Any, data: Any, validation: Any, rest: tuple):
-        self.clf, self.run, self.data, self.validation, self.rest = clf, run, data, validation, rest
+    def __init__(self, clf: Any, run: Any, data: Any, validation: Any, checkpoints: Any, sample_weight: Any):
+        self.clf, self.run, self.data, self.validation = clf, run, data, validation
+        self.checkpoints, self.sample_weight = checkpoints, sample_weight
         self.auto, self.started = clf.recipe_, time.perf_counter()
         self.train, self.other, self.schemas = rows_to_fit(data, clf.specs_, None, validation, self.auto.seed)
         self.limit = seconds_for(self.auto.budget, len(self.train))
@@ -229,9 +232,8 @@ class Contest:
         if self.leads is not None: one.out = self.hinders(recipe, needed)
         if one.out: return
         if needed: recipe = within(recipe, (self.limit - (begun - self.started)) / needed)
-        checkpoints, sample_weight = self.rest
-        folder = checkpoints and str(place(checkpoints) / recipe.name)
-        try: trial = fit_one(self.clf, recipe, self.run, self.data, None, self.validation, folder, sample_weight)
+        folder = self.checkpoints and str(place(self.checkpoints) / recipe.name)
+        try: trial = fit_one(self.clf, recipe, self.run, self.data, None, self.validation, folder, self.sample_weight)
         except UserError as error:
             if last and self.leads is None: raise
             one.out = f"cannot be fitted: {error}"
@@ -262,7 +264,7 @@ def choose(
     Raises `UserError` where no candidate can be fitted."""
     clf.prepare()
     check_auto(clf.recipe_)
-    contest = Contest(clf, run, load_rows(data, clf.specs_, labels), validation, (checkpoints, sample_weight))
+    contest = Contest(clf, run, load_rows(data, clf.specs_, labels), validation, checkpoints, sample_weight)
     given = [Recipe.of(each) for each in clf.recipe_.candidates]
     own = [for_base(each, clf.model) if suits(each, clf.model) else each for each in given]
     candidates = [like(clf.recipe_, each) for each in own]

@@ -20,7 +20,7 @@ from ..backbone.sites import depth
 from ..backbone.sources import is_remote
 from ..backbone.turns import TURNS
 from .asked import asked
-from .naming import judged, named_schema, with_labels
+from .naming import named_schema, rows_to_calibrate, with_labels
 from .reject import check_reject
 from .task import FittedTask
 from ..data.report import DataWarning, fit_warnings
@@ -92,7 +92,7 @@ def learn(
     if sample_weight is not None: data, labels = load_rows(data, clf.specs_, labels), None
     if validation is None:
         data, labels = load_rows(data, clf.specs_, labels), None
-        validation = judged(clf.parts_, data)
+        validation = rows_to_calibrate(clf.parts_, data)
     train, other, schemas = rows_to_fit(data, clf.specs_, labels, validation, clf.recipe_.seed)
     weights = None if sample_weight is None else weights_of(train, data.train, sample_weight)
     schemas = {name: with_labels(clf.recipe_, clf.specs_[name], schema) for name, schema in schemas.items()}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BLOCK', 'OURS', 'blocks', 'Survey', 'survey', 'chance', 'titles_of', 'answered_rows', 'fingerprint', 'print_of',
-           'Parts', 'Scored', 'Scoring', 'check_apart']
+           'Parts', 'Scored', 'Scoring']
 
 # %% ../../nbs/08_classifier/05b_scoring.ipynb #c9d1d86f87
 import hashlib
@@ -24,7 +24,7 @@ import torch
 from .. import __version__
 from ..backbone.sources import file_hash
 from .artifacts import json_state
-from ..data.texts import no_rows, stream_texts, tables_to_answer
+from ..data.texts import check_apart, no_rows, stream_texts, tables_to_answer
 from ..data.writing import ending, is_formula, join_files, layout_of, united_layout, write_records
 from ..errors import Stopped, UserError
 from ..paths import PART, abandoned, check_file, fresh_file, part_name, place
@@ -299,13 +299,3 @@ class Scoring:
         if not self.parts.notes: return ""
         kept = f"{self.parts.rows} of {self.asked.rows} rows are answered and kept in {self.parts.folder}"
         return f"; {kept}, and the same call goes on after them"
-
-def check_apart(out: Any, data: Any, tables: list) -> None:
-    "Raise `UserError` for a file to write that is one of those to read, or would be in the folder of them."
-    target = check_file(out)
-    read = [place(table).resolve() for table in tables if isinstance(table, (str, Path))]
-    if target in read: raise UserError(f"--out {out} is the data; name another file")
-    if len(tables) > 1 and target.parent == read[0].parent:
-        raise UserError(
-            f"--out {out} lies among the files of {data}, and would be read with them next time; name another place"
-        )

@@ -156,11 +156,6 @@ class FittedTask:
         if self.calibration.shifts is None: return logits
         return (self.calibration.scores(logits) * self.calibration.temperature).astype(np.float32)
 
-    def scaled_back(self, values) -> np.ndarray:
-        "The logits of which `unscaled` made values."
-        if self.calibration.shifts is None: return values
-        return values - self.calibration.temperature * np.asarray(self.calibration.shifts, dtype=np.float32)
-
     def confidence(self, logits, features) -> np.ndarray | None:  # [N]
         "How much texts look like those of training; None without a reject option."
         return self._finite(self.reject.confidence(self, logits, features), "confidence") if self.reject else None

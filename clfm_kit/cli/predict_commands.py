@@ -18,7 +18,7 @@ from clfm_kit.cli.options import (
 )
 from ..data.files import Files
 from ..data.rows import records
-from ..data.texts import load_texts, tables_to_answer
+from ..data.texts import check_apart, load_texts, tables_to_answer
 from ..data.writing import FORMULAS, ending
 from ..display.highlights import Highlighted
 from ..display.tables import Table
@@ -50,11 +50,13 @@ def predict(
     "Predict labels with probabilities, of texts or of the rows of a file. Labels that the rows have are not looked at."
     if not texts and not data: raise UserError('give texts or --data, as in: clfm predict my-model "a text"')
     check_known("way to write formulas", formulas, FORMULAS)
-    if out is not None: _check_out(out, texts, data)
+    if out is not None: _check_out(out, texts)
     if restart and out is None: raise UserError("--restart goes with --out")
     data = data and Files(data, separator, encoding)
+    tables = tables_to_answer(data) if data and not texts else []
+    if out is not None: check_apart(out, data, tables)
     check_given(None, folder)
-    for table in tables_to_answer(data) if data else []: next(iter(records(table)[1]), None)  # while nothing slow is loaded
+    for table in tables: next(iter(records(table)[1]), None)  # while nothing slow is loaded
     clf = clfm_kit.Classifier.from_pretrained(folder, model, trust_remote_code=trust)
     if out is not None:
         return _score(clf, data, out, text_column, _thresholds(threshold, clf), formulas, restart, as_json)
@@ -91,12 +93,11 @@ def _answers_table(clf, texts, found) -> Table:
     return Table("answers" if clf.named else "predictions", head, rows)
 
 # %% ../../nbs/11_cli/03a_predict_commands.ipynb #a09af5a2af
-def _check_out(out, texts, data):
+def _check_out(out, texts):
     "Raise `UserError` for a file of answers that cannot be, before anything is loaded."
     if texts: raise UserError("--out writes the rows of --data with their answers; leave the texts out")
     ending(out)
     check_file(out)
-    if place(out).resolve() == place(data).resolve(): raise UserError(f"--out {out} is the data; name another file")
     if not place(out).resolve().parent.is_dir(): raise UserError(f"--out {out}: there is no folder {place(out).parent}")
 
 def _score(clf, data, out, text, thresholds, formulas, restart, as_json):
