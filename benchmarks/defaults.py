@@ -4,7 +4,8 @@
     python benchmarks/defaults.py --collect                                                the table of all cells
 
 A cell is a data set, a size, a seed and a recipe. A size is a number of rows ("600"; fewer where there are fewer) or
-of rows a class ("64-a-class"). Rows that are judged come from the training rows too, so that test rows stay unread.
+of rows a class ("64-a-class"). Rows that are judged come from the training rows too, so that test rows stay unread; but
+for the size "whole", which is the data set as it is published, its test rows judged: for the end.
 """
 import argparse
 import json
@@ -25,7 +26,7 @@ from clfm_kit.study.baseline import Baseline
 from clfm_kit.study.measuring import measure
 
 CELLS = RESULTS / "defaults"
-A_CLASS = "-a-class"
+A_CLASS, WHOLE = "-a-class", "whole"
 TFIDF, EMBEDDING = "tfidf", "embedding"  # beside recipes: the baseline, and logistic regression on the plain embedding
 OTHERS = TFIDF, EMBEDDING, "probe"  # that recipes are compared with
 TIME = 900  # seconds that `auto` may take: a busy machine then chooses as an idle one does
@@ -33,13 +34,15 @@ TIME = 900  # seconds that `auto` may take: a busy machine then chooses as an id
 
 def split(folder, size, seed, judged):
     """Rows to learn from, and others to judge on, each text once."""
-    rows = load_data(folder).train
+    data = load_data(folder)
+    if size == WHOLE: return Splits(data.train, data.validation), data.test
+    rows = data.train
     order = np.random.default_rng(seed).permutation([group[0] for group in text_groups(rows.texts)])
     test, learn = order[:judged], order[judged:]
     number, each, _ = size.partition(A_CLASS)
     if each: learn = some_of_each(rows, learn, int(number))
     else: learn = learn[:int(number)]
-    return rows.take(learn.tolist()), rows.take(test.tolist())
+    return Splits(rows.take(learn.tolist())), rows.take(test.tolist())
 
 
 def some_of_each(rows, order, most):
@@ -57,7 +60,7 @@ def answered(recipe, train, test, seed):
     if recipe == TFIDF:
         clf = Classifier("probe")
         clf.prepare()
-        model = Baseline().fit(*rows_to_fit(Splits(train=train), clf.specs_, seed=seed))
+        model = Baseline().fit(*rows_to_fit(train, clf.specs_, seed=seed))
         return measure(model, test), ""
     if recipe == EMBEDDING: return None, ""
     settings = [f"seed={seed}"] + [f"budget.time={TIME}"] * (recipe == "auto")
@@ -70,7 +73,7 @@ def embedding(train, test):
     clf = Classifier("probe").fit(train)
     states = lambda rows: np.asarray(clf.encoder_.features(rows.texts)["hidden.6/mean"], dtype=np.float32)
     unit = lambda values: values / np.linalg.norm(values, axis=1, keepdims=True)
-    model = LogisticRegression(max_iter=1000).fit(unit(states(train)), list(map(str, train.labels)))
+    model = LogisticRegression(max_iter=1000).fit(unit(states(train.train)), list(map(str, train.train.labels)))
     answers, labels = model.predict(unit(states(test))), np.array(list(map(str, test.labels)))
     return (answers == labels)[np.isin(labels, model.classes_)].astype(float)  # as a report leaves unknown labels out
 
@@ -80,14 +83,14 @@ def run(folder, recipe, size, seed, judged):
     path = CELLS / f"{name}.{recipe}.{size}.{seed}.json"
     if path.exists(): return
     train, test = split(folder, size, seed, judged)
-    if recipe == EMBEDDING and isinstance(train.labels[0], list): return
+    if recipe == EMBEDDING and isinstance(train.train.labels[0], list): return
     began = time.process_time()
     found, chosen = answered(recipe, train, test, seed)
     if found is None: values, statistic = embedding(train, test), "mean"
     else: values, statistic = found.outcomes[UNNAMED].values, found.outcomes[UNNAMED].statistic
     score = float(np.mean(values)) if statistic == "mean" else float(found.figures(UNNAMED)["micro_f1"])
     cell = dict(
-        data=name, recipe=recipe, size=size, seed=seed, train=len(train), judged=len(test), score=score,
+        data=name, recipe=recipe, size=size, seed=seed, train=len(train.train), judged=len(test), score=score,
         statistic=statistic, values=packed(values), chosen=chosen,
         processor_seconds=round(time.process_time() - began, 1),
         command=f"python benchmarks/defaults.py --data {name} --size {size} --seeds {seed + 1} --recipe {recipe}",

@@ -56,7 +56,7 @@ def run(folder, formats, seed, most, judged):
         mean = outcome.statistic == "mean"
         score = float(np.mean(outcome.values) if mean else found.figures(UNNAMED)["micro_f1"])
         save(path, json.dumps(dict(
-            data=name, recipe=recipe, format=text_format, seed=seed, train=len(train), judged=len(test), cut=cut,
+            data=name, recipe=recipe, format=text_format, seed=seed, train=len(train.train), judged=len(test), cut=cut,
             score=score, statistic=outcome.statistic, values=packed(outcome.values),
             processor_seconds=round(time.process_time() - began, 1), command=command(),
         )))
