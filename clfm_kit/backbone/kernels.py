@@ -46,10 +46,8 @@ def served(x) -> bool:
 
 def product(a, b):
     "The product [N, M] of matrices [N, K] and [K, M]; no gradients flow through it."
-    return (
-        torch.ops.mkldnn._linear_pointwise(a.contiguous(), b.T.contiguous(), None, "none", [], "") if served(a)
-        else a @ b
-    )
+    if not served(a) or not a.numel(): return a @ b
+    return torch.ops.mkldnn._linear_pointwise(a.contiguous(), b.T.contiguous(), None, "none", [], "")
 
 # %% ../../nbs/05_backbone/01_kernels.ipynb #080081fff9
 class Linear(torch.autograd.Function):

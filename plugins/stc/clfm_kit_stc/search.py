@@ -10,7 +10,7 @@ __all__ = ['MIXTURES', 'EXITS', 'SCREENED', 'BESIDE', 'TEXT_SHARES', 'LOGISTIC',
 
 # %% ../nbs/01a_search.ipynb #01a0000004
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, pairwise
 from itertools import product as product_of
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch.nn import functional
 from clfm_kit.backbone.kernels import product
 from clfm_kit.backbone.sites import depth, is_text, layer
 from clfm_kit.builtin.heads import calibrated_losses
-from clfm_kit.builtin.logistic import GRID, LogisticPath, best_of, held_out, unit_rows
+from clfm_kit.builtin.logistic import GRID, AxesPath, best_of, held_out, spectrum, unit_rows
 from clfm_kit.errors import UserError
 from clfm_kit.evaluation.calibration import fit_temperature
 from .solver import Problem, path
@@ -64,13 +64,13 @@ def factor(matrix: torch.Tensor, penalty) -> torch.Tensor:
 
     Raises `UserError` for a matrix that is not finite."""
     penalty = max(float(penalty), 1e-9)
-    if not matrix.isfinite().all():
-        raise UserError("a state is not finite, so nothing can be learned from the states of this base")
     while True:
         loaded = matrix.clone()
         loaded.diagonal().add_(penalty)
         found, fault = torch.linalg.cholesky_ex(loaded)
         if not fault: return found
+        if not matrix.isfinite().all():
+            raise UserError("a state is not finite, so nothing can be learned from the states of this base")
         penalty *= 10
 
 def ridge_from_gram(gram, rows: Rows, strengths, fold) -> torch.Tensor:  # [S, M, C]
@@ -256,10 +256,11 @@ def sparse_candidates(features: dict, rows: Rows, strengths, etas, penalty: floa
         for number, (column, values) in enumerate(plain.items()):
             x = unit(values)
             enters = entries(x[learned], torch.as_tensor(rows.given)[learned], classes, penalty, weight)
-            for eta in etas:
-                some = x[:, enters < eta]
-                grams[eta] = grams[eta] + product(some, some.T)
-                size[eta] += some.shape[1]
+            for low, eta in pairwise([-np.inf, *sorted(etas)]):
+                some = x[:, (low <= enters) & (enters < eta)]
+                more, width = product(some, some.T), some.shape[1]
+                for wider in (each for each in etas if each >= eta):
+                    grams[wider], size[wider] = grams[wider] + more, size[wider] + width
             tick()
             following = [*plain][number + 1:][:1]
             if depth(column) not in stops or [depth(other) for other in following] == [depth(column)]: continue
@@ -292,9 +293,9 @@ def logistic_candidates(candidates: list, grams: dict, rows: Rows, tick=lambda: 
     losses = lambda logits: calibrated_losses(rows.schema, logits[asked], targets[asked])
     weight = lambda some: None if rows.row_weight is None else rows.row_weight[some]
     for one in chosen.values():
-        values, axes = torch.linalg.eigh(together(grams, one.columns, one.text))
-        x = axes * (values.clamp_min(0) * (one.features / size_of(one.columns, one.text))).sqrt()
-        make = lambda some: LogisticPath(x[some], rows.given[some], rows.targets.shape[1], weight(some)).solve
+        axes, spread = spectrum(together(grams, one.columns, one.text))
+        x = axes * (spread * (one.features / size_of(one.columns, one.text))).sqrt()
+        make = lambda some: AxesPath(x[some], rows.given[some], rows.targets.shape[1], weight(some)).solve
         C, logits, _ = best_of(held_out(make, x, rows.folds, rows.targets.shape[1], GRID), losses)
         found.append(judged("logistic", one.view, one.columns, 1.0, one.features, logits.numpy(), C, rows, one.text))
         tick()
