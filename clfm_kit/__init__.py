@@ -1,5 +1,6 @@
 """Text classifiers made out of small language models."""
 import gc
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -21,6 +22,10 @@ if TYPE_CHECKING:  # editors and type checkers read this; Python imports each na
 __all__ = [
     "Classifier", "Recipe", "Rows", "Schema", "UserError", "catalogue", "compare", "hookimpl", "load_data",
 ]
+
+# Read by OpenMP when torch is loaded: a thread that has waited a moment gives its core away. Beside other work, threads
+# that wait by spinning made the same products take six times as long (`benchmarks/waiting.py`).
+if "OMP_WAIT_POLICY" not in os.environ: os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 _PUBLIC = {
     "Classifier": "classifier.classifier",
