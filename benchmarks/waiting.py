@@ -15,7 +15,10 @@ import sys
 from common import write
 
 SPINS = "GOMP_SPINCOUNT"
-WAYS = {"default": {}, "10,000 rounds": {SPINS: "10000"}, "1,000 rounds": {SPINS: "1000"}, "passive": {"OMP_WAIT_POLICY": "passive"}}
+WAYS = {
+    "default": {}, "10,000 rounds": {SPINS: "10000"}, "1,000 rounds": {SPINS: "1000"},
+    "passive": {"OMP_WAIT_POLICY": "passive"},
+}
 WORK = """
 import json, time, torch
 from clfm_kit.backbone.kernels import product

@@ -87,6 +87,7 @@ def test_requests_at_once_are_answered_together_and_each_gets_its_own(clf):
     assert 'clfm_batch_texts_sum{model="m"} 64.0' in said
     batches = next(float(line.split()[-1]) for line in said.splitlines() if line.startswith('clfm_batch_texts_count{model="m"}'))
     assert batches < 40 and 'clfm_request_seconds_count{route="/predict",status="200"} 64.0' in said
+    assert all(f'clfm_drift{{figure="{name}",model="m",task="label"}}' in said for name in ("labels", "labels_by_chance", "unsure"))
 
 
 MALFORMED = [

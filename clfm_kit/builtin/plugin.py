@@ -107,6 +107,7 @@ OFFERED = {
         "export": ("clfm_kit.cli.model_commands:export", "write a saved model as ONNX, checked against the original"),
         "merge": ("clfm_kit.cli.model_commands:merge", "merge saved models into one"),
         "distil": ("clfm_kit.cli.model_commands:distil", "teach a smaller model what a saved one says"),
+        "drift": ("clfm_kit.cli.model_commands:drift", "say what has moved in new rows since a model was fitted"),
         "compare": ("clfm_kit.cli.study_commands:compare", "hold recipes and saved models against each other"),
         "tune": ("clfm_kit.cli.study_commands:tune", "search recipe settings by cross-validation"),
         "errors": ("clfm_kit.cli.study_commands:errors", "show mistakes, confusions and labels to check"),

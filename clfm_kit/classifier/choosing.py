@@ -134,10 +134,8 @@ def judged(clf: Any, train, other) -> np.ndarray:  # [2, rows of train, then of 
     found = np.full((2, len(train) + len(other)), np.nan)
     targets = lambda rows, numbers: task.schema.targets([rows.by_task[UNNAMED][number] for number in numbers])
     calibrated = lambda logits: task.calibration.probabilities(logits, task.schema)
-    held = getattr(task.head, "train_logits", None)
-    if held is not None and len(held) == len(known):
-        some = np.flatnonzero(np.isfinite(held).all(1))
-        found[:, np.asarray(known)[some]] = row_scores(task, calibrated(held[some]), targets(train, known)[some])
+    some, held = task.held_out()
+    if len(some): found[:, np.asarray(known)[some]] = row_scores(task, calibrated(held), targets(train, known)[some])
     own = split_known(other, UNNAMED, task.schema)[0]
     logits = getattr(task.head, "validation_logits", None)
     if not own: return found

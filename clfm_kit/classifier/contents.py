@@ -14,6 +14,7 @@ import re
 from typing import Annotated, Any, NotRequired, TypedDict
 
 from .folders import DELTA, HEAD
+from .reference import Reference
 from ..data.files import once
 from ..data.tasks import Task
 from ..errors import UserError
@@ -121,6 +122,7 @@ class Run(TypedDict):
     training: NotRequired[dict[str, Any]]
     remote_code: NotRequired[bool]
     distilled: NotRequired[dict[str, Any]]
+    reference: NotRequired[Reference]
 
 class Contents(TypedDict):
     "All of clfm.json."

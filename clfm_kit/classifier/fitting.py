@@ -21,6 +21,7 @@ from ..backbone.sources import is_remote
 from ..backbone.turns import TURNS
 from .asked import asked
 from .naming import named_schema, rows_to_calibrate, with_labels
+from .reference import reference_of
 from .reject import check_reject
 from .task import FittedTask
 from ..data.report import DataWarning, fit_warnings
@@ -130,6 +131,8 @@ def learn(
     clf.facts_ = _facts(clf, train, other, started, encoder.backbone.passes - passes)
     if clf.named: clf.facts_ |= _task_facts(clf, train, other, examples[0], unseen)
     elif unseen[UNNAMED]: clf.facts_["unseen_in_validation"] = unseen[UNNAMED]
+    unlearned = {name: np.concatenate([task.held_out()[1], logits[name]]) for name, task in tasks.items()}
+    clf.facts_["reference"] = reference_of(encoder.backbone.tokenizer, train.texts + other.texts, tasks, unlearned)
     if notes: clf.facts_["base"] = notes
     if delta is not None: clf.facts_["training"] = training
     emit(run, "end", facts=clf.facts_)

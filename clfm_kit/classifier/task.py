@@ -96,10 +96,15 @@ class FittedTask:
         return every
 
     def _unlearned(self, logits, targets, other) -> tuple:  # (logits, targets)
-        "The validation rows, and before them the training rows that the head has judged without having learned them."
+        "The validation rows, and before them the training rows that are held out."
+        some, held = self.held_out()
+        return np.concatenate([held, np.asarray(logits)]), np.concatenate([np.asarray(targets)[some], other])
+
+    def held_out(self) -> tuple:  # (row numbers, logits)
+        "The training rows that the head has judged without having learned them."
         held = getattr(self.head, "train_logits", np.zeros((0, len(self.schema))))
         some = np.flatnonzero(np.isfinite(held).all(axis=1))
-        return np.concatenate([held[some], np.asarray(logits)]), np.concatenate([np.asarray(targets)[some], other])
+        return some, held[some]
 
     def _fit_head(self, train, validation, training, seed, run, sample):
         "Fit the head in closed form, or train it on features as they are."

@@ -27,7 +27,7 @@ from clfm_kit.errors import unknown
 from .batching import Batcher
 from .decisions import decided, questions_of, state_of
 from .page import POLICY, page
-from .replies import Metrics, Model
+from .replies import Drift, Metrics, Model
 from .requests import Refused, read_json, texts_of
 from .settings import Limits
 
@@ -65,6 +65,7 @@ class Server:
         self.limits, self.metrics, self.ready = limits, Metrics(), False
         self.pool = ThreadPoolExecutor(1, "clfm-answers")
         self.batchers = {name: self._batcher(model) for name, model in self.models.items()}
+        self.metrics.registry.register(Drift([*self.models.values()]))
 
     def _batcher(self, model: Model) -> Batcher:
         def told(texts, seconds):
