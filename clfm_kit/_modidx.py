@@ -1242,6 +1242,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'clfm_kit/classifier/export.py'),
                                             'clfm_kit.classifier.export.Graph.forward': ( '08_classifier/export.html#graph.forward',
                                                                                           'clfm_kit/classifier/export.py'),
+                                            'clfm_kit.classifier.export._at_the_edge': ( '08_classifier/export.html#_at_the_edge',
+                                                                                         'clfm_kit/classifier/export.py'),
                                             'clfm_kit.classifier.export._elsewhere': ( '08_classifier/export.html#_elsewhere',
                                                                                        'clfm_kit/classifier/export.py'),
                                             'clfm_kit.classifier.export._onnx': ( '08_classifier/export.html#_onnx',

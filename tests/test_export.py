@@ -1,14 +1,12 @@
 """Exports answer without the kit as the classifier does: classes of transformers, modules of sentence-transformers, ONNX."""
 import json
-import sys
 
-import numpy as np
 import pytest
 from afresh import python
 from architectures import ASKED, LABELS, TEXTS, save_base, tokenizer
 
 from clfm_kit import Classifier, UserError
-from clfm_kit.classifier.export import export
+from clfm_kit.classifier.export import export, reading
 from clfm_kit.classifier.reader import Reader
 from clfm_kit.classifier.stock import PLACES
 
@@ -36,27 +34,29 @@ def test_a_class_of_transformers_scores_the_same(kind, pooling, bases, tmp_path)
 
 
 WITHOUT = """
-import sys
+import json, sys
 sys.modules["clfm_kit"] = None
 from transformers import pipeline
-ask = pipeline("text-classification", sys.argv[1], truncation=True, top_k=None)
-print({each["label"]: round(each["score"], 4) for each in ask(sys.argv[2])[:3]})
+for folder in sys.argv[2:]:
+    ask = pipeline("text-classification", folder, truncation=True, top_k=None)
+    print(json.dumps({each["label"]: each["score"] for each in ask([sys.argv[1]])[0]}))
 """
 SEVERAL = [[label] * (place % 5 > 0) + ["short"] * (place % 3 == 0) for place, label in enumerate(LABELS)]
 
 
-@pytest.mark.parametrize("labels, problem", [(LABELS, "single_label_classification"), (SEVERAL, "multi_label_classification")])
-def test_a_pipeline_without_the_kit_gives_calibrated_probabilities(labels, problem, tiny, tmp_path):
-    clf = fit(tiny, labels, ["pooler=first"])
-    clf.task().calibration.temperature, clf.task().calibration.shifts = 0.7, [0.5, -0.25, 0.1][:len(clf.classes_)]
-    export(clf, tmp_path / "out", "transformers", LONG)
-    config = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
-    assert config["problem_type"] == problem and list(config["label2id"]) == list(clf.classes_)
-    done = python("-c", WITHOUT, tmp_path / "out", ASKED[0])
+def test_a_pipeline_without_the_kit_gives_calibrated_probabilities(tiny, tmp_path):
+    made = {}
+    for labels, problem in ((LABELS, "single_label_classification"), (SEVERAL, "multi_label_classification")):
+        clf = made[tmp_path / problem] = fit(tiny, labels, ["pooler=first", "head.C=0.001"], state_dtype="float32")
+        clf.task().calibration.temperature, clf.task().calibration.shifts = 0.7, [0.5, -0.25, 0.1][:len(clf.classes_)]
+        export(clf, tmp_path / problem, "transformers", LONG)
+        config = json.loads((tmp_path / problem / "config.json").read_text(encoding="utf-8"))
+        assert config["problem_type"] == problem and list(config["label2id"]) == list(clf.classes_)
+    done = python("-c", WITHOUT, LONG[-1], *made)
     assert done.returncode == 0, done.stderr
-    ours = dict(zip(clf.classes_, clf.predict_proba([ASKED[0]])[0]))
-    theirs = json.loads(done.stdout.replace("'", '"'))
-    assert theirs.keys() == ours.keys() and all(abs(theirs[label] - ours[label]) < 2e-3 for label in ours)
+    for clf, line in zip(made.values(), done.stdout.splitlines()):
+        theirs, ours = json.loads(line), dict(zip(clf.classes_, clf.predict_proba([LONG[-1]])[0]))
+        assert theirs.keys() == ours.keys() and all(abs(theirs[label] - ours[label]) < 1e-4 for label in ours)
 
 
 @pytest.mark.parametrize("selector", ["full", "bias", dict(name="lora", rank=4)], ids=["all", "biases", "lora"])
@@ -106,52 +106,64 @@ def test_a_decoder_whose_norm_has_no_bias_and_one_cut_below_its_norm_are_refused
 
 COSTS = dict(name="single", costs=dict(bad=dict(good=9.0)))
 RATED = [number % 3 for number in range(len(TEXTS))]
+KINDS = dict(
+    plain=dict(label="mood"), unsure=dict(label="mood", reject=0.5), energy=dict(label="mood", reject=dict(score="energy", coverage=0.5)),
+    far=dict(label="mood", reject=dict(score="centroid-distance", coverage=0.5)), costly=dict(label="mood", kind=COSTS),
+    rank=dict(label="rank", kind="ordinal"), several=dict(label="several", reject=dict(score="energy", coverage=0.5)),
+)
+MANY = [*LONG, *TEXTS]
 
 
-@pytest.mark.parametrize("labels, settings, reject", [
-    (LABELS, [], dict(score="maximum-probability", coverage=0.7)),
-    (LABELS, [], dict(score="energy", coverage=0.7)),
-    (LABELS, ["pooler=max"], dict(score="centroid-distance", coverage=0.7)),
-    (SEVERAL, [], dict(score="energy", coverage=0.7)),
-    (LABELS, [f"task={json.dumps(COSTS)}"], None),
-    (RATED, ["task=ordinal"], None),
-    (LABELS, ["format={name: plain, max_length: 9, keep: tail}"], None),
-    (LABELS, ["format={name: plain, max_length: 9, keep: head+tail}"], None),
-    (LABELS, ["format={name: windows, size: 9, overlap: 2, most: 3, keep: head+tail, combine: mean}"], 0.7),
-    (LABELS, ["format={name: windows, size: 9, overlap: 2, most: 3, keep: tail, combine: max}"], None),
-], ids=lambda given: json.dumps(given)[:40])
-def test_onnx_and_a_tokenizer_answer_as_predict_does(labels, settings, reject, tiny, tmp_path):
-    clf = fit(tiny, labels, settings, reject=reject)
-    asked = [*LONG, *TEXTS]
-    found = export(clf, tmp_path / "out", "onnx", asked)
-    answers = Reader(tmp_path / "out").predict(asked)
-    ours = clf.predict(asked)
-    assert answers == (ours if isinstance(ours, list) else ours.tolist()) and found["share_changed"] == 0
-    if reject: assert None in answers and found["largest_difference"] < 1e-3
-    told = json.loads((tmp_path / "out" / "classifier.json").read_text(encoding="utf-8"))["outputs"]["probabilities"]
-    assert told["calibration"]["temperature"] == clf.task().calibration.temperature
+@pytest.fixture(scope="module")
+def tasks(tiny, tmp_path_factory):
+    """A classifier of every kind of task with every score, and its export."""
+    rows = [
+        dict(text=text, mood=mood, rank=rank, several=several)
+        for text, mood, rank, several in zip(TEXTS, LABELS, RATED, SEVERAL)
+    ]
+    clf = Classifier(PROBE, tiny, ["format={name: plain, max_length: 12, keep: tail}"], cache=None, tasks=KINDS).fit(rows)
+    folder = tmp_path_factory.mktemp("export") / "out"
+    assert export(clf, folder, texts=MANY)["share_changed"] == 0
+    return clf, folder
 
 
-def test_tasks_with_a_reject_option_each_go_along(tiny, tmp_path):
-    rows = [dict(text=text, mood=label, rank=rank) for text, label, rank in zip(TEXTS, LABELS, RATED)]
-    tasks = dict(mood=dict(label="mood", reject=0.6), rank=dict(label="rank", kind="ordinal"))
-    clf = Classifier(PROBE, tiny, cache=None, tasks=tasks).fit(rows)
-    export(clf, tmp_path / "out", texts=TEXTS)
-    answers, ours = Reader(tmp_path / "out").predict(TEXTS), clf.predict(TEXTS)
-    assert answers == [dict(mood=mood, rank=rank) for mood, rank in zip(*(found.tolist() for found in ours.values()))]
-    assert None in [answer["mood"] for answer in answers]
+def test_onnx_and_a_tokenizer_answer_every_kind_of_task_as_predict_does(tasks):
+    clf, folder = tasks
+    answers, ours = Reader(folder).predict(MANY), clf.answers(MANY)
+    for name, found in ours.items():
+        wanted = found.labels if isinstance(found.labels, list) else found.labels.tolist()
+        cut = found.task.reject and found.task.reject.rejection.cut
+        sure = [found.confidence is None or abs(found.confidence[row] - cut) > 1e-3 * max(1, abs(cut)) for row in range(len(MANY))]
+        assert [a[name] for a, yes in zip(answers, sure) if yes] == [w for w, yes in zip(wanted, sure) if yes], name
+        assert (None in [answer[name] for answer in answers]) == (cut is not None)
+    told = json.loads((folder / "classifier.json").read_text(encoding="utf-8"))["outputs"]
+    assert told["plain"]["calibration"]["temperature"] == clf.task("plain").calibration.temperature
+    assert told["costly"]["decide"] == "cheapest" and told["several"]["thresholds"]
 
 
-def test_the_program_in_the_folder_is_the_one_that_is_tested(tiny, tmp_path):
-    """It runs where neither the kit nor torch is, and gives the same."""
-    clf = fit(tiny)
-    export(clf, tmp_path / "out", texts=ASKED)
+def test_the_program_in_the_folder_runs_where_neither_the_kit_nor_torch_is(tasks):
     ask = (
         "import json, sys; sys.modules.update(dict.fromkeys(['clfm_kit', 'torch', 'transformers'])); "
         "sys.path.insert(0, sys.argv[1]); from predict import Reader; "
         "print(json.dumps(Reader(sys.argv[1]).predict(json.loads(sys.argv[2]))))"
     )
-    done = python("-c", ask, tmp_path / "out", json.dumps(ASKED))
+    done = python("-c", ask, tasks[1], json.dumps(MANY))
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == clf.predict(ASKED).tolist()
-    assert sys.modules["clfm_kit.classifier.reader"].Reader is Reader and np.isfinite(clf.predict_proba(ASKED)).all()
+    assert json.loads(done.stdout) == Reader(tasks[1]).predict(MANY)
+
+
+def test_the_maximum_of_windows_goes_along(tiny, tmp_path):
+    clf = fit(tiny, settings=["format={name: windows, size: 9, overlap: 2, most: 3, keep: tail, combine: max}"])
+    export(clf, tmp_path / "out", texts=MANY)
+    assert Reader(tmp_path / "out").predict(MANY) == clf.predict(MANY).tolist()
+
+
+@pytest.mark.parametrize("keep", ["head", "tail", "head+tail"])
+@pytest.mark.parametrize("most", [{}, dict(size=9, overlap=0, most=1), dict(size=9, overlap=3, most=4)], ids=str)
+def test_a_text_is_cut_as_the_format_cuts_it(keep, most, tiny):
+    given = dict(name="windows", keep=keep, **most) if most else dict(name="plain", keep=keep, max_length=9)
+    clf = fit(tiny, settings=[f"format={json.dumps(given)}"])
+    asked = object.__new__(Reader)
+    asked.about, asked.tokenizer = dict(reading=reading(clf)), clf.encoder_.backbone.tokenizer.backend_tokenizer
+    encoded = clf.parts_["format"].encode(MANY, clf.encoder_.backbone.tokenizer, clf.encoder_.backbone.shape.limit)
+    assert [ids for text in MANY for ids in asked.sequences(text)] == encoded.ids

@@ -87,7 +87,7 @@ def saved_tokenizer(clf, as_map: PlainMap, folder):
     tokenizer.model_max_length, tokenizer.truncation_side, tokenizer.padding_side = as_map.limit, as_map.side, "right"
     tokenizer.save_pretrained(folder)
 
-# %% ../../nbs/08_classifier/06b_stock.ipynb #66d19ced
+# %% ../../nbs/08_classifier/06b_stock.ipynb #30072bc9
 @dataclass(frozen=True)
 class Place:
     "Where the class of an architecture has room for a linear map, how it is filled, and what it pools."
@@ -106,7 +106,7 @@ PLACES = {
     **_alike("bert rembert nomic_bert", "tanh", "{base}.pooler.dense", "classifier"),
     **_alike("albert", "tanh", "{base}.pooler", "classifier"),
     **_alike("roberta xlm-roberta camembert mpnet esm", "tanh", "classifier.dense", "classifier.out_proj"),
-    **_alike("electra convbert nystromformer", "pair", "classifier.dense", "classifier.out_proj"),
+    **_alike("electra", "pair", "classifier.dense", "classifier.out_proj"),
     **_alike("distilbert", "pair", "pre_classifier", "classifier"),
     **_alike("deberta deberta-v2", "pair", "pooler.dense", "classifier"),
     **_alike("eurobert", "pair", "dense", "classifier", _chosen("bos")),
@@ -218,7 +218,7 @@ def stock_model(clf, as_map: PlainMap) -> Any:
         FILLINGS[place.filling](stock, stock.get_submodule(inner), stock.get_submodule(outer), as_map.weights, as_map.bias)
     return stock
 
-# %% ../../nbs/08_classifier/06b_stock.ipynb #697f48b7
+# %% ../../nbs/08_classifier/06b_stock.ipynb #e3ec3328
 FOR_TRANSFORMERS = """# A text classifier for transformers
 
 Made by clfm-kit and checked against the original: it loads with `pip install transformers torch` alone.
@@ -227,7 +227,7 @@ Made by clfm-kit and checked against the original: it loads with `pip install tr
 from transformers import pipeline
 
 classify = pipeline("text-classification", ".", truncation=True, top_k=None)
-print(classify("where is my parcel?"))
+print(classify(["where is my parcel?"])[0])
 ```
 
 A softmax of the scores, or a sigmoid where a text may have several labels, gives calibrated probabilities. How they are
