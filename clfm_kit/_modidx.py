@@ -1432,6 +1432,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'clfm_kit/classifier/saving.py'),
                                             'clfm_kit.classifier.saving._plugins': ( '08_classifier/saving.html#_plugins',
                                                                                      'clfm_kit/classifier/saving.py'),
+                                            'clfm_kit.classifier.saving._reason': ( '08_classifier/saving.html#_reason',
+                                                                                    'clfm_kit/classifier/saving.py'),
                                             'clfm_kit.classifier.saving._trained_on': ( '08_classifier/saving.html#_trained_on',
                                                                                         'clfm_kit/classifier/saving.py'),
                                             'clfm_kit.classifier.saving._write_elsewhere': ( '08_classifier/saving.html#_write_elsewhere',
