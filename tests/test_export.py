@@ -1,4 +1,4 @@
-"""Exports answer without the kit as the classifier does: classes of transformers, modules of sentence-transformers, ONNX."""
+"""Exports answer without the kit as the classifier does: transformers, sentence-transformers, ONNX."""
 import json
 
 import pytest
@@ -23,7 +23,10 @@ def fit(base, labels=LABELS, settings=(), **given):
 def bases(tmp_path_factory):
     """Makes a tiny base of a kind, once."""
     made, words, folder = {}, tokenizer(), tmp_path_factory.mktemp("bases")
-    return lambda kind: made.setdefault(kind, None) or made.update({kind: save_base(kind, folder / kind, words)}) or made[kind]
+    def base(kind):
+        if kind not in made: made[kind] = save_base(kind, folder / kind, words)
+        return made[kind]
+    return base
 
 
 @pytest.mark.parametrize("kind, pooling", [(kind, pooling) for kind, place in PLACES.items() for pooling in place.pooled])
@@ -107,7 +110,8 @@ def test_a_decoder_whose_norm_has_no_bias_and_one_cut_below_its_norm_are_refused
 COSTS = dict(name="single", costs=dict(bad=dict(good=9.0)))
 RATED = [number % 3 for number in range(len(TEXTS))]
 KINDS = dict(
-    plain=dict(label="mood"), unsure=dict(label="mood", reject=0.5), energy=dict(label="mood", reject=dict(score="energy", coverage=0.5)),
+    plain=dict(label="mood"), unsure=dict(label="mood", reject=0.5),
+    energy=dict(label="mood", reject=dict(score="energy", coverage=0.5)),
     far=dict(label="mood", reject=dict(score="centroid-distance", coverage=0.5)), costly=dict(label="mood", kind=COSTS),
     rank=dict(label="rank", kind="ordinal"), several=dict(label="several", reject=dict(score="energy", coverage=0.5)),
 )
@@ -133,7 +137,10 @@ def test_onnx_and_a_tokenizer_answer_every_kind_of_task_as_predict_does(tasks):
     for name, found in ours.items():
         wanted = found.labels if isinstance(found.labels, list) else found.labels.tolist()
         cut = found.task.reject and found.task.reject.rejection.cut
-        sure = [found.confidence is None or abs(found.confidence[row] - cut) > 1e-3 * max(1, abs(cut)) for row in range(len(MANY))]
+        sure = [
+            found.confidence is None or abs(found.confidence[row] - cut) > 1e-3 * max(1, abs(cut))
+            for row in range(len(MANY))
+        ]
         assert [a[name] for a, yes in zip(answers, sure) if yes] == [w for w, yes in zip(wanted, sure) if yes], name
         assert (None in [answer[name] for answer in answers]) == (cut is not None)
     told = json.loads((folder / "classifier.json").read_text(encoding="utf-8"))["outputs"]

@@ -98,7 +98,7 @@ class Logistic(Part):
         return self._sized(features, self.columns_) @ torch.as_tensor(self.weights_).T + torch.as_tensor(self.bias_)
 
     def linear(self) -> tuple:  # (scale, weights [C, F], bias [C])
-        "The linear map that it is: of rows scaled to the length √F where the scale is \"rows\", of features as they come else."
+        "The linear map that it is: of rows scaled to the length √F where the scale is 'rows', else of features as they come."
         return self.scale, torch.as_tensor(self.weights_), torch.as_tensor(self.bias_)
 
     def fit(

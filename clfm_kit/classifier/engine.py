@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..backbone.encoder import WORDS, TextEncoder
+from ..backbone.encoder import TextEncoder
 from ..backbone.sites import is_text
 from .export import cut_backbone, write_module
 from ..data.rows import load_data
 from ..errors import UserError, check_known, imported
+from ..parts import name_and_params
 from ..settings import ENGINES
 
 # %% ../../nbs/08_classifier/07a_engine.ipynb #35faa3f2
@@ -35,7 +36,8 @@ class States(nn.Module):
     def forward(self, input_ids, attention_mask):
         found = {}
         def keep(site, states):
-            for name, values in self.pooler.pool(states, attention_mask).items(): found[f"{site}/{name}"] = values.float()
+            for name, values in self.pooler.pool(states, attention_mask).items():
+                found[f"{site}/{name}"] = values.float()
         self.backbone.read(input_ids, attention_mask, {site: partial(keep, site) for site in self.sites})
         return tuple(found[column] for column in self.columns)
 
@@ -64,18 +66,21 @@ class OnnxEncoder(TextEncoder):
 def _cannot(clf) -> str:
     "Why ONNX Runtime cannot read for a fitted classifier; empty where it may."
     encoder, backbone = clf.encoder_, clf.encoder_.backbone
-    if type(encoder) is not TextEncoder or "inputs" in vars(backbone): return "one of its parts reads in a way of its own"
+    own = type(encoder) is not TextEncoder or "inputs" in vars(backbone)
+    if own: return "one of its parts reads in a way of its own"
     if not [column for column in clf._columns() if not is_text(column)]: return "it reads no states"
-    if any(column.endswith(WORDS) for column in clf._columns()): return "it answers with words, whose places a graph does not know"
-    if hasattr(encoder.text_format, "columns"): return "the segments of two texts are no input of the graph"
+    if clf._words(): return "it answers with words, whose places a graph does not know"
+    if name_and_params(clf.recipe_.format)[0] == "pair": return "the segments of two texts are no input of the graph"
     if backbone.together != "padded" or backbone.least > 1: return "its base cannot read texts of any lengths together"
-    if backbone.binding: return "its base is held in fewer bits"
+    if backbone.binding: return "its base is held, or read, in a way that no graph knows"
     return ""
 
 SAME = 1e-3  # of a probability
 
 def held_against_torch(clf, other: TextEncoder, texts: list) -> float:
-    "The largest difference of a probability that another encoder makes. Raises `UserError` where answers are not the same."
+    """The largest difference of a probability that another encoder makes.
+
+    Raises `UserError` where answers are not the same."""
     mine = clf.encoder_
     ours = clf.answers(texts)
     try:
@@ -83,11 +88,14 @@ def held_against_torch(clf, other: TextEncoder, texts: list) -> float:
         theirs = clf.answers(texts)
     finally: clf.encoder_ = mine
     apart = max(float(np.abs(ours[name].probabilities - found.probabilities).max()) for name, found in theirs.items())
-    decided = lambda found: [found.task.schema.decide(found.probabilities, found.task.calibration.thresholds) for found in found.values()]
+    cuts = {name: found.task.calibration.thresholds for name, found in ours.items()}
+    decided = lambda said: [
+        found.task.schema.decide(found.probabilities, cuts[name]) for name, found in said.items()
+    ]
     if not apart <= SAME or not all(map(np.array_equal, decided(ours), decided(theirs))):
         raise UserError(
-            f"engine {other.engine!r} answers otherwise than 'torch': probabilities of {len(texts)} texts are up to {apart:.2g} off, "
-            f"and {SAME:g} is allowed, with the same labels; use engine 'torch'"
+            f"engine {other.engine!r} answers otherwise than 'torch': probabilities of {len(texts)} texts are up to "
+            f"{apart:.2g} off, and {SAME:g} is allowed, with the same labels; use engine 'torch'"
         )
     return apart
 

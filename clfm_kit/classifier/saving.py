@@ -222,11 +222,13 @@ def _local(source, revision: str | None) -> Path:
     "The folder of a saved classifier, fetched from the Hub when it is no folder here."
     if not isinstance(source, str) or is_here(source):
         if revision is None: return place(source)
-        raise UserError(f"revision is {revision!r}, and {source} is a folder of this machine; only models on the Hub have some")
+        raise UserError(f"revision is {revision!r}, and {source} is a folder here; only models on the Hub have some")
     try: return Path(snapshot_download(source, revision=revision, allow_patterns=ON_THE_HUB))
     except Exception as error:
         which = f" at revision {revision!r}" if revision else ""
-        raise UserError(f"{source!r} is no folder, and the Hub gives no model of that name{which}: {_reason(error)}") from error
+        raise UserError(
+            f"{source!r} is no folder, and the Hub gives no model of that name{which}: {_reason(error)}"
+        ) from error
 
 def push(clf, repo_id: str, **kwargs) -> Any:
     """Upload a classifier to the Hub as `repo_id`; `kwargs` go to `HfApi.create_repo`.

@@ -212,9 +212,11 @@ class FittedTask:
         return report, found
 
     def told(self) -> dict:
-        "What another program does with probabilities or scores, JSON-able. Raises `UserError` for a kind of task that has no rule."
+        """What another program does with probabilities or scores, JSON-able.
+
+        Raises `UserError` for a kind of task that has no rule."""
         if not hasattr(self.schema, "rule"):
-            raise UserError(f"{self.spec.named}kind {self.schema.kind!r} has no rule that another program could decide by")
+            raise UserError(f"{self.spec.named}kind {self.schema.kind!r} has no rule for another program to decide by")
         return dict(
             kind=self.schema.kind, labels=list(self.schema.labels), **self.schema.rule(self.calibration.thresholds),
             calibration=self.calibration.to_dict(), reject=self.reject and self.reject.to_dict(),

@@ -65,7 +65,9 @@ def _found_by_fitting(folder, clf, task, as_json):
 # %% ../../nbs/11_cli/04_model_commands.ipynb #41caaac6
 def export(
     folder: Saved, out: Annotated[str, typer.Option("--out", "-o", help="Folder for the exported model.")],
-    form: Annotated[str, typer.Option("--form", help="onnx, onnx-int8, transformers or sentence-transformers.")] = "onnx",
+    form: Annotated[
+        str, typer.Option("--form", help="onnx, onnx-int8, transformers or sentence-transformers.")
+    ] = "onnx",
     data: Annotated[
         Optional[str], typer.Option("--data", help="Texts to check the export on; shipped messages without.")
     ] = None,

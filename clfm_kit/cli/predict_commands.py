@@ -43,8 +43,8 @@ def predict(
     formulas: Annotated[str, typer.Option(
         "--formulas", help="In a .csv or .tsv: quoted, so that no spreadsheet runs a text as a formula, or kept."
     )] = "quoted",
-    engine: Engine = "torch", model: Base = None, trust: Trust = False, text_column: Text = None, separator: Separator = None,
-    encoding: Encoding = None, as_json: Json = False,
+    engine: Engine = "torch", model: Base = None, trust: Trust = False, text_column: Text = None,
+    separator: Separator = None, encoding: Encoding = None, as_json: Json = False,
 ):
     "Predict labels with probabilities, of texts or of the rows of a file. Labels that the rows have are not looked at."
     if not texts and not data: raise UserError('give texts or --data, as in: clfm predict my-model "a text"')
