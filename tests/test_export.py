@@ -4,6 +4,7 @@ import json
 import pytest
 from afresh import python
 from architectures import ASKED, LABELS, TEXTS, save_base, tokenizer
+from tree import ROOT
 
 from clfm_kit import Classifier, UserError
 from clfm_kit.classifier.export import export, reading
@@ -34,6 +35,13 @@ def test_a_class_of_transformers_scores_the_same(kind, pooling, bases, tmp_path)
     clf = fit(bases(kind), settings=[f"pooler={pooling}", "format.max_length=40"])
     found = export(clf, tmp_path / "out", "transformers", LONG)
     assert found["largest_difference"] < 1e-4 and found["share_changed"] == 0
+
+
+def test_the_page_lists_the_architectures():
+    page = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
+    rows = [line.strip("| ").split(" | ") for line in page.partition("says the same")[2].splitlines() if line[:1] == "|"][2:]
+    listed = {kind: {pooling.strip("`") for pooling in row[1].split(", ")} for row in rows for kind in row[0].split(", ")}
+    assert listed == {kind: set(place.pooled) for kind, place in PLACES.items()}
 
 
 WITHOUT = """
