@@ -279,6 +279,9 @@ class HeadOptions(Protocol):
     needs_rows: bool  # False where the names of labels are enough
     map: object  # its only linear map, where it begins as a probe
 
+    def linear(self) -> tuple | None:
+        "(scale, weights [C, F], bias [C]) where logits are a linear map of columns; None where they are not."
+
     def fit(self, features, targets, schema, **settings):
         "Learn from cached features {column: [N, F]} in closed form."
 
@@ -306,6 +309,9 @@ class TaskKindOptions(Protocol):
 
     def labels_of(self, answer) -> list:
         "What an answer says, as labels of the text."
+
+    def rule(self, thresholds=None) -> dict:
+        "How `decide` decides, JSON-able, for a program that has probabilities and no schema."
 
 class MergerOptions(Protocol):
     "What a merger may have: `plan` where it trains, `merge` where it merges trained models."

@@ -42,6 +42,7 @@ MANY, OFTEN = 0.2, 0.05  # the share of unknown words, and of texts that are cut
 
 class TextEncoder:
     "A backbone with a format and a pooler: texts to {column: [N, F]}."
+    engine = "torch"  # what runs the base
 
     def __init__(self, backbone: Backbone, text_format, pooler, cache=None, dtype="float16", run=None):
         self.backbone, self.text_format, self.pooler = backbone, text_format, pooler

@@ -97,6 +97,10 @@ class Logistic(Part):
         "Logits [B, C] in float32 of features {column: [B, F]}."
         return self._sized(features, self.columns_) @ torch.as_tensor(self.weights_).T + torch.as_tensor(self.bias_)
 
+    def linear(self) -> tuple:  # (scale, weights [C, F], bias [C])
+        "The linear map that it is: of rows scaled to the length √F where the scale is 'rows', else of features as they come."
+        return self.scale, torch.as_tensor(self.weights_), torch.as_tensor(self.bias_)
+
     def fit(
         self, features, targets, schema, *, validation=None, row_weight=None, seed=0, progress=None
     ) -> "Logistic":
@@ -213,6 +217,11 @@ class Linear(Part, nn.Module):
         "The log-loss of the kind of task; with `ClassWeights`, weighted as they say."
         loss = self.schema.loss
         return loss(logits, targets) if weights is None else weighted_loss(loss, logits, targets, weights)
+
+    def linear(self) -> tuple | None:  # ("columns", weights [C, F], bias [C])
+        "What it is as a linear map of features as they come; None for a map that is not linear."
+        if not isinstance(self.map, nn.Linear): return None
+        return "columns", self.map.weight.detach(), self.map.bias.detach()
 
 # %% ../../nbs/06_builtin/06_heads.ipynb #e2ef26c9
 class MLP(Linear):

@@ -119,6 +119,11 @@ class SingleLabel(TextLabels):
         "The same of a tensor of logits [B, C], as a graph can hold it."
         return logits.softmax(1)
 
+    def rule(self, thresholds=None) -> dict:
+        "How `decide` decides, for a program that has probabilities and no schema."
+        if self.costs is None: return dict(decide="likeliest")
+        return dict(decide="cheapest", costs=self.cost_matrix().tolist())
+
     def decide(self, probabilities, thresholds=None) -> np.ndarray:
         "The likeliest column [N] of probabilities [N, C]; where answers have costs, the one that costs least on average."
         probabilities = np.asarray(probabilities)
@@ -244,6 +249,10 @@ class MultiLabel(TextLabels):
     def activate(self, logits):
         "The same of a tensor of logits [B, C], as a graph can hold it."
         return logits.sigmoid()
+
+    def rule(self, thresholds=None) -> dict:
+        "How `decide` decides, for a program that has probabilities and no schema."
+        return dict(decide="reached", thresholds=[0.5] * len(self) if thresholds is None else list(thresholds))
 
     def decide(self, probabilities, thresholds=None) -> np.ndarray:
         """Which labels reach their threshold, bool [N, C]; `thresholds`: one number or [C], 0.5 without.

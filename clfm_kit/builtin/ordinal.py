@@ -57,6 +57,8 @@ class Ordinal(SingleLabel):
         "The mean rank [N] that probabilities [N, C] expect, from 0."
         return np.asarray(probabilities, dtype=np.float64) @ np.arange(len(self))
 
+    def rule(self, thresholds=None) -> dict: return dict(decide="nearest rank")
+
     def decide(self, probabilities, thresholds=None) -> np.ndarray:
         "The rank [N] that is expected, rounded."
         return np.rint(self.expected_rank(probabilities)).astype(np.int64)

@@ -104,7 +104,7 @@ OFFERED = {
         "zero-shot": ("clfm_kit.cli.zero_shot:zero_shot", "predict labels that are given by name, without a labelled row"),
         "evaluate": ("clfm_kit.cli.fit_commands:evaluate", "measure a saved model on labelled rows"),
         "explain": ("clfm_kit.cli.model_commands:explain", "show what moved a decision: words, layers and features"),
-        "export": ("clfm_kit.cli.model_commands:export", "write a saved model as ONNX, checked against the original"),
+        "export": ("clfm_kit.cli.model_commands:export", "write a saved model as ONNX or for another library"),
         "merge": ("clfm_kit.cli.model_commands:merge", "merge saved models into one"),
         "distil": ("clfm_kit.cli.model_commands:distil", "teach a smaller model what a saved one says"),
         "drift": ("clfm_kit.cli.model_commands:drift", "say what has moved in new rows since a model was fitted"),

@@ -383,14 +383,14 @@ class Classifier(TextEstimator):
     @checked
     def from_pretrained(
         cls, source: str | PathLike[str], model: str | PathLike[str] | None = None, cache: Any = None,
-        accept_other_base: bool = False, trust_remote_code: bool = False,
+        accept_other_base: bool = False, trust_remote_code: bool = False, revision: str | None = None,
     ) -> "Classifier":
-        """The classifier saved in a folder or on the Hub; `model` says where its base is now.
+        """The classifier saved in a folder, or on the Hub at a `revision`; `model` says where its base is now.
 
         With a `cache` ("default" or a folder) what it reads to answer is kept there too. Python code that the base
         brings is run with `trust_remote_code` alone. Raises `UserError` if anything is missing, damaged or different.
         """
-        found = load(cls, source, model, cache, accept_other_base, trust_remote_code)
+        found = load(cls, source, model, cache, accept_other_base, trust_remote_code, revision)
         return found if cache is None else found.keep_answers()
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:

@@ -104,6 +104,7 @@ def fingerprint(clf) -> str:
     facts = dict(
         version=__version__, recipe=clf.recipe_.to_dict(), base=clf.encoder_.backbone.base_hash, depth=clf.depth_,
         parts={kind: json_state(clf.parts_[kind]) for kind in ("format", "pooler")}, states=clf.state_dtype, tasks={},
+        engine=clf.encoder_.engine,
     )
     tensors = {}
     for name, task in clf.tasks_.items():

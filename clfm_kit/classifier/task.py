@@ -216,6 +216,17 @@ class FittedTask:
             add_intervals(report, dict(accuracy_with_unseen=(list(found.values()), "mean")))
         return report, found
 
+    def told(self) -> dict:
+        """What another program does with probabilities or scores, JSON-able.
+
+        Raises `UserError` for a kind of task that has no rule."""
+        if not hasattr(self.schema, "rule"):
+            raise UserError(f"{self.spec.named}kind {self.schema.kind!r} has no rule for another program to decide by")
+        return dict(
+            kind=self.schema.kind, labels=list(self.schema.labels), **self.schema.rule(self.calibration.thresholds),
+            calibration=self.calibration.to_dict(), reject=self.reject and self.reject.to_dict(),
+        )
+
     def state(self) -> tuple:  # ({tensor name: tensor}, JSON-able facts)
         "What was learned, for an artifact."
         tensors, values = head_state(self.head)

@@ -66,17 +66,19 @@ def _found_by_fitting(folder, clf, task, as_json):
 # %% ../../nbs/11_cli/04_model_commands.ipynb #41caaac6
 def export(
     folder: Saved, out: Annotated[str, typer.Option("--out", "-o", help="Folder for the exported model.")],
-    form: Annotated[str, typer.Option("--form", help="onnx, or onnx-int8.")] = "onnx",
+    form: Annotated[
+        str, typer.Option("--form", help="onnx, onnx-int8, transformers or sentence-transformers.")
+    ] = "onnx",
     data: Annotated[
         Optional[str], typer.Option("--data", help="Texts to check the export on; shipped messages without.")
     ] = None,
     tolerance: Annotated[
-        Optional[float], typer.Option("--tolerance", help="The share of texts whose label may change.")
+        Optional[float], typer.Option("--tolerance", help="The share of texts whose answer may change; of ONNX files.")
     ] = None,
     model: Base = None, trust: Trust = False, text_column: Text = None, separator: Separator = None, encoding: Encoding = None,
     as_json: Json = False,
 ):
-    "Write a saved model as ONNX, with its tokenizer and labels, checked against the original."
+    "Write a saved model as ONNX, or as transformers or sentence-transformers load it, checked against the original."
     data = data and Files(data, separator, encoding)
     check_given(data)
     from clfm_kit.classifier.export import export as write

@@ -12,9 +12,8 @@ from typing import Annotated, Optional
 
 import typer
 
-import clfm_kit
 from clfm_kit.cli.options import (
-    Base, Encoding, Json, Saved, Separator, Text, Trust, check_given, progress, show,
+    Base, Encoding, Engine, Json, Saved, Separator, Text, Trust, check_engine, check_given, opened, progress, show,
 )
 from ..data.files import Files
 from ..data.rows import records
@@ -44,12 +43,13 @@ def predict(
     formulas: Annotated[str, typer.Option(
         "--formulas", help="In a .csv or .tsv: quoted, so that no spreadsheet runs a text as a formula, or kept."
     )] = "quoted",
-    model: Base = None, trust: Trust = False, text_column: Text = None, separator: Separator = None, encoding: Encoding = None,
-    as_json: Json = False,
+    engine: Engine = "torch", model: Base = None, trust: Trust = False, text_column: Text = None,
+    separator: Separator = None, encoding: Encoding = None, as_json: Json = False,
 ):
     "Predict labels with probabilities, of texts or of the rows of a file. Labels that the rows have are not looked at."
     if not texts and not data: raise UserError('give texts or --data, as in: clfm predict my-model "a text"')
     check_known("way to write formulas", formulas, FORMULAS)
+    check_engine(engine)
     if out is not None: _check_out(out, texts)
     if restart and out is None: raise UserError("--restart goes with --out")
     data = data and Files(data, separator, encoding)
@@ -57,7 +57,7 @@ def predict(
     if out is not None: check_apart(out, data, tables)
     check_given(None, folder)
     for table in tables: next(iter(records(table)[1]), None)  # while nothing slow is loaded
-    clf = clfm_kit.Classifier.from_pretrained(folder, model, trust_remote_code=trust)
+    clf = opened(folder, model, trust, engine)
     if out is not None:
         return _score(clf, data, out, text_column, _thresholds(threshold, clf), formulas, restart, as_json)
     given = list(texts or []) or load_texts(data, clf.specs_, text_column)[0]

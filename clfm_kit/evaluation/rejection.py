@@ -48,6 +48,10 @@ class MaximumProbability(Score):
         "The largest probability that logits [N, C] stand for, in [0, 1]; features are not used."
         return schema.probabilities(logits).max(axis=1)
 
+    def trace(self, scores, features, schema: Schema):
+        "The same of tensors, as a graph can hold it."
+        return schema.activate(scores).amax(1)
+
 class Energy(Score):
     "The free energy of logits [N, C] with its sign turned, so that more is more like what training showed."
     name = "energy"
@@ -55,6 +59,11 @@ class Energy(Score):
     def confidence(self, logits, features, schema: Schema) -> np.ndarray:  # float64 [N]
         "The free energy of logits [N, C] with its sign turned, in nats; features are not used."
         return schema.energy(logits)
+
+    def trace(self, scores, features, schema: Schema):
+        "The same of tensors, as a graph can hold it."
+        import torch
+        return scores.logsumexp(1) if schema.exclusive else torch.nn.functional.softplus(scores).sum(1)
 
 # %% ../../nbs/04_evaluation/02_rejection.ipynb #bde1e3bd
 class CentroidDistance(Score):
@@ -85,6 +94,13 @@ class CentroidDistance(Score):
         logits are not used.
         """
         return -cdist(np.asarray(features, dtype=np.float32) @ self.whitening_, self.centres_).min(axis=1)
+
+    def trace(self, scores, features, schema: Schema):
+        "The same of tensors, as a graph can hold it."
+        import torch
+        whitening, centres = torch.from_numpy(self.whitening_), torch.from_numpy(self.centres_)
+        apart = (features @ whitening).unsqueeze(1) - centres
+        return -apart.square().sum(2).sqrt().amin(1)
 
 # %% ../../nbs/04_evaluation/02_rejection.ipynb #1600866556
 SCORES = {score.name: score for score in (MaximumProbability, Energy, CentroidDistance)}

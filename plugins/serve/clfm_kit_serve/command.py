@@ -14,8 +14,7 @@ from typing import Annotated, Optional
 import typer
 import uvicorn
 
-import clfm_kit
-from clfm_kit.cli.options import Trust, check_given
+from clfm_kit.cli.options import Engine, Trust, check_engine, check_given, opened
 from clfm_kit.errors import UserError
 from clfm_kit.paths import place
 
@@ -68,16 +67,17 @@ def serve(
     texts: Annotated[int, typer.Option("--max-texts", help="Of one request.")] = DEFAULT.texts,
     letters: Annotated[int, typer.Option("--max-letters", help="Of one text.")] = DEFAULT.letters,
     model: Annotated[Optional[str], typer.Option("--model", help="Where the base model of the saved ones is now.")] = None,
-    trust: Trust = False,
+    engine: Engine = "torch", trust: Trust = False,
 ):
     "Answer over HTTP, many requests at once. CLFM_KIT_TOKEN holds a token that requests must bring."
     limits = Limits(texts=texts, letters=letters, queue=queue, tokens=tokens, wait=wait)
     named = names_of(folders)
+    check_engine(engine)
     for folder in folders: check_given(None, folder)
     listening = taken(host, port)
     try:
         classifiers = {
-            name: clfm_kit.Classifier.from_pretrained(folder, model, trust_remote_code=trust) for name, folder in named.items()
+            name: opened(folder, model, trust, engine) for name, folder in named.items()
         }
         told = make_app(classifiers, limits, token_of())
         where = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
