@@ -32,7 +32,7 @@ from ..errors import UserError
 from ..evaluation.metrics import Report
 from ..parts import name_and_params
 from ..paths import place
-from ..plugins import catalogue
+from ..plugins import catalogue, emit
 from ..recipes import PART_KINDS
 from ..settings import Training
 from ..shapes import fitting
@@ -43,7 +43,7 @@ def save(clf, folder) -> Path:
     """Write a fitted classifier to `folder`, all or nothing.
 
     Raises `UserError` for a place that is refused; where writing fails, one that says where the model is instead."""
-    clf = snapshot(clf)
+    run, clf = clf, snapshot(clf)
     if not clf.__sklearn_is_fitted__(): raise UserError("this classifier is not fitted; there is nothing to save")
     backbone, states = clf.encoder_.backbone, {name: task.state() for name, task in clf.tasks_.items()}
     tensors = {"trained_on": torch.from_numpy(clf.trained_on_.view(np.int64))}
@@ -68,6 +68,7 @@ def save(clf, folder) -> Path:
 
     try: write(folder)
     except NotWritten as error: _write_elsewhere(place(folder), write, error)
+    emit(run, "save", folder=place(folder), reports=clf.reports_)
     return place(folder)
 
 def _write_elsewhere(folder: Path, write, error: NotWritten) -> None:
