@@ -149,7 +149,7 @@ STAGES = {
 }
 
 def emit(run, kind: str, **facts):
-    "Tell every plugin that watches runs that `kind` happened. What one raises is a warning, and a line among the failures."
+    "Tell every plugin that watches runs that `kind` happened. What one raises is noted, and warned of."
     for implementation in catalogue.manager.hook.run_event.get_hookimpls():
         given = {"run": run, "event": dict(kind=kind, **facts)}
         try: implementation.function(**{name: given[name] for name in implementation.argnames})

@@ -17,8 +17,8 @@ from clfm_kit_track.contents import figures_of
 from clfm_kit_track.tracking import tracking
 
 VARIABLES = (
-    "CLFM_KIT_TRACK", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "TENSORBOARD_LOGGING_DIR",
-    "WANDB_MODE", "WANDB_PROJECT", "WANDB_DIR",
+    "CLFM_KIT_TRACK", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID",
+    "TENSORBOARD_LOGGING_DIR", "WANDB_MODE", "WANDB_PROJECT", "WANDB_DIR",
 )
 rows = load_data("helpdesk")
 DATA = Splits(rows.train.take(range(80)), rows.validation.take(range(40)), rows.test.take(range(40)), "few rows")
@@ -59,7 +59,7 @@ def test_tensorboard_holds_curves_figures_data_card_and_files_of_a_fit(tiny):
     assert max(rates) == pytest.approx(Training.of(clf.recipe_.training).learning_rate) and len(set(rates)) > 2
     losses = [point.value for point in curve["validate/loss"]]
     assert losses == pytest.approx(clf.facts_["training"]["validation_loss"], rel=1e-5)
-    for name, value in figures_of(clf.reports_).items(): assert [curve[name][0].value] == pytest.approx([value], rel=1e-5), name
+    for name, value in figures_of(clf.reports_).items(): assert curve[name][0].value == pytest.approx(value, rel=1e-5)
     assert {"test/accuracy", "test/accuracy_low", "test/accuracy_high"} <= curve.keys()
     assert words(events, "card.md") == (saved / "README.md").read_text(encoding="utf-8")
     assert "head.safetensors" in words(events, "model") and "finished" in words(events, "status")
@@ -89,7 +89,8 @@ def chosen(tiny, tmp_path_factory):
     os.chdir(folder)
     try:
         with tracking("mlflow"):
-            clf = Classifier(dict(name="auto", candidates=["keywords", "probe", "instruct"]), tiny, cache=None).fit(DATA)
+            tries = dict(name="auto", candidates=["keywords", "probe", "instruct"])
+            clf = Classifier(tries, tiny, cache=None).fit(DATA)
             clf.save_pretrained("model")
             clf.reports_["TF-IDF baseline, test"] = clf.evaluate(DATA)
             clf.save_pretrained("model")
@@ -116,7 +117,8 @@ def test_mlflow_holds_a_run_of_the_whole_and_one_of_each_candidate_inside(chosen
 
 def test_the_model_that_mlflow_keeps_answers_like_the_one_that_was_fitted(chosen, tmp_path):
     clf, client = chosen
-    run = client.search_runs([client.get_experiment_by_name("clfm-kit").experiment_id], "tags.mlflow.runName = 'auto'")[0]
+    experiment = client.get_experiment_by_name("clfm-kit").experiment_id
+    run, = client.search_runs([experiment], "tags.mlflow.runName = 'auto'")
     folder = client.download_artifacts(run.info.run_id, "model", str(tmp_path))
     texts = DATA.test.texts[:9]
     assert list(Classifier.from_pretrained(folder).predict(texts)) == list(clf.predict(texts))
@@ -161,8 +163,10 @@ def test_a_library_that_is_not_there_is_a_sentence_with_the_command(monkeypatch)
 def test_without_the_plugin_the_option_names_the_extra():
     plugin = catalogue.manager.unregister(name="track")
     try:
-        with pytest.raises(UserError, match=r"unknown tracker 'mlflow'.*pip install \"clfm-kit\[track\]\""): tracked("mlflow")
-        with pytest.raises(UserError, match="plugin 'track' is not among those that are loaded"): tracking("tensorboard")
+        with pytest.raises(UserError, match=r"unknown tracker 'mlflow'.*pip install \"clfm-kit\[track\]\""):
+            tracked("mlflow")
+        with pytest.raises(UserError, match="plugin 'track' is not among those that are loaded"):
+            tracking("tensorboard")
     finally: catalogue.manager.register(plugin, "track")
     with tracked(None): pass
 

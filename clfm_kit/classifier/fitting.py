@@ -23,6 +23,7 @@ from .asked import asked
 from .naming import named_schema, rows_to_calibrate, with_labels
 from .reject import check_reject
 from .task import FittedTask
+from ..data.origin import origin
 from ..data.report import DataWarning, data_report, fit_warnings
 from ..data.rows import UNNAMED, Rows, Splits
 from ..data.tasks import load_rows, rows_to_fit, set_aside, task_splits
@@ -171,6 +172,7 @@ def _facts(clf: Any, train: Rows, other: Rows, started: float, passes: int) -> d
         seconds=round(time.perf_counter() - started, 1), backbone_passes=passes, depth=clf.depth_,
         full_depth=clf.encoder_.backbone.shape.depth, **(dict(text="+".join(columns)) if columns else {}),
         **(dict(remote_code=True) if is_remote(clf.encoder_.backbone.model) else {}),
+        **(dict(origin=origin(train, other)) if len(train) else {}),
     )
 
 def _task_facts(clf: Any, train: Rows, other: Rows, examples: Any, unseen: dict) -> dict:

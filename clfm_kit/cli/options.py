@@ -58,7 +58,7 @@ Encoding = Annotated[Optional[str], typer.Option(
 Label = Annotated[Optional[str], typer.Option("--label-column", help="The column with the labels.")]
 TaskName = Annotated[Optional[str], typer.Option("--task", help="Which of several tasks.")]
 Track = Annotated[Optional[str], typer.Option(
-    "--track", envvar="CLFM_KIT_TRACK", help="Write what is fitted to mlflow, tensorboard or wandb; with clfm-kit[track]."
+    "--track", envvar="CLFM_KIT_TRACK", help="Write fits to mlflow, tensorboard or wandb; with clfm-kit[track]."
 )]
 
 # %% ../../nbs/11_cli/00_options.ipynb #1f90125d

@@ -15,9 +15,12 @@ from clfm_kit.hookspecs import hookimpl
 @hookimpl
 def register_trackers(register):
     "What fits can be written to."
-    where = {"mlflow": "MLflow, a local file", "tensorboard": "TensorBoard, a folder", "wandb": "Weights & Biases, offline"}
-    for name, place in where.items():
-        register(name, f"clfm_kit_track.tracking:{name}", about=f"{place} unless its variables say otherwise", needs="track")
+    where = {
+        "mlflow": "MLflow: a file and a folder here, or the server of MLFLOW_TRACKING_URI",
+        "tensorboard": "TensorBoard: a folder here",
+        "wandb": "Weights & Biases: offline in a folder here, or as WANDB_MODE says",
+    }
+    for name, about in where.items(): register(name, f"clfm_kit_track.tracking:{name}", about=about, needs="track")
 
 @hookimpl
 def run_event(run, event):

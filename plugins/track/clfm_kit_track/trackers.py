@@ -118,8 +118,9 @@ class WandBRecord:
         wandb = import_module("wandb")
         self.step = 0
         self.run = wandb.init(
-            project=os.environ.get("WANDB_PROJECT") or "clfm-kit", name=name, mode=os.environ.get("WANDB_MODE") or "offline",
-            group=inside.run.id if inside else None, job_type="candidate" if inside else "fit", reinit="create_new",
+            project=os.environ.get("WANDB_PROJECT") or "clfm-kit", mode=os.environ.get("WANDB_MODE") or "offline",
+            name=name, group=inside.run.id if inside else None, job_type="candidate" if inside else "fit",
+            reinit="create_new",  # others may be open
             settings=wandb.Settings(console="off", silent=True),
         )
 
