@@ -14,6 +14,7 @@ from clfm_kit.data.rows import Splits
 from clfm_kit.plugins import catalogue, using
 from clfm_kit.settings import Training
 from clfm_kit_track.contents import figures_of
+from clfm_kit_track.trackers import TensorBoardRecord
 from clfm_kit_track.tracking import tracking
 
 VARIABLES = (
@@ -77,6 +78,27 @@ def test_a_fit_that_is_refused_or_stopped_says_so(tiny):
         with pytest.raises(UserError): Classifier("probe", "./nowhere").fit(DATA)
     assert "stopped" in words(read_events("runs/finetune-1"), "status")
     assert "failed" in words(read_events("runs/probe-1"), "status")
+
+
+def test_a_refit_that_is_refused_leaves_what_was_written_of_the_fit_before(tiny):
+    clf = Classifier("probe", tiny, cache=None)
+    with tracking("tensorboard"):
+        clf.fit(DATA)
+        with pytest.raises(UserError): clf.fit("./nowhere.csv")
+        clf.save_pretrained("model")
+        clf.set_params(model="./nowhere")
+        with pytest.raises(UserError): clf.fit(DATA)
+        clf.save_pretrained("again")
+    first, second = read_events("runs/probe-1"), read_events("runs/probe-2")
+    assert "finished" in words(first, "status") and "model/text_summary" in first.Tags()["tensors"]
+    assert "failed" in words(second, "status") and "model/text_summary" not in second.Tags()["tensors"]
+
+
+def test_an_error_at_the_end_of_a_record_is_a_warning(monkeypatch, tiny):
+    def close(self): raise OSError("the disk is full")
+    monkeypatch.setattr(TensorBoardRecord, "close", close)
+    with pytest.warns(UserWarning, match="cannot end what it wrote of a fit: the disk is full"):
+        with tracking("tensorboard"): Classifier("probe", tiny, cache=None).fit(DATA)
 
 
 # ---- MLflow

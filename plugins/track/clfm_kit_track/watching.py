@@ -7,6 +7,7 @@ __all__ = ['KINDS', 'WATCH', 'Fit', 'Watch']
 
 # %% ../nbs/02_watching.ipynb #3f3c8d4a
 import json
+import warnings
 from weakref import WeakKeyDictionary, finalize
 
 from .contents import facts_of, figures_of, flat
@@ -64,6 +65,7 @@ class Fit:
         self.close()
 
     def save(self, run, event):
+        if self.kept is None: return  # this fit failed, and what is saved is that of an earlier one
         found = figures_of(event["reports"])
         new = {name: value for name, value in found.items() if self.told.get(name) != value}
         self.told |= new
@@ -83,9 +85,11 @@ class Fit:
         self.part = None
 
     def close(self):
-        "Nothing follows."
+        "Nothing follows. What a tracker raises now is a warning, as there may be nobody to catch it."
         for record in (self.part, self.whole):
-            if record is not None: record.close()
+            if record is None or self.lost: continue
+            try: record.close()
+            except Exception as error: warnings.warn(f"a tracker cannot end what it wrote of a fit: {error}")
         self.part = self.whole = None
 
 # %% ../nbs/02_watching.ipynb #a536ec0b
@@ -102,7 +106,7 @@ class Watch:
         if kind not in KINDS or run is None: return
         fit = self.fits.get(run)
         if kind in ("candidate", "begin") and (fit is None or fit.ended): fit = self._begun(name, run, fit)
-        if fit is None: return
+        if fit is None or fit.ended and kind != "save": return  # a refit that was refused before it began
         if kind in ("fitted", "failed"): fit.ended = True
         if fit.lost: return
         try: getattr(fit, kind)(run, event)
