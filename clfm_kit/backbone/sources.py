@@ -160,8 +160,9 @@ def weights_hash(model) -> str:
 
 # %% ../../nbs/05_backbone/02_sources.ipynb #980f016e
 def base_folder(source: str):
-    "The local folder of a model: itself, or where the Hub's copy of it is kept; None for a model made in memory."
-    return Path(cached_file(source, "config.json")).parent if source else None
+    """The local folder of a model that was loaded: itself, or where the Hub's copy of it is kept; None for a model made
+    in memory."""
+    return Path(cached_file(source, "config.json", local_files_only=True)).parent if source else None
 
 def revision(folder: Path) -> str:
     "The commit of a model whose folder is the Hub's copy of it; empty for another folder."

@@ -10,6 +10,7 @@ import json
 import warnings
 from weakref import WeakKeyDictionary, finalize
 
+from clfm_kit.plugins import catalogue
 from .contents import facts_of, figures_of, flat
 from .trackers import tracker
 
@@ -115,6 +116,8 @@ class Watch:
             raise
 
     def _begun(self, name, run, before):
+        offered = catalogue.entries("tracker").get(name)
+        if offered is not None and offered.plugin != "track": return None  # another plugin writes there
         if before is not None: before.close()
         self.fits[run] = fit = Fit(tracker(name))
         finalize(run, fit.close)
