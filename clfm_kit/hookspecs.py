@@ -54,6 +54,10 @@ class HookSpecs:
         "Offer commands of `clfm`: a function whose annotations are the options, as `typer` reads them."
 
     @hookspec
+    def register_trackers(self, register):
+        "Offer what runs can be written to: a factory gives what is entered, as by `with`, while they are."
+
+    @hookspec
     def run_event(self, run, event):
         "Watch a run: `event` is a dict with a `kind`. An exception raised here is reported, never fatal."
 

@@ -8,6 +8,7 @@ __all__ = ['BUILT_IN', 'catalogue', 'STAGES', 'Entry', 'extras', 'bringing', 'Ca
 # %% ../nbs/01_core/02_plugins.ipynb #b294a73e
 import json
 import os
+import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
@@ -148,9 +149,16 @@ STAGES = {
 }
 
 def emit(run, kind: str, **facts):
-    "Tell every plugin that watches runs that `kind` happened."
+    "Tell every plugin that watches runs that `kind` happened. What one raises is noted, and warned of."
     for implementation in catalogue.manager.hook.run_event.get_hookimpls():
         given = {"run": run, "event": dict(kind=kind, **facts)}
         try: implementation.function(**{name: given[name] for name in implementation.argnames})
-        except Exception as error:
-            catalogue.failures[implementation.plugin_name] = f"run_event raised {_why(error)}"
+        except Exception as error: _report(implementation.plugin_name, error)
+
+def _report(plugin: str, error: Exception):
+    "Note what a watching plugin raised, and warn of it where the same was not noted before."
+    before, now = catalogue.failures.get(plugin), f"run_event raised {_why(error)}"
+    catalogue.failures[plugin] = now
+    if now == before: return
+    said = str(error) if isinstance(error, UserError) else _why(error)
+    warnings.warn(f"plugin {plugin!r} cannot watch this run, which goes on: {said}")

@@ -12,7 +12,7 @@ FLOORS = (
 )
 # Libraries that are slow to import, or that not every installation has: the only ones that a function may import.
 HEAVY = {
-    "IPython", "bitsandbytes", "datasets", "ipywidgets", "matplotlib", "onnx", "onnxruntime", "onnxscript", "optuna",
+    "IPython", "bitsandbytes", "datasets", "ipywidgets", "matplotlib", "mlflow", "onnx", "onnxruntime", "onnxscript", "optuna",
     "pandas", "peft", "pyarrow", "scipy", "sklearn", "torch", "transformers",
 }
 ENTRY = "clfm_kit.builtin.plugin"  # loaded whenever parts are listed

@@ -26,9 +26,11 @@ def recipes_run(plugin):
         kept = [number for number, label in enumerate(rows.labels) if label in intents][:90]
         few, model = rows.take(kept), decoder(Path(place, "decoder"), rows.texts)
         names = [name for name, entry in catalogue.entries("recipe").items() if entry.plugin == plugin]
-        commands = [entry for entry in catalogue.entries("command").values() if entry.plugin == plugin]
-        assert names or commands, f"plugin {plugin!r} offers neither a recipe nor a command"
-        for command in commands: command.load()
+        others = [
+            entry for kind in ("command", "tracker") for entry in catalogue.entries(kind).values() if entry.plugin == plugin
+        ]
+        assert names or others, f"plugin {plugin!r} offers neither a recipe nor a command nor a tracker"
+        for other in others: other.load()
         for name in names:
             recipe = Recipe.of(name)
             recipe.parts()

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LFS', 'MAKE', 'KNOWN', 'NOTES', 'refuse_foreign', 'weight_files', 'Source', 'trust', 'Known', 'carried',
-           'models_folder', 'made', 'model_source', 'file_hash', 'kept_hash', 'weights_hash', 'base_folder',
+           'models_folder', 'made', 'model_source', 'file_hash', 'kept_hash', 'weights_hash', 'base_folder', 'revision',
            'is_remote', 'base_hash', 'text_config', 'cannot_load', 'quiet', 'load_tokenizer', 'set_pad_token']
 
 # %% ../../nbs/05_backbone/02_sources.ipynb #90d23749
@@ -13,6 +13,7 @@ import importlib.util
 import json
 import logging
 import os
+import re
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -159,8 +160,14 @@ def weights_hash(model) -> str:
 
 # %% ../../nbs/05_backbone/02_sources.ipynb #980f016e
 def base_folder(source: str):
-    "The local folder of a model: itself, or where the Hub's copy of it is kept; None for a model made in memory."
-    return Path(cached_file(source, "config.json")).parent if source else None
+    """The local folder of a model that was loaded: itself, or where the Hub's copy of it is kept; None for a model made
+    in memory."""
+    return Path(cached_file(source, "config.json", local_files_only=True)).parent if source else None
+
+def revision(folder: Path) -> str:
+    "The commit of a model whose folder is the Hub's copy of it; empty for another folder."
+    kept = folder.parent.name == "snapshots" and re.fullmatch("[0-9a-f]{40}", folder.name)
+    return folder.name if kept else ""
 
 NOTES = ("transformers_version", "_name_or_path", "dtype", "torch_dtype", "architectures")  # nothing depends on these
 

@@ -275,7 +275,9 @@ def choose(
         raise UserError(f"no candidate of {clf.recipe_.name!r} can do several tasks, or tags; add one, such as probe")
     contest.alone = len(candidates) == 1
     for number, recipe in enumerate(candidates):
-        emit(run, "candidate", done=number, total=len(candidates), recipe=recipe.name)
+        emit(
+            run, "candidate", done=number, total=len(candidates), recipe=recipe.name, choosing=clf.recipe_.to_dict()
+        )
         contest.enter(recipe, last=number == len(candidates) - 1)
     keep(clf, contest)
 

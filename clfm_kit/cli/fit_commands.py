@@ -16,8 +16,8 @@ import typer
 import clfm_kit
 from ..classifier.folders import check_folder
 from clfm_kit.cli.options import (
-    Base, Data, Encoding, Json, Label, Model, Saved, Separator, Settings, Strangers, Text, Trust, check_given, finish,
-    progress, show, show_report,
+    Base, Data, Encoding, Json, Label, Model, Saved, Separator, Settings, Strangers, Text, Track, Trust, check_given,
+    finish, progress, show, show_report, tracked,
 )
 from ..data.files import Files
 from ..errors import UserError
@@ -64,6 +64,7 @@ def fit(
         Optional[str], typer.Option("--checkpoints", help="A folder from which a killed training run goes on.")
     ] = None,
     text_column: Text = None, label_column: Label = None, separator: Separator = None, encoding: Encoding = None,
+    track: Track = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check recipe, model and data, show the report, fit nothing.")
     ] = False,
@@ -71,10 +72,11 @@ def fit(
 ):
     "Fit a classifier and save it, with its card, to a folder."
     from clfm_kit.classifier.specs import specs_of
-    from clfm_kit.data.report import DataWarning, data_report
-    from clfm_kit.data.tasks import load_rows, rows_to_fit, task_splits
+    from clfm_kit.data.report import DataWarning
+    from clfm_kit.data.tasks import load_rows, rows_to_fit
     if out is None and not dry_run:
         raise UserError("say where the model goes with --out DIR, or check only with --dry-run")
+    tracking = tracked(None if dry_run else track)
     checked = Recipe.of(recipe).with_params([*(settings or []), *([f"seed={seed}"] if seed is not None else [])])
     rejects = dict(score=reject, coverage=coverage, share=share, cost=cost)
     rejects = {name: value for name, value in rejects.items() if value is not None}
@@ -89,6 +91,7 @@ def fit(
     splits = load_rows(Files(data, separator, encoding), specs_of(checked), text=text_column, label=label_column)
     from clfm_kit.backbone.sizes import sizes_for
     from clfm_kit.backbone.sources import Source
+    from clfm_kit.classifier.fitting import data_reports
     from clfm_kit.classifier.reject import check_reject
     if out is not None: check_folder(out, inside=_files(data, out_of_scope) + [checkpoints] * bool(checkpoints))  # before the fit
     clf = clfm_kit.Classifier(
@@ -100,16 +103,14 @@ def fit(
         sizes_for(clf.parts_, Source(model, trust))
         schemas = rows_to_fit(splits, clf.specs_, seed=checked.seed)[2]
         for name, schema in schemas.items(): check_reject(clf.specs_[name].reject, schema)
-    reports = {
-        name: data_report(task_splits(splits, task) if clf.named else splits, None, clf.parts_["format"])
-        for name, task in clf.specs_.items()
-    }
+    reports = data_reports(clf, splits)
     if dry_run: return _show_plan(clf, reports, as_json)
     _warn(clf, splits, reports)
-    with progress(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", DataWarning)  # told already, part by part
-        clf.fit(splits, checkpoints=checkpoints)
-    finish(clf, out, lambda: _measured(clf, splits, out_of_scope), as_json)
+    with tracking:
+        with progress(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", DataWarning)  # told already, part by part
+            clf.fit(splits, checkpoints=checkpoints)
+        finish(clf, out, lambda: _measured(clf, splits, out_of_scope), as_json)
 
 def _tuned(recipe, figure) -> Recipe:
     "The recipe with thresholds tuned for this figure. Raises `UserError` for a kind of task without thresholds."

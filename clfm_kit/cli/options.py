@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Json', 'Data', 'Model', 'Base', 'Trust', 'Engine', 'Saved', 'Settings', 'Strangers', 'Text', 'Separator', 'Encoding',
-           'Label', 'TaskName', 'WIDTH', 'NAME', 'BORDER', 'check_given', 'opened', 'check_engine', 'show', 'drawn',
-           'Fitted', 'fitting_widths', 'progress', 'Pace', 'SideBySide', 'show_report', 'finish']
+           'Label', 'TaskName', 'Track', 'WIDTH', 'NAME', 'BORDER', 'check_given', 'opened', 'check_engine', 'tracked',
+           'show', 'drawn', 'Fitted', 'fitting_widths', 'progress', 'Pace', 'SideBySide', 'show_report', 'finish']
 
 # %% ../../nbs/11_cli/00_options.ipynb #340d7329
 import json
@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Annotated, Optional
 
 import typer
@@ -28,7 +28,7 @@ from ..data.files import Files
 from ..display.tables import Result, Table
 from ..errors import HIDDEN, Stopped, UserError, check_known, visible
 from ..paths import place
-from ..plugins import STAGES, using
+from ..plugins import STAGES, catalogue, using
 from ..settings import ENGINES
 
 # %% ../../nbs/11_cli/00_options.ipynb #482c0acc
@@ -62,6 +62,9 @@ Encoding = Annotated[Optional[str], typer.Option(
 )]
 Label = Annotated[Optional[str], typer.Option("--label-column", help="The column with the labels.")]
 TaskName = Annotated[Optional[str], typer.Option("--task", help="Which of several tasks.")]
+Track = Annotated[Optional[str], typer.Option(
+    "--track", envvar="CLFM_KIT_TRACK", help="Write fits to mlflow, tensorboard or wandb; with clfm-kit[track]."
+)]
 
 # %% ../../nbs/11_cli/00_options.ipynb #1f90125d
 def check_given(data: Optional[str] = None, saved: Optional[str] = None):
@@ -86,6 +89,12 @@ def opened(folder: str, model: Optional[str], trust: bool, engine: str):
 def check_engine(engine: str):
     "Raise `UserError` for an engine that does not exist."
     check_known("engine", engine, ENGINES)
+
+def tracked(name: Optional[str]):
+    """While inside, what is fitted is written to the tracker of this name; without a name nothing is.
+
+    Raises `UserError` at once for one that no plugin offers, or that cannot be used."""
+    return catalogue.find("tracker", name).load()() if name else nullcontext()
 
 WIDTH = 160  # columns of a table where there is no terminal to ask
 

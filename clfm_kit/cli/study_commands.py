@@ -12,7 +12,8 @@ import typer
 
 from ..paths import fresh_file
 from clfm_kit.cli.options import (
-    Data, Encoding, Json, Label, Model, Separator, Settings, TaskName, Text, check_given, progress, show,
+    Data, Encoding, Json, Label, Model, Separator, Settings, TaskName, Text, Track, check_given, progress, show,
+    tracked,
 )
 from ..data.files import Files
 from ..errors import UserError, imported
@@ -28,9 +29,10 @@ def compare(
         Optional[str], typer.Option("--plot", help="A picture of quality against cost, such as compare.png.")
     ] = None,
     task: TaskName = None, text_column: Text = None, label_column: Label = None, separator: Separator = None,
-    encoding: Encoding = None, as_json: Json = False,
+    encoding: Encoding = None, track: Track = None, as_json: Json = False,
 ):
     "Hold recipes and saved models against each other and the TF-IDF baseline, on the same rows."
+    tracking = tracked(track)
     data = Files(data, separator, encoding)
     check_given(data)
     from clfm_kit.study.comparison import compare as run, entry_tasks
@@ -40,7 +42,7 @@ def compare(
         if len(tasks) > 1 and task not in tasks:
             raise UserError(f"a plot shows one of the tasks {', '.join(tasks)}; say which with --task")
     rows = _rows(entries[0], data, text_column, label_column)
-    with progress(): found = run(entries, rows, model=model, seeds=range(seeds), seen=seen)
+    with tracking, progress(): found = run(entries, rows, model=model, seeds=range(seeds), seen=seen)
     show(found.to_dict(), as_json, found)
     if plot:
         try: found.plot(task=task).figure.savefig(plot, dpi=150)
@@ -68,15 +70,16 @@ def tune(
     )] = None,
     out: Annotated[Optional[str], typer.Option("--out", help="A YAML file for the best recipe.")] = None,
     text_column: Text = None, label_column: Label = None, separator: Separator = None, encoding: Encoding = None,
-    as_json: Json = False,
+    track: Track = None, as_json: Json = False,
 ):
     "Search recipe settings by cross-validation; the base model reads each text once."
+    tracking = tracked(track)
     base = Recipe.of(recipe).with_params(settings or [])
     data = Files(data, separator, encoding)
     check_given(data)
     from clfm_kit.study.tuning import tune as run
     splits = _rows(base, data, text_column, label_column)
-    with progress(): found = run(base, splits, search, model, trials, folds, metric)
+    with tracking, progress(): found = run(base, splits, search, model, trials, folds, metric)
     found.best  # a search in which nothing worked is told as such
     if out:
         with fresh_file(out) as file: file.write(found.recipe.to_yaml())

@@ -192,6 +192,7 @@ class GuardCallback(TrainerCallback):
             self.trainer.run, "train", done=state.global_step, total=rounds.steps * rounds.number(state.global_step),
             loss=float(self.trainer.last_loss), epoch=state.epoch,
             texts=state.global_step * self.trainer.settings.batch_size, stop=stop,
+            learning_rate=self.trainer.settings.learning_rate * rounds.rate(state.global_step - 1),
         )
         TURNS.pause()
         if self.trainer.stopping and self.trainer.stopping.asked:
