@@ -19,6 +19,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'clfm_kit_stc.head.Sparsify.fit': ('head.html#sparsify.fit', 'clfm_kit_stc/head.py'),
                                    'clfm_kit_stc.head.Sparsify.logits': ('head.html#sparsify.logits', 'clfm_kit_stc/head.py'),
                                    'clfm_kit_stc.head.Sparsify.work': ('head.html#sparsify.work', 'clfm_kit_stc/head.py'),
+                                   'clfm_kit_stc.head.finalists': ('head.html#finalists', 'clfm_kit_stc/head.py'),
                                    'clfm_kit_stc.head.sample': ('head.html#sample', 'clfm_kit_stc/head.py'),
                                    'clfm_kit_stc.head.strengths_for': ('head.html#strengths_for', 'clfm_kit_stc/head.py')},
             'clfm_kit_stc.plugin': { 'clfm_kit_stc.plugin.few_shot': ('plugin.html#few_shot', 'clfm_kit_stc/plugin.py'),
