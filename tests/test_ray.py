@@ -1,4 +1,4 @@
-"""Answers of a Ray cluster: those of one process, row by row, with a worker that dies; what cannot be is told in a sentence."""
+"""Answers of a Ray cluster: those of one process, row by row, with a worker that dies; errors are one sentence."""
 import json
 import os
 import signal
@@ -102,8 +102,8 @@ def test_the_cluster_listens_on_this_machine_alone_and_sends_no_statistics(ray):
 def test_an_error_of_a_worker_is_one_sentence_and_nothing_is_kept(ray, fitted, tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n{"text": null}\n')
     for given, words in (
-        (dict(data=tmp_path / "rows.jsonl"), r"rows.jsonl.*2.*'text' is None"), (dict(data="helpdesk", gpus=0.5), "cluster has 0"),
-        (dict(data="helpdesk", base="nowhere"), "model 'nowhere' does not load|nowhere"),
+        (dict(data=tmp_path / "rows.jsonl"), r"rows.jsonl.*2.*'text' is None"),
+        (dict(data="helpdesk", gpus=0.5), "cluster has 0"), (dict(data="helpdesk", base="nowhere"), "'nowhere'"),
     ):
         with pytest.raises(UserError, match=words) as told: answer_files(model=fitted, out=tmp_path / "out", **given)
         assert "Traceback" not in str(told.value)
@@ -140,7 +140,8 @@ def test_without_ray_the_command_says_what_to_install(fitted, data, tmp_path, mo
 
 
 @pytest.mark.parametrize("given, words", [
-    (["--workers", "0"], "workers is 0"), (["--gpus", "1.5"], "whole numbers only"), (["--out", "."], "is there already"),
+    (["--workers", "0"], "workers is 0"), (["--gpus", "1.5"], "whole numbers only"),
+    (["--out", "."], "is there already"), (["--address", "127.0.0.1:1"], "no Ray cluster at 127.0.0.1:1"),
     (["--engine", "ray"], "unknown engine 'ray'"), (["--data", "no.csv"], "no.csv"),
 ])
 def test_the_command_refuses_before_ray_starts(given, words, fitted, data, tmp_path):

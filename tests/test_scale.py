@@ -19,7 +19,7 @@ PAGE = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
 def spark(tmp_path, monkeypatch):
     "A session of Spark in a folder of its own."
     if find_spec("pyspark") is None: pytest.skip("pyspark is not installed: pip install pyspark")
-    if shutil.which("java") is None: pytest.skip("there is no java, which Spark runs on: install a JDK, version 17 or newer")
+    if shutil.which("java") is None: pytest.skip("there is no java, on which Spark runs: install a JDK from 17 up")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
     from pyspark.sql import SparkSession

@@ -17,6 +17,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'clfm_kit_ray.command': {'clfm_kit_ray.command.predict_ray': ('command.html#predict_ray', 'clfm_kit_ray/command.py')},
             'clfm_kit_ray.files': { 'clfm_kit_ray.files.Answered': ('files.html#answered', 'clfm_kit_ray/files.py'),
                                     'clfm_kit_ray.files.answer_files': ('files.html#answer_files', 'clfm_kit_ray/files.py'),
+                                    'clfm_kit_ray.files.check_address': ('files.html#check_address', 'clfm_kit_ray/files.py'),
                                     'clfm_kit_ray.files.check_out': ('files.html#check_out', 'clfm_kit_ray/files.py'),
                                     'clfm_kit_ray.files.check_room': ('files.html#check_room', 'clfm_kit_ray/files.py'),
                                     'clfm_kit_ray.files.cluster': ('files.html#cluster', 'clfm_kit_ray/files.py'),
