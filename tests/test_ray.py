@@ -68,8 +68,10 @@ def test_a_worker_that_dies_in_the_middle_costs_no_row_and_doubles_none(ray, fit
             return super().__call__(rows)
 
     monkeypatch.setattr(answering, "Answers", Mortal)
+    monkeypatch.setattr(files, "FILE", 24)
     found = answer_files(data, fitted, tmp_path / "many", rows=8)
     assert found == files.Answered(100, ["label", "probability", "rejected"], len([*(tmp_path / "many").iterdir()]))
+    assert found.files > 1
     parts = [pyarrow.parquet.read_table(path) for path in sorted((tmp_path / "many").iterdir())]
     same(pyarrow.concat_tables(parts), pyarrow.parquet.read_table(tmp_path / "one.parquet"))
     dead, done = ([path.name.split("-")[1:] for path in calls.glob(f"{word}-*")] for word in ("dead", "done"))
@@ -103,7 +105,9 @@ def test_an_error_of_a_worker_is_one_sentence_and_nothing_is_kept(ray, fitted, t
     (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n{"text": null}\n')
     for given, words in (
         (dict(data=tmp_path / "rows.jsonl"), r"rows.jsonl.*2.*'text' is None"),
-        (dict(data="helpdesk", gpus=0.5), "cluster has 0"), (dict(data="helpdesk", base="nowhere"), "'nowhere'"),
+        (dict(data="helpdesk", gpus=0.5), "cluster has 0"),
+        (dict(data="helpdesk", workers=3), "3 workers that take 1 CPU each need 3 and one more, and the cluster has 3"),
+        (dict(data="helpdesk", base="nowhere"), "'nowhere'"),
     ):
         with pytest.raises(UserError, match=words) as told: answer_files(model=fitted, out=tmp_path / "out", **given)
         assert "Traceback" not in str(told.value)

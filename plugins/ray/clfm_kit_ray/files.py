@@ -100,12 +100,13 @@ def check_out(out: Any) -> Path:
     return target
 
 def check_room(workers: int, cpus: float, gpus: float, has: dict) -> None:
-    "Raise `UserError` for more than a cluster has, {resource: number}; Ray would wait for it for ever."
-    for name, each in (("CPU", cpus), ("GPU", gpus)):
-        if workers * each > has.get(name, 0):
+    """Raise `UserError` for more than a cluster has, {resource: number}; Ray would wait for it for ever. One processor
+    is for cutting and writing blocks."""
+    for name, each, more in (("CPU", cpus, 1), ("GPU", gpus, 0)):
+        if workers * each + more > has.get(name, 0):
             raise UserError(
-                f"{workers} workers that take {each:g} {name} each need {workers * each:g}, and the cluster has "
-                f"{has.get(name, 0):g}; ask for fewer workers, or for a smaller share"
+                f"{workers} workers that take {each:g} {name} each need {workers * each:g}{' and one more' * more}, and "
+                f"the cluster has {has.get(name, 0):g}; ask for fewer workers, or for a smaller share"
             )
 
 def written(folder: Path, rows: int) -> list:
