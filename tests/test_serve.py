@@ -2,18 +2,16 @@
 import asyncio
 import json
 import logging
-import os
 import shutil
 import signal
 import socket
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 
 import numpy as np
 import pytest
-from command import Forked, _clfm, clfm, refused
+from command import clfm, refused, started
 from fastapi.testclient import TestClient
 
 from clfm_kit import Classifier, load_data
@@ -317,17 +315,6 @@ def test_other_blocks_or_another_tokenizer_are_another_base(tiny, tmp_path):
 
 
 # ---- the process
-
-def said_by(process) -> str: return os.pread(process.err.fileno(), 100_000, 0).decode()
-
-
-def started(*words, until=60.0):
-    "A server in a process of its own, and its port."
-    process = Forked(lambda: _clfm(["clfm", "serve", *map(str, words), "--port", "0"]))
-    end = time.monotonic() + until
-    while "Ctrl-C ends it" not in said_by(process): assert time.monotonic() < end, said_by(process)
-    return process, int(said_by(process).partition("127.0.0.1:")[2].partition(";")[0])
-
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_under_load_answers_every_accepted_request(number, fitted, clf):
