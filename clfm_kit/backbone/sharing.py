@@ -43,21 +43,22 @@ def load_frozen(
 ) -> Backbone:
     "As `Backbone.load`, for a base that nothing changes from now on."
     tokenizer = load_tokenizer(model_source(name)) if tokenizer is None else tokenizer
-    how = repr(quantizer), language_head, attention, tokenizer_hash(tokenizer)
+    how = repr(quantizer), language_head, attention
     held = HELD.get()
     for other in held or ():
-        if _alike(other, name, depth, how): return _beside(other, name, tokenizer)
+        if _alike(other, name, depth, how, tokenizer): return _beside(other, name, tokenizer)
     found = Backbone.load(name, depth, quantizer, language_head, attention, tokenizer)
     found.loaded = Loaded(how, [*found.binding], [*found.notes])
     if held is not None: held.append(found)
     return found
 
-def _alike(other: Backbone, name: str, depth: int | None, how: tuple) -> bool:
+def _alike(other: Backbone, name: str, depth: int | None, how: tuple, tokenizer: Any) -> bool:
     "Whether a backbone is held as it would be loaded."
     whole = other.shape.depth
     blocks = whole if depth is None else min(max(depth, 1), whole)
     return (
         other.loaded.how == how and other.loaded_depth == blocks
+        and tokenizer_hash(other.tokenizer) == tokenizer_hash(tokenizer)
         and base_hash(model_source(name), other.model) == other.base_hash
     )
 
