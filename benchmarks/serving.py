@@ -6,8 +6,8 @@ those of the classifier offline.
     python benchmarks/serving.py --requests 640 --rounds 3
     python benchmarks/serving.py --soak 100000 --clients 64
 
-With `--soak`, so many short requests instead, 200 malformed ones in between: memory of the server after a tenth, half and
-all of them, and what was lost, wrong or not refused.
+With `--soak`, so many short requests instead, 200 malformed ones in between: memory of the server after a tenth, half
+and all of them, and what was lost, wrong or not refused.
 """
 import argparse
 import json
@@ -36,9 +36,11 @@ PATIENCE = 300  # seconds until a server answers, on a busy machine
 MALFORMED = [
     (b"", JSON), (b"{", JSON), (b"[]", JSON), (b"null", JSON), (b'{"texts": []}', JSON), (b'{"text": 3}', JSON),
     (b'{"text": null}', JSON), (b'{"texts": ["a", 3]}', JSON), (b'{"txt": "a"}', JSON), (b'{"text": "\xff"}', JSON),
-    (b'{"text": "\\ud800"}', JSON), (b"[" * 3000, JSON), (b'{"texts": ' + b'{"a":' * 2000, JSON), (b'{"texts": [NaN]}', JSON),
+    (b'{"text": "\\ud800"}', JSON), (b"[" * 3000, JSON), (b'{"texts": ' + b'{"a":' * 2000, JSON),
+    (b'{"texts": [NaN]}', JSON),
     (b'{"text": "' + b"a" * 30_000 + b'"}', JSON), (b'{"texts": [' + b'"a",' * 300 + b'"a"]}', JSON),
-    (b'{"text": "a"}', "text/plain"), (b'{"text": "a"}', "multipart/form-data"), (b"x" * 100_000, JSON), (b'{"text": {}}', JSON),
+    (b'{"text": "a"}', "text/plain"), (b'{"text": "a"}', "multipart/form-data"), (b"x" * 100_000, JSON),
+    (b'{"text": {}}', JSON),
 ]
 
 
@@ -143,7 +145,7 @@ def waited(folder, rounds):
 
 
 def soak(folder, texts, expected, number, clients):
-    "Figures of `number` requests over `texts`, whose (label, probability) are expected, with malformed ones in between."
+    "Figures of `number` requests over `texts`, whose (label, probability) are expected; malformed ones in between."
     process, port = start(folder)
     memory = psutil.Process(process.pid).memory_info
     wrong, unrefused, marks, done, lock = [], [], {}, [0], threading.Lock()
@@ -167,7 +169,8 @@ def soak(folder, texts, expected, number, clients):
     code, = stop(process)
     print(wrong[:5], unrefused[:5])
     return dict(
-        requests=number, requests_a_second=number / seconds, wrong_or_lost=len(wrong), malformed=len(range(0, number, gap)),
+        requests=number, requests_a_second=number / seconds, wrong_or_lost=len(wrong),
+        malformed=len(range(0, number, gap)),
         malformed_not_refused=len(unrefused), **{f"memory_mb_at_{share}": marks[share] for share in (10, 50, 100)},
         growth_from_10_to_100=marks[100] / marks[10] - 1, exit_code=code,
     )
@@ -203,7 +206,8 @@ def compared(folder, texts, expected, clients, rounds):
     return dict(
         **times, requests_a_second=2 * rate, wrong_or_lost=wrong, alone_p50_ms=1e3 * alone[len(alone) // 2],
         half_load_p50_ms=1e3 * half[len(half) // 2], half_load_p99_ms=p99(half),
-        p99_of_half_load_over_alone=p99(half) / (1e3 * alone[len(alone) // 2]), exit_codes_not_0=sum(map(bool, codes[:2])),
+        p99_of_half_load_over_alone=p99(half) / (1e3 * alone[len(alone) // 2]),
+        exit_codes_not_0=sum(map(bool, codes[:2])),
     ), found
 
 

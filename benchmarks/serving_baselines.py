@@ -1,5 +1,5 @@
-"""What `benchmarks/serving.py` holds `clfm serve` against: the same classifier behind a plain FastAPI endpoint, and behind
-LitServe with batches (`pip install litserve`). Both answer `POST /predict` as `clfm serve` does.
+"""What `benchmarks/serving.py` holds `clfm serve` against: the same classifier behind a plain FastAPI endpoint, and
+behind LitServe with batches (`pip install litserve`). Both answer `POST /predict` as `clfm serve` does.
 
     python benchmarks/serving_baselines.py fastapi MODEL PORT
 """

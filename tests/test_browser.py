@@ -5,7 +5,6 @@ them on a dark page.
 """
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
