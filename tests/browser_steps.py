@@ -1,6 +1,6 @@
-"""What the browser tests do in a browser, one function a notebook.
+"""What the browser tests do in a browser, one function a notebook, and one for the page of `clfm serve`.
 
-Run by tests/test_browser.py with the Python that has Playwright, once for all notebooks.
+Run by tests/test_browser.py with the Python that has Playwright, once for all.
 """
 import json
 import os
@@ -217,6 +217,27 @@ def restarted(page, given):
 def nothing(page, given): shows(page, "nothing to browse")
 
 
+def served(page, given):
+    "The page of `clfm serve`: a token where one is needed, a text, an answer of each model."
+    page.goto(given["address"], timeout=PATIENCE)
+    expect(page.get_by_label("Token")).to_be_hidden()
+    page.get_by_label("Text", exact=True).fill(given["text"])
+    button(page, "Answer").click()
+    expect(page.get_by_role("alert")).to_have_text("a bearer token is needed", timeout=PATIENCE)
+    page.get_by_label("Token").fill(given["token"])
+    for name, label in given["labels"].items():
+        page.get_by_label("Model").select_option(name)
+        page.get_by_label("Text", exact=True).fill(given["text"])
+        by_keyboard(button(page, "Answer"))
+        expect(page.locator("#answer table tr").first).to_have_text(f"label{label}", timeout=PATIENCE)
+        expect(page.get_by_role("alert")).to_have_text("")
+        page.get_by_label("Text", exact=True).fill("x" * 30_000)
+        by_keyboard(button(page, "Answer"))
+        expect(page.get_by_role("alert")).to_contain_text("a text may have 20000", timeout=PATIENCE)
+        expect(page.locator("#answer")).to_have_text("")
+    assert page.title() == "clfm serve"
+
+
 def save(page):
     "Save from outside any field, and wait until the file is written."
     page.locator(".jp-InputPrompt").first.click()
@@ -227,7 +248,7 @@ def save(page):
 
 
 def walk(context, given):
-    "Open a notebook in a page of its own, run it, and do what its function here does."
+    "Do what the function of a name does in a page of its own; for a notebook, open and run it before, save it after."
     page = context.new_page()
     outside = []
     page.on(
@@ -236,11 +257,12 @@ def walk(context, given):
             if not request.url.startswith((given["address"], "data:", "blob:")) else None,
     )
     try:
-        share_kernel(page, given)
-        open_notebook(page, given)
+        if "cells" in given:
+            share_kernel(page, given)
+            open_notebook(page, given)
         try:
             globals()[given["name"]](page, given)
-            save(page)
+            if "cells" in given: save(page)
         finally: page.screenshot(path=Path(given["shots"], f"{given['name']}.png"), full_page=True)
         assert not outside, f"the page asked for {outside[:3]}"
     finally: page.close()

@@ -4,6 +4,7 @@ import pickle
 import runpy
 import subprocess
 import sys
+import time
 import traceback
 import warnings
 from pathlib import Path
@@ -125,3 +126,16 @@ def refused(done, *parts):
     assert done.returncode == 2 and done.stdout == "", done
     assert "Traceback" not in done.stderr and done.stderr.strip().splitlines()[-1].startswith("clfm: "), done.stderr
     for part in parts: assert part in done.stderr, done.stderr
+
+
+def said_by(process) -> str:
+    "What a process has written to standard error so far."
+    return os.pread(process.err.fileno(), 100_000, 0).decode()
+
+
+def started(*words, until=60.0, env=None):
+    "`clfm serve WORDS` in a process of its own, and its port."
+    process = Forked(lambda: _clfm(["clfm", "serve", *map(str, words), "--port", "0"]), env=env)
+    end = time.monotonic() + until
+    while "Ctrl-C ends it" not in said_by(process): assert time.monotonic() < end, said_by(process)
+    return process, int(said_by(process).partition("127.0.0.1:")[2].partition(";")[0])

@@ -1,10 +1,11 @@
-"""Every widget in a real browser: JupyterLab in headless Chromium, clicked and typed through, a screenshot of each.
+"""Every widget, and the page of `clfm serve`, in headless Chromium, clicked and typed through, a screenshot of each.
 
 Screenshots go to a temporary folder, or to the one that CLFM_KIT_SHOTS names; CLFM_KIT_THEME="JupyterLab Dark" shows
 them on a dark page.
 """
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -18,7 +19,11 @@ import browser
 import nbformat
 import psutil
 import pytest
+from command import started
 
+from clfm_kit import Classifier, load_data
+
+HOSTILE = '<script>document.title = "taken over"</script> my parcel is late'
 STEPS = Path(__file__).with_name("browser_steps.py")
 FIT = (
     "from clfm_kit import Classifier, load_data\n"
@@ -130,8 +135,8 @@ def wait_for(address, server, log, seconds=120):
 
 
 @pytest.fixture(scope="module")
-def driver(chromium, lab):
-    "One browser for all notebooks; it takes a line for each and answers with what went wrong."
+def driver(chromium):
+    "One browser for all pages; it takes a line for each and answers with what went wrong."
     command = [chromium["python"], STEPS, json.dumps(chromium["browser"])]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         yield process
@@ -139,7 +144,7 @@ def driver(chromium, lab):
 
 
 def walked(driver, given):
-    "What went wrong in the browser with one notebook; empty where nothing did."
+    "What went wrong in the browser with one page; empty where nothing did."
     driver.stdin.write(json.dumps(given) + "\n")
     driver.stdin.flush()
     line = driver.stdout.readline()
@@ -169,3 +174,17 @@ def test_widget_in_a_browser(name, driver, lab, tiny, tmp_path):
     ]
     assert any('class="clfm"' in page for page in pages), "the notebook that was saved holds the plain picture"
     assert "<script" not in "".join(pages)
+
+
+def test_the_page_of_a_server_answers_in_a_browser(driver, fitted, tiny, tmp_path):
+    rows = load_data("helpdesk").train.take(range(60))
+    other = Classifier("probe", tiny, ["pooler=first"], cache=None).fit(rows).save_pretrained(tmp_path / "other")
+    labels = {Path(folder).name: Classifier.from_pretrained(folder).predict([HOSTILE])[0] for folder in (fitted, other)}
+    process, port = started(fitted, other, env={**os.environ, "CLFM_KIT_TOKEN": "geheim"})
+    try:
+        given = dict(address=f"http://127.0.0.1:{port}", name="served", token="geheim", text=HOSTILE, labels=labels)
+        wrong = walked(driver, dict(**given, shots=str(tmp_path)))
+        assert not wrong, wrong[-3000:]
+        assert (tmp_path / "served.png").stat().st_size > 5_000
+    finally: process.send_signal(signal.SIGTERM)
+    assert process.wait().returncode == 0

@@ -2,20 +2,21 @@
 import asyncio
 import json
 import logging
-import os
+import shutil
 import signal
 import socket
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 
 import numpy as np
 import pytest
-from command import Forked, _clfm, clfm, refused
+from command import clfm, refused, started
 from fastapi.testclient import TestClient
 
 from clfm_kit import Classifier, load_data
+from clfm_kit.backbone.backbone import Backbone
+from clfm_kit.backbone.sharing import held_once, load_frozen
 from clfm_kit_serve.app import make_app
 from clfm_kit_serve.batching import Batcher
 from clfm_kit_serve.requests import Refused
@@ -224,8 +225,44 @@ def test_decisions_are_those_of_the_task_whatever_the_order_of_options(client, k
     assert np.isclose(asks, kinds["several"].predict_proba([TEXTS[0]])[0][list(kinds["several"].classes_).index("asks")], atol=1e-3)
 
 
+def test_options_that_were_not_trained_are_compared_by_name_whatever_their_order(client, kinds):
+    told = {"weather": "rain and sun", "track_order": None, "a late parcel": "where it is"}
+    zero = Classifier("zero-shot", kinds["one"].model, cache=None, labels=told)
+    expected = dict(zip(zero.classes_, zero.predict_proba([TEXTS[0]])[0].tolist()))
+    for names in (list(told), list(told)[::-1]):
+        asked = dict(type="choice", instructions="?", criteria={name: told[name] for name in names})
+        own = dict(type="choice", criteria=dict.fromkeys(map(str, kinds["one"].classes_)))
+        found = decide(client, "one", new=asked, own=own).json()["answers"]
+        assert found["new"]["trained"] is False and "trained" not in found["own"]
+        assert found["new"]["choice"] == max(expected, key=expected.get)
+        assert list(found["new"]["probabilities"]) == names
+        near(found["new"]["probabilities"], {name: expected[name] for name in names})
+    levels = ["calm", "annoyed", "furious"]
+    score = decide(client, "one", anger=dict(type="score", criteria=levels)).json()["answers"]["anger"]
+    assert score["trained"] is False and score["legend"] == dict(zip("012", levels))
+    assert np.isclose(score["score"], sum(int(level) * share for level, share in score["probabilities"].items()))
+    turned = decide(client, "one", anger=dict(type="score", criteria=levels[::-1])).json()["answers"]["anger"]
+    near(dict(zip(levels, score["probabilities"].values())), dict(zip(levels[::-1], turned["probabilities"].values())))
+
+
+def test_a_base_that_training_changed_says_why_it_cannot_go_by_names(tiny):
+    rows = load_data("helpdesk").train.take(range(60))
+    trained = Classifier("finetune", tiny, ["training.epochs=1"], cache=None).fit(rows)
+    with TestClient(make_app({"m": trained})) as client:
+        reply = decide(client, "m", q=dict(type="choice", criteria={"weather": None, "sports": None}))
+        assert reply.status_code == 422
+        assert "was not trained on unknown option 'weather'" in reply.json()["error"]
+        assert "training changed its base" in reply.json()["error"]
+
+
 @pytest.mark.parametrize("model, question, said", [
     ("one", dict(type="choice", criteria={"weather": None}), "was not trained on unknown option 'weather'"),
+    ("one", dict(type="choice", criteria={"weather": None}), "an answer is chosen out of two at least"),
+    ("one", dict(type="choice", criteria={"weather": None, "Weather ": 3}), "a text expected"),
+    ("one", dict(type="choice", criteria={"a b": None, "a_b": None}), "read alike"),
+    ("one", dict(type="choice", criteria={"a": "x" * 2000, "b": None}), "1000 are read"),
+    ("one", dict(type="choice", criteria={str(n): None for n in range(99)}), "99 options given; up to 64 are compared"),
+    ("one", dict(type="score", criteria=["low", "low"]), "each once"),
     ("one", dict(type="choice"), "criteria must be an object"), ("one", dict(type="noul"), "a noul is for a task with the labels yes and no"),
     ("one", dict(type="box"), "must have a type"), ("one", 3, "must have a type"),
     ("marks", dict(type="score", criteria=["4", "3", "2", "1"]), "names all of them in that order"),
@@ -238,18 +275,49 @@ def test_questions_that_no_task_answers_are_refused(model, question, said, clien
     assert reply.status_code == 422 and said in reply.json()["error"], reply.json()
 
 
+# ---- one base for several models
+
+def weights(*classifiers):
+    "Numbers in the weights of some classifiers' bases, those that are the same counted once."
+    bases = [clf.encoder_.backbone.model for clf in classifiers]
+    return sum({p.data_ptr(): p.numel() for base in bases for p in base.parameters()}.values())
+
+
+def test_models_on_one_base_hold_it_once_and_answer_as_before(fitted, tiny, tmp_path):
+    rows = load_data("helpdesk").train.take(range(80))
+    other = Classifier("probe", tiny, ["pooler=first"], cache=None).fit(rows).save_pretrained(tmp_path / "other")
+    trained = Classifier("finetune", tiny, ["training.epochs=1"], cache=None).fit(rows)
+    trained = trained.save_pretrained(tmp_path / "trained")
+    folders = fitted, other, trained
+    apart = [Classifier.from_pretrained(folder) for folder in folders]
+    loads = []
+    with held_once(), pytest.MonkeyPatch.context() as patch:
+        load = Backbone.load
+        patch.setattr(Backbone, "load", lambda *given: loads.append(given) or load(*given))
+        first, second, third = together = [Classifier.from_pretrained(folder) for folder in folders]
+    assert len(loads) == 2  # the second never was a base of its own, not for a moment
+    assert second.encoder_.backbone.model is first.encoder_.backbone.model
+    assert third.encoder_.backbone.model is not first.encoder_.backbone.model  # training changed it
+    assert weights(*apart) == 3 * weights(first) and weights(*together) == 2 * weights(first)
+    for was, now in zip(apart, together): assert np.array_equal(was.predict_proba(TEXTS), now.predict_proba(TEXTS))
+    with ThreadPoolExecutor(4) as pool:  # passes over shared weights do not meet
+        found = list(pool.map(lambda turn: together[turn % 2].predict_proba(TEXTS), range(12)))
+    for turn, chances in enumerate(found): assert np.array_equal(chances, apart[turn % 2].predict_proba(TEXTS))
+
+
+def test_other_blocks_or_another_tokenizer_are_another_base(tiny, tmp_path):
+    other = shutil.copytree(tiny, tmp_path / "base")
+    words = json.loads((other / "tokenizer.json").read_text())
+    words["normalizer"]["lowercase"] = not words["normalizer"]["lowercase"]
+    (other / "tokenizer.json").write_text(json.dumps(words))
+    with held_once():
+        first = load_frozen(tiny)
+        others = [load_frozen(tiny, depth=1), load_frozen(str(other)), load_frozen(tiny, attention="bidirectional")]
+        assert load_frozen(tiny).model is first.model
+    assert all(each.model is not first.model for each in others)
+
+
 # ---- the process
-
-def said_by(process) -> str: return os.pread(process.err.fileno(), 100_000, 0).decode()
-
-
-def started(*words, until=60.0):
-    "A server in a process of its own, and its port."
-    process = Forked(lambda: _clfm(["clfm", "serve", *map(str, words), "--port", "0"]))
-    end = time.monotonic() + until
-    while "Ctrl-C ends it" not in said_by(process): assert time.monotonic() < end, said_by(process)
-    return process, int(said_by(process).partition("127.0.0.1:")[2].partition(";")[0])
-
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_under_load_answers_every_accepted_request(number, fitted, clf):

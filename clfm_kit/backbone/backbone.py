@@ -35,8 +35,9 @@ LIVE: weakref.WeakSet = weakref.WeakSet()  # all backbones of this process
 
 def _begin_anew() -> None:
     "Free the backbones in a forked process: it has no other thread that could end a pass which went on when it began."
+    locks: dict = {}  # one for each model, which several backbones may read
     for backbone in LIVE:
-        backbone.lock = threading.RLock()
+        backbone.lock = locks.setdefault(id(backbone.model), threading.RLock())
         for hook in backbone.hooks: hook.remove()
         backbone.hooks = []
 

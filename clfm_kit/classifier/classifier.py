@@ -15,6 +15,7 @@ import numpy as np
 from ..backbone.backbone import Backbone
 from ..backbone.cache import cache_folder, check_cache
 from ..backbone.encoder import WORDS, Context, TextEncoder, bind_parts
+from ..backbone.sharing import load_frozen
 from ..backbone.sites import hidden_site
 from ..backbone.upkeep import clear_abandoned
 from .asked import asked
@@ -130,9 +131,9 @@ class Classifier(TextEstimator):
         run = self if run is None else run
         emit(run, "load", model=self.model)
         speaks = any(getattr(part, "needs_language_head", False) for part in self.parts_.values())
-        backbone = Backbone.load(
-            self._source(), deep, self.parts_["quantizer"], speaks,
-            self.recipe_.attention, tokenizer,
+        changes = self.parts_["selector"].trains or any(hasattr(part, "alters_base") for part in self.parts_.values())
+        backbone = (Backbone.load if changes else load_frozen)(
+            self._source(), deep, self.parts_["quantizer"], speaks, self.recipe_.attention, tokenizer,
         )
         cache = cache_folder() if self.cache == "default" else self.cache and place(self.cache)
         if cache and rows is not None: clear_abandoned(cache)  # also where this run writes nothing there

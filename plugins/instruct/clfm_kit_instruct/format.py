@@ -80,6 +80,7 @@ def special_ids(tokenizer) -> list:
 class Asking(Part):
     "A format that asks a decoder: the words of its template `template_` around the columns of a row."
     template_: str
+    alters_base = True  # its reader chooses how the model attends
 
     def check_with(self, parts):
         "Refuse a selector that looks at single positions of a batch when some are not in it."

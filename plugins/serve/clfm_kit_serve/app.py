@@ -25,7 +25,7 @@ from clfm_kit import __version__
 from clfm_kit.errors import unknown
 
 from .batching import Batcher
-from .decisions import decided, questions_of, state_of
+from .decisions import decided, questions_of, state_of, to_compare
 from .page import POLICY, page
 from .replies import Drift, Metrics, Model
 from .requests import Refused, read_json, texts_of
@@ -65,6 +65,10 @@ class Server:
         self.limits, self.metrics, self.ready = limits, Metrics(), False
         self.pool = ThreadPoolExecutor(1, "clfm-answers")
         self.batchers = {name: self._batcher(model) for name, model in self.models.items()}
+        self.comparing = {
+            name: Batcher(model.comparing.answer, self.pool, limits, size=lambda one: one.tokens)
+            for name, model in self.models.items()
+        }
         self.metrics.registry.register(Drift([*self.models.values()]))
 
     def _batcher(self, model: Model) -> Batcher:
@@ -78,12 +82,13 @@ class Server:
     @asynccontextmanager
     async def running(self, app: Any):
         "Answer while this lasts; at the end all that was accepted is answered."
-        tasks = [asyncio.create_task(batcher.run()) for batcher in self.batchers.values()]
+        batchers = [*self.batchers.values(), *self.comparing.values()]
+        tasks = [asyncio.create_task(batcher.run()) for batcher in batchers]
         self.ready = True
         try: yield
         finally:
             self.ready = False
-            for batcher in self.batchers.values(): batcher.close()
+            for batcher in batchers: batcher.close()
             await asyncio.gather(*tasks)
             self.pool.shutdown()
 
@@ -114,9 +119,11 @@ class Server:
         state = state_of(given.get("state"), model.text)
         questions = questions_of(given.get("questions"), model)
         text, = texts_of(dict(text=state), model.clf.specs_, model.text, self.limits)
-        answers = await self.batchers[model.name].ask([text])
-        self.metrics.count(model, answers)
-        return decided(questions, text, answers[0], model)
+        new = to_compare(questions, text)
+        answers = await self.batchers[model.name].ask([text]) if len(new) < len(questions) else [{}]
+        compared = await self.comparing[model.name].ask(new) if new else []
+        if len(new) < len(questions): self.metrics.count(model, answers)
+        return decided(questions, text, answers[0], model, compared)
 
 # %% ../nbs/06_app.ipynb #a4d19ba953
 ONE = {"type": "object", "properties": {"texts": {"type": "array", "items": {"type": "string"}}, "text": {"type": "string"}}}

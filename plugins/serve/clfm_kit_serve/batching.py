@@ -27,12 +27,14 @@ class Waiting:
 
 class Batcher:
     """Answers requests of one model in batches: `answer` takes a list of texts and returns one answer for each; it runs in
-    the only thread of `pool`. `told` is called with the texts of each batch and the seconds that it took."""
+    the only thread of `pool`. `told` is called with the texts of each batch and the seconds that it took; `size` says
+    how many tokens a text has."""
 
     def __init__(
-        self, answer: Callable, pool: ThreadPoolExecutor, limits: Limits, told: Callable = lambda texts, seconds: None
+        self, answer: Callable, pool: ThreadPoolExecutor, limits: Limits, told: Callable = lambda texts, seconds: None,
+        size: Callable = tokens_in,
     ) -> None:
-        self.answer, self.pool, self.limits, self.told = answer, pool, limits, told
+        self.answer, self.pool, self.limits, self.told, self.size = answer, pool, limits, told, size
         self.waiting: deque = deque()
         self.texts = 0  # that wait
         self.pace = 0.01  # seconds a text, of late
@@ -45,7 +47,7 @@ class Batcher:
         if self.texts and self.texts + len(texts) > self.limits.queue:
             raise Refused(429, f"{self.texts} texts are waiting; try again in a moment", max(1, round(self.texts * self.pace)))
         loop = asyncio.get_running_loop()
-        one = Waiting(texts, sum(map(tokens_in, texts)), loop.time(), loop.create_future())
+        one = Waiting(texts, sum(map(self.size, texts)), loop.time(), loop.create_future())
         self.waiting.append(one)
         self.texts += len(texts)
         self.changed.set()

@@ -14,6 +14,7 @@ from typing import Annotated, Optional
 import typer
 import uvicorn
 
+from clfm_kit.backbone.sharing import held_once
 from clfm_kit.cli.options import Engine, Trust, check_engine, check_given, opened
 from clfm_kit.errors import UserError
 from clfm_kit.paths import place
@@ -76,9 +77,7 @@ def serve(
     for folder in folders: check_given(None, folder)
     listening = taken(host, port)
     try:
-        classifiers = {
-            name: opened(folder, model, trust, engine) for name, folder in named.items()
-        }
+        with held_once(): classifiers = {name: opened(folder, model, trust, engine) for name, folder in named.items()}
         told = make_app(classifiers, limits, token_of())
         where = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
         if not is_loopback(host) and token_of() is None:

@@ -15,7 +15,7 @@ PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>clfm serve</title><meta name="viewport" content="width=device-width">
 <style>
 body { font: 1rem/1.5 system-ui, sans-serif; max-width: 44rem; margin: 2rem auto; padding: 0 1rem; color: #222; background: #fff }
-textarea { width: 100%; box-sizing: border-box; font: inherit } label { display: block; margin: .5rem 0 }
+textarea { width: 100%; box-sizing: border-box; font: inherit } label { display: block; margin: .5rem 0 } [hidden] { display: none }
 td, th { padding: .1rem .8rem .1rem 0; text-align: left; vertical-align: top } .bar { background: #8ab4d8; height: .7rem }
 #said { color: #a02020 }
 </style>

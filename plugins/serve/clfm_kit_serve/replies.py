@@ -14,6 +14,7 @@ from prometheus_client.core import GaugeMetricFamily
 from clfm_kit import __version__
 from clfm_kit.classifier.scoring import fingerprint
 from .recent import Recent
+from .untrained import Comparing
 
 # %% ../nbs/03_replies.ipynb #640f99239e
 class Model:
@@ -21,7 +22,7 @@ class Model:
 
     def __init__(self, name: str, clf: Any) -> None:
         self.name, self.clf, self.text = name, clf, clf.facts_.get("text", "text")
-        self.revision, self.recent = fingerprint(clf)[:16], Recent(clf)
+        self.revision, self.recent, self.comparing = fingerprint(clf)[:16], Recent(clf), Comparing(clf)
 
     def about(self) -> dict:
         "What a reply says of the model."

@@ -58,6 +58,7 @@ class Merged(Plain):
     as one token each.
     """
     merges = True
+    alters_base = True
     groups_: list[list[int]]
 
     def __init__(self, groups: int = 200, longest: int = 4, max_length: int | None = None, keep: str = "head"):
