@@ -200,6 +200,7 @@ class TaskKind(Protocol):
 class PartOptions(Protocol):
     "What any part may have."
     needs_language_head: bool  # the base is loaded with its language-model head
+    alters_base: bool  # `bind` changes the loaded model, so that it is not shared with other classifiers
 
     def check(self):
         "Raise `UserError` for a parameter's value that cannot work; called when a recipe is made."

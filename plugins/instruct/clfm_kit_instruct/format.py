@@ -357,9 +357,7 @@ class Instruction(Asking):
         )
 
     def _row(self, values, room) -> list:
-        """Ids of a row's columns with the words between them; of values that are too long together,
-        the longest are cut to one length.
-        """
+        "Ids of a row's columns with the words between them; of values too long together, the longest are cut alike."
         most = level([len(ids) for ids in values], room)
         left = room - sum(min(len(ids), most) for ids in values)
         found = []
