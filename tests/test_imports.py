@@ -1,8 +1,12 @@
 """What may import what: floors, no circles, heavy libraries only inside functions, and core knows no plugin."""
 import ast
+import os
 import re
+import subprocess
+import sys
 from graphlib import TopologicalSorter
 
+import pytest
 from imports import core, imports, modules
 from tree import PACKAGES, PLUGINS
 
@@ -78,3 +82,13 @@ def test_core_knows_no_plugin():
     assert not named and not [
         target for name in core() for target, _ in imports(name) if target in modules() and target not in core()
     ]
+
+
+@pytest.mark.parametrize("given, kept", [
+    ({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None"),
+])
+def test_threads_that_wait_give_their_core_away_unless_the_environment_says_otherwise(given, kept):
+    own = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    code = "import clfm_kit, os; print(os.environ.get('GOMP_SPINCOUNT'))"
+    done = subprocess.run([sys.executable, "-c", code], env=own | given, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == kept
