@@ -2214,6 +2214,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'clfm_kit/evaluation/shift.py'),
                                            'clfm_kit.evaluation.shift.Sample': ( '04_evaluation/shift.html#sample',
                                                                                  'clfm_kit/evaluation/shift.py'),
+                                           'clfm_kit.evaluation.shift.Sample.__add__': ( '04_evaluation/shift.html#sample.__add__',
+                                                                                         'clfm_kit/evaluation/shift.py'),
                                            'clfm_kit.evaluation.shift.Sample.of': ( '04_evaluation/shift.html#sample.of',
                                                                                     'clfm_kit/evaluation/shift.py'),
                                            'clfm_kit.evaluation.shift.Sample.to_dict': ( '04_evaluation/shift.html#sample.to_dict',

@@ -131,8 +131,8 @@ class Classifier(TextEstimator):
         run = self if run is None else run
         emit(run, "load", model=self.model)
         speaks = any(getattr(part, "needs_language_head", False) for part in self.parts_.values())
-        changes = self.parts_["selector"].trains or any(hasattr(part, "alters_base") for part in self.parts_.values())
-        backbone = (Backbone.load if changes else load_frozen)(
+        alters = any(getattr(part, "alters_base", False) for part in self.parts_.values())
+        backbone = (Backbone.load if alters or self.parts_["selector"].trains else load_frozen)(
             self._source(), deep, self.parts_["quantizer"], speaks, self.recipe_.attention, tokenizer,
         )
         cache = cache_folder() if self.cache == "default" else self.cache and place(self.cache)

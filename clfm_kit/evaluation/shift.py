@@ -26,6 +26,14 @@ class Sample:
         values = np.asarray(values, dtype=np.float64)
         return cls(len(values), float(values.mean()), float(values.std())) if len(values) else cls(0, 0.0, 0.0)
 
+    def __add__(self, other: "Sample") -> "Sample":
+        "Both samples as one."
+        rows = self.rows + other.rows
+        if not rows: return self
+        mean = (self.rows * self.mean + other.rows * other.mean) / rows
+        squares = sum(one.rows * (one.deviation**2 + (one.mean - mean) ** 2) for one in (self, other))
+        return Sample(rows, mean, (squares / rows) ** 0.5)
+
     def to_dict(self) -> dict:
         "As JSON can hold it."
         return asdict(self)
@@ -69,5 +77,5 @@ def by_chance(then, now, draws: int = 1000, seed: int = 0) -> float:
     a, b = np.asarray(then, dtype=np.int64), np.asarray(now, dtype=np.int64)
     if not (a.sum() and b.sum()): return 0.0
     random, shares = np.random.default_rng(seed), (a + b) / (a + b).sum()
-    pairs = zip(random.multinomial(a.sum(), shares, draws), random.multinomial(b.sum(), shares, draws))
-    return float(np.quantile([variation(*pair) for pair in pairs], 0.95))
+    then, now = (random.multinomial(counts.sum(), shares, draws) / counts.sum() for counts in (a, b))
+    return float(np.quantile(np.abs(then - now).sum(1) / 2, 0.95))

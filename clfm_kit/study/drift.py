@@ -7,14 +7,13 @@ __all__ = ['Tally', 'Drift', 'moves_of', 'drift']
 
 # %% ../../nbs/09_study/10_drift.ipynb #d9c3e933
 import heapq
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from ..classifier.reference import piece_figures, said
+from ..classifier.reference import LOW, piece_figures, said
 from ..classifier.scoring import BLOCK, blocks
 from ..display.tables import Result, Table
 from ..errors import UserError
@@ -27,9 +26,11 @@ class Tally:
     "What one task says of new rows, added up; `strangest` are (how sure, row, text, label), the least sure first."
     task: Any
     most: int
+    low: float  # below what an answer is unsure
     counts: Any = 0
     unanswered: int = 0
-    sure: list = field(default_factory=list)
+    unsure: int = 0
+    sure: Sample = Sample(0, 0.0, 0.0)
     strangest: list = field(default_factory=list)
 
     def add(self, answers: Any, texts: list, first: int) -> None:
@@ -37,7 +38,7 @@ class Tally:
         decided, sure = said(self.task, answers.probabilities)
         self.counts = self.counts + decided.sum(0)
         self.unanswered += sum(label is None for label in answers.labels)
-        self.sure.append(sure.astype(np.float32))
+        self.sure, self.unsure = self.sure + Sample.of(sure), self.unsure + int((sure < self.low).sum())
         rank = sure if answers.confidence is None else np.asarray(answers.confidence)
         here = np.argsort(rank, kind="stable")[: self.most]
         words = lambda row: self.task.schema.words(answers.labels[row])
@@ -92,22 +93,21 @@ def _interval(one: dict) -> str:
     return f"{one['low']:+.3f} … {one['high']:+.3f}"
 
 # %% ../../nbs/09_study/10_drift.ipynb #16f5b49c
-def moves_of(reference: dict, task: Any, counts: Any, sure: Any, unanswered: int) -> dict[str, dict]:
-    """How one task's answers differ from its reference: counts [C] of labels, how sure answers are [N], and how many
-    texts were left unanswered."""
-    sure, rows = np.asarray(sure, dtype=np.float64), len(sure)
+def moves_of(reference: dict, task: Any, counts: Any, sure: Sample, unsure: int, unanswered: int) -> dict[str, dict]:
+    """How one task's answers differ from its reference: counts [C] of labels, how sure answers are, how many are below
+    `low` of the reference, and how many texts were left unanswered."""
     chance = by_chance(reference["labels"], counts)
     distance = variation(reference["labels"], counts)
-    low = (round(0.05 * reference["rows"]), reference["rows"])
+    low = (round(LOW * reference["rows"]), reference["rows"])
     found = {
         "labels": dict(then=0.0, now=distance, by_chance=chance, clear=distance > chance),
-        "probability": _told(mean_move(Sample(**reference["sure"]), Sample.of(sure))),
-        "unsure": _told(share_move(low, (int((sure < reference["low"]).sum()), rows))),
+        "probability": _told(mean_move(Sample(**reference["sure"]), sure)),
+        "unsure": _told(share_move(low, (unsure, sure.rows))),
     }
     if task.reject:
         answered = task.reject.rejection
         then = round((1 - answered.coverage) * answered.rows)
-        found["unanswered"] = _told(share_move((then, answered.rows), (unanswered, rows)))
+        found["unanswered"] = _told(share_move((then, answered.rows), (unanswered, sure.rows)))
     return found
 
 def _told(move: Move) -> dict: return dict(move._asdict(), clear=move.clear)
@@ -119,23 +119,24 @@ def drift(clf: Any, rows: Iterable, most: int = 10) -> Drift:
     Raises `UserError` for a model without reference figures, and for no rows."""
     reference = clf.facts_.get("reference")
     if reference is None: raise UserError("this model has no figures of rows it was fitted on; fit it again, on rows")
-    tallies = {name: Tally(clf.task(name), most) for name in reference["tasks"]}
-    texts, done = defaultdict(list), 0
+    tallies = {name: Tally(clf.task(name), most, one["low"]) for name, one in reference["tasks"].items()}
+    texts, done = dict.fromkeys(reference["texts"], Sample(0, 0.0, 0.0)), 0
     for block in blocks(rows, BLOCK):
         some = [text for text, _ in block]
-        for name, values in piece_figures(clf.encoder_.backbone.tokenizer, some).items(): texts[name].append(values)
+        pieces = piece_figures(clf.encoder_.backbone.tokenizer, some)
+        for name, values in pieces.items(): texts[name] += Sample.of(values)
         for name, answers in clf.answers(some).items():
             if name in tallies: tallies[name].add(answers, some, done)
         done += len(some)
         emit(clf, "rows", done=done, total=None)
     if not done: raise UserError("no rows are given; drift compares rows with those of the fit")
-    moved = lambda name, values: mean_move(Sample(**reference["texts"][name]), Sample.of(np.concatenate(values)))
-    figures = {f"{name.replace('_', ' ')} of a text": _told(moved(name, values)) for name, values in texts.items()}
+    moved = lambda name, sample: _told(mean_move(Sample(**reference["texts"][name]), sample))
+    figures = {f"{name.replace('_', ' ')} of a text": moved(name, sample) for name, sample in texts.items()}
     labels, strangest = {}, {}
     for name, tally in tallies.items():
         was, counts = reference["tasks"][name], np.asarray(tally.counts)
         if not was["rows"]: continue
-        own = moves_of(was, tally.task, counts, np.concatenate(tally.sure), tally.unanswered)
+        own = moves_of(was, tally.task, counts, tally.sure, tally.unsure, tally.unanswered)
         figures |= {f"{name}: {figure}": one for figure, one in own.items()}
         share = zip(tally.task.schema.labels, was["labels"], counts.tolist())
         labels[name] = {str(label): _told(share_move((a, was["rows"]), (b, done))) for label, a, b in share}
