@@ -16,7 +16,7 @@ from .errors import UserError, check_known, short
 # %% ../nbs/01_core/04_settings.ipynb #782cd3a7
 Settings = TypeVar("Settings")
 MOST = 10**9  # epochs, rows or steps that a setting may ask for
-ENGINES = ("torch", "onnx")  # what may run a base to answer
+ENGINES = ("torch", "onnx", "onnx-int8")  # what may run a base to answer
 
 def settings_of(cls: type[Settings], given: Mapping[str, Any], what: str) -> Settings:
     """A dataclass of settings from a mapping; `what` names them in errors.

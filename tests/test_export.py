@@ -7,6 +7,7 @@ from architectures import ASKED, LABELS, TEXTS, save_base, tokenizer
 from tree import ROOT
 
 from clfm_kit import Classifier, UserError
+from clfm_kit.classifier import export as export_module
 from clfm_kit.classifier.export import export, reading
 from clfm_kit.classifier.reader import Reader
 from clfm_kit.classifier.stock import PLACES
@@ -137,6 +138,18 @@ def tasks(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("export") / "out"
     assert export(clf, folder, texts=MANY)["share_changed"] == 0
     return clf, folder
+
+
+def test_of_the_ways_to_round_the_first_that_keeps_the_answers_is_kept(bases, tmp_path, monkeypatch):
+    clf, shares = fit(bases("bert")), iter([0.2, 0.01, 0.5, 0.3, 0.4])
+    found = lambda clf, folder, texts: dict(texts=len(texts), share_changed=next(shares), changed=texts[:1])
+    monkeypatch.setattr(export_module, "parity", found)
+    taken = export(clf, tmp_path / "a", "onnx-int8", MANY)
+    assert list(taken["tried"].values()) == [0.2, 0.01] and taken["rounded"] == list(taken["tried"])[1]
+    assert (tmp_path / "a" / "model.onnx").exists() and not (tmp_path / "a" / "whole.onnx").exists()
+    with pytest.raises(UserError, match="30.0% of .* 1.0% are allowed, so nothing was kept"):
+        export(clf, tmp_path / "b", "onnx-int8", MANY)
+    assert not (tmp_path / "b").exists()
 
 
 def test_onnx_and_a_tokenizer_answer_every_kind_of_task_as_predict_does(tasks):

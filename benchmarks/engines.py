@@ -1,0 +1,88 @@
+"""What runs a base: plain transformers in batches sorted by length, PyTorch as this kit reads, ONNX Runtime in float32 and in
+eight bits. In turn, on the same texts; processor seconds, labels that change, and which way to round was taken.
+
+    python benchmarks/engines.py --data DIR [--data DIR …] [--texts 512] [--rounds 5]
+"""
+import argparse
+import gc
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from common import ratio, write
+from transformers import AutoModel, AutoTokenizer
+
+from clfm_kit import Classifier, load_data
+from clfm_kit.backbone.sources import model_source
+from clfm_kit.classifier.engine import with_engine
+from clfm_kit.classifier.export import export
+
+PLAIN = "plain transformers, sorted by length"
+BATCH = 32
+
+
+def plain(texts):
+    """Means of the last layer by a loop that a careful user writes."""
+    source = model_source("minilm")
+    tokenizer, model = AutoTokenizer.from_pretrained(source), AutoModel.from_pretrained(source).eval()
+    def read(texts):
+        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+        with torch.inference_mode():
+            for start in range(0, len(order), BATCH):
+                some = [texts[row] for row in order[start:start + BATCH]]
+                batch = tokenizer(some, padding=True, truncation=True, return_tensors="pt")
+                model(**batch).last_hidden_state.mean(1).numpy()
+    return read
+
+
+def measured(name, count, rounds):
+    """Processor seconds of each side in turn."""
+    data = load_data(name)
+    rows, texts = data.train.take(range(min(1000, len(data.train)))), list(data.test.texts[:count])
+    sample = list(data.validation.texts[:300])  # what the eight bits are chosen on; the texts above are others
+    with tempfile.TemporaryDirectory() as folder:
+        Classifier("probe", cache=None).fit(rows).save_pretrained(Path(folder, "model"))
+        made = export(Classifier.from_pretrained(Path(folder, "model")), Path(folder, "small"), "onnx-int8", sample)
+        opened = {
+            engine: with_engine(Classifier.from_pretrained(Path(folder, "model")), engine, sample)
+            for engine in ("torch", "onnx", "onnx-int8")
+        }
+    sides = {PLAIN: plain(texts)} | {engine: clf.predict for engine, clf in opened.items()}
+    for side in sides.values(): side(texts[:64])
+    seconds = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, side in sides.items():
+            gc.collect()
+            began = time.process_time()
+            side(texts)
+            seconds[name].append(time.process_time() - began)
+    whole = opened["torch"].predict(texts)
+    changed = {engine: float(np.mean(clf.predict(texts) != whole)) for engine, clf in opened.items()}
+    return dict(
+        data=data.name, texts=len(texts), words=statistics.median(len(text.split()) for text in texts), changed=changed,
+        tried=made["tried"], rounded=made["rounded"], processor_seconds=seconds,
+        texts_per_second={name: len(texts) / statistics.median(found) for name, found in seconds.items()},
+        onnx_times_plain=ratio(seconds, PLAIN, "onnx"), torch_times_plain=ratio(seconds, PLAIN, "torch"),
+        int8_times_onnx=ratio(seconds, "onnx", "onnx-int8"),
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", action="append", required=True)
+    parser.add_argument("--texts", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    rows = [measured(name, options.texts, options.rounds) for name in options.data]
+    figures = {}
+    for row in rows:
+        for name in ("onnx_times_plain", "torch_times_plain", "int8_times_onnx"):
+            figures[f"{row['data']} {name}"] = row[name]
+        figures[f"{row['data']} labels that int8 changes"] = row["changed"]["onnx-int8"]
+    write("engines", figures, rows)
+
+
+if __name__ == "__main__": main()
