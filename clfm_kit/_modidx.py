@@ -1120,6 +1120,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'clfm_kit/classifier/choosing.py'),
                                               'clfm_kit.classifier.choosing.seconds_for': ( '08_classifier/choosing.html#seconds_for',
                                                                                             'clfm_kit/classifier/choosing.py'),
+                                              'clfm_kit.classifier.choosing.stopwatch': ( '08_classifier/choosing.html#stopwatch',
+                                                                                          'clfm_kit/classifier/choosing.py'),
                                               'clfm_kit.classifier.choosing.within': ( '08_classifier/choosing.html#within',
                                                                                        'clfm_kit/classifier/choosing.py')},
             'clfm_kit.classifier.classifier': { 'clfm_kit.classifier.classifier.Classifier': ( '08_classifier/classifier.html#classifier',

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from clfm_kit import Classifier, Recipe, UserError, load_data
+from clfm_kit.classifier import choosing
 from clfm_kit.classifier.choosing import better
 
 LADDER = Recipe.of("auto").candidates
@@ -29,6 +30,15 @@ def test_five_rows_a_class(tiny, messages):
     clf = fitted(tiny, texts, labels)
     assert [one["recipe"] for one in clf.choice_.tried] == NAMES
     assert set(clf.predict(texts)) <= set(labels)
+
+
+def test_a_busy_machine_has_time_unless_it_was_told_how_much(tiny, messages, monkeypatch):
+    """The wall's clock jumps an hour whenever it is asked."""
+    hours = iter(range(0, 10**9, 3600))
+    monkeypatch.setattr(choosing, "CLOCKS", (lambda: float(next(hours)), choosing.CLOCKS[1]))
+    texts, labels = messages.texts[:60], messages.labels[:60]
+    assert not any("no time" in one["out"] for one in fitted(tiny, texts, labels, QUICK).choice_.tried)
+    assert "no time" in fitted(tiny, texts, labels, QUICK, time=120).choice_.tried[1]["out"]
 
 
 def test_two_rows_cannot_let_a_training_take_the_lead():
