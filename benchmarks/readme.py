@@ -1,4 +1,4 @@
-"""Write the tables of two READMEs, the project's and the plugin token-sparse's, between their markers.
+"""Write tables between markers: of the README, the page docs/benchmarks.md and the README of the plugin token-sparse.
 
     python benchmarks/readme.py
 """
@@ -53,6 +53,40 @@ def defaults():
         rows, splits = next(iter(here.values()))["train"], max(row["splits"] for row in here.values())
         lines.append(f"| {data} | {rows} | {' | '.join(shown)} | {splits} |")
     return "\n".join([*lines, "", *(choosing(cells, sets, name) for name in ("auto", "stc", "probe") if name in recipes)])
+
+
+SHORT = {
+    "tfidf": "TF-IDF and logistic regression, the baseline", "probe": "`probe`: the last layer, frozen",
+    "stc+keywords": "`stc+keywords`: all layers, frozen, and keywords",
+    "token-sparse": "`token-sparse`: few rows of weights, trained",
+    "auto": "`auto`, the default: chooses among them",
+}
+
+
+def summary():
+    """Five recipes with their defaults over all sets at 600 rows, a row each."""
+    cells = {(row["data"], row["recipe"]): row for row in load("defaults")["rows"] if row["size"] == "600"}
+    sets = sorted({data for data, _ in cells if all((data, name) in cells for name in SHORT)})
+    best = dict.fromkeys(sets, 0.0)
+    for (data, name), row in cells.items():
+        if data in best and name not in ("auto", "tfidf"): best[data] = max(best[data], row["score"])
+    lines = [
+        f"| with its defaults, on {len(sets)} data sets, 600 rows each | mean | clearly above TF-IDF | clearly below "
+            "| below the best recipe of each set, mean (most) | processor seconds |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, words in SHORT.items():
+        rows = [cells[data, name] for data in sets]
+        gains = [row["against"]["tfidf"] for row in rows if "tfidf" in row["against"]]
+        better, worse = sum(gain["low"] > 0 for gain in gains), sum(gain["high"] < 0 for gain in gains)
+        below = [100 * (best[row["data"]] - row["score"]) for row in rows]
+        apart = (f"{better} sets", f"{worse} sets") if gains else ("–", "–")
+        seconds = statistics.median(row["processor_seconds"] for row in rows)
+        lines.append(
+            f"| {words} | {percent(statistics.mean(row['score'] for row in rows))} | {' | '.join(apart)} | "
+            f"{statistics.mean(below):.1f} ({max(below):.1f}) | {seconds:.0f} |"
+        )
+    return "\n".join(lines)
 
 
 def told_apart(cells, mine, name, other):
@@ -114,7 +148,7 @@ def quality():
         "It loses where long texts are cut and few rows choose (`medical_abstracts_small`, `hallmarks_of_cancer`: "
             "266 and 185 validation rows, and keywords do better there than any probe of this encoder).",
         "",
-        "![differences](benchmarks/results/stc.png)",
+        "![STC against the last layer](../benchmarks/results/stc.png)",
     ]
     return "\n".join(lines)
 
@@ -129,7 +163,7 @@ def peers():
         "Against the peers, on the same rows: accuracy (micro-F1 for several labels) in percent, mean over seeds, "
         "and seconds of the whole process, other work running beside it. `clfm:` are recipes of this kit; "
         "the rest is what people use today, as its documentation says. SetFit at 64 a class ran behind other work, "
-        "so its seconds are far too many. Intervals and plots are on the site's benchmarks page."
+        "so its seconds are far too many. Intervals and plots are on the page of all result files."
     ]
     few, many = [cell for cell in cells if cell["shots"]], [cell for cell in cells if not cell["shots"]]
     if few:
@@ -296,8 +330,25 @@ def fill(path, text):
     ))
 
 
+QUESTIONS = {
+    "How good are the defaults, with 600 rows?": (defaults,),
+    "Do all layers say more than the last one?": (lambda: FORMER, quality),
+    "And against what people use today?": (peers,),
+    "What does reading cost?": (speed,),
+}
+
+
+def questions():
+    """The page of benchmarks: a question, and what was measured."""
+    parts = []
+    for question, answers in QUESTIONS.items():
+        parts += [f"## {question}", *filter(None, (answer() for answer in answers))]
+    return "\n\n".join(parts)
+
+
 def main():
-    fill(ROOT / "README.md", "\n\n".join(filter(None, [defaults(), FORMER, quality(), peers(), speed()])))
+    fill(ROOT / "README.md", summary())
+    fill(ROOT / "docs" / "benchmarks.md", questions())
     fill(ROOT / "plugins" / "token-sparse" / "README.md", sparse())
 
 

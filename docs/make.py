@@ -129,7 +129,7 @@ def bars(rows, name, path):
 def benchmarks(results):
     "Write the benchmarks page: figures, rows and plots of every result file, and the command that made them."
     parts = [
-        "# Benchmarks",
+        "# All result files",
         "Every figure comes from a file in `benchmarks/results/`, with the command and the machine that made it. "
             "What has no file there was not measured.",
     ]
