@@ -164,7 +164,7 @@ def refuse_proposed(column: str | None, record: dict, name: str) -> None:
     "Raise `UserError` where the column of proposed labels, beside one of labels, is to be read as labels."
     if column != PROPOSED or not any(str(other).casefold() in LABEL_COLUMNS for other in record): return
     raise UserError(
-        f"{name}: column {PROPOSED!r} holds labels that nobody has confirmed; confirm them in the column of labels first"
+        f"{name}: column {PROPOSED!r} holds labels that nobody has confirmed; confirm them in that of the labels"
     )
 
 def _without_blanks(rows: list, proposed: list, name: str) -> list:
