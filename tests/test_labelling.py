@@ -1,5 +1,6 @@
 """Labelled files: what is written is what was there but for the change, which is logged; nobody's work is lost."""
 import csv
+import gc
 import io
 import json
 import platform
@@ -12,9 +13,13 @@ from hypothesis import strategies as st
 from clfm_kit import Classifier, UserError, load_data
 from clfm_kit.data.changes import LabelledFile, known_label
 from clfm_kit.data.origin import fingerprint
-from clfm_kit.data.rows import LeftOut
+from clfm_kit.data.rows import SHIPPED, LeftOut
+from clfm_kit.notebook.widgets import ErrorBrowser
+from clfm_kit_labels.agreement import adjudication, agreement
 from clfm_kit_labels.corrections import correct
 from clfm_kit_labels.differences import differences
+from clfm_kit_labels.labeller import Labeller
+from clfm_kit_labels.proposed import fit_with_proposed, judged
 
 POOL = "text,label\nwhere is my parcel,track\ncancel it please,cancel\nsend it back,\n"
 
@@ -145,6 +150,62 @@ def test_what_is_proposed_is_measured_on_by_nothing(tiny, fitted, pool):
     assert clf.predict(["where is it"])
 
 
+def test_a_teacher_proposes_and_its_proposals_stay_apart(tiny, fitted, pool):
+    found = clfm("propose", pool, "--teacher", fitted, "--json")
+    assert found.returncode == 0, found.stderr
+    said, file = json.loads(found.stdout), LabelledFile(pool)
+    assert said["rows"] == 1 and sum(said["counts"].values()) == 1
+    record = file.records[2]
+    assert file.labels[2] is None and record["proposed"] in said["counts"] and 0 < float(record["probability"]) <= 1
+    assert record["proposed_by"] == f"teacher {fitted}" and file.changes()[-1]["field"] == "proposed_by"
+    with pytest.warns(LeftOut): before = fingerprint(load_data(pool).train)
+    assert before == file.fingerprint
+    assert judged(file).rows == 0
+    file.set(2, record["proposed"])
+    assert judged(file).right == 1
+    assert "every row of pool.csv has a label" in clfm("propose", pool, "--teacher", fitted).stderr
+
+
+def test_labels_proposed_by_their_names(tiny, pool):
+    found = clfm("propose", pool, "--labels", "track,cancel", "--model", tiny)
+    assert found.returncode == 0, found.stderr
+    assert LabelledFile(pool).records[2]["proposed"] in ("track", "cancel")
+    assert "count as none until they are confirmed" in found.stdout
+
+
+def test_a_model_fitted_with_proposed_labels_says_so(tiny, tmp_path):
+    rows = load_data("helpdesk").train
+    some = [(text, label) for text, label in zip(rows.texts, rows.labels) if label in ("cancel_order", "track_order")][:80]
+    path = tmp_path / "pool.jsonl"
+    path.write_text("".join(json.dumps(
+        dict(text=text, **(dict(label=label) if n < 40 else dict(label=None, proposed=label, probability=.95)))
+    ) + "\n" for n, (text, label) in enumerate(some)), encoding="utf-8")
+    clf = fit_with_proposed(Classifier("probe", tiny, cache=None), LabelledFile(path))
+    assert clf.reports_["validation"].rows == 20
+    card = (clf.save_pretrained(tmp_path / "model") / "README.md").read_text(encoding="utf-8")
+    assert "pool.jsonl with 40 proposed labels" in card
+
+
+# ---- the error browser
+
+def test_the_error_browser_writes_the_same_file_and_log(tiny, tmp_path):
+    rows = load_data("helpdesk").train.take(range(80))
+    path = write_pool(tmp_path / "rows.jsonl", zip(rows.texts, rows.labels))
+    clf = Classifier("probe", tiny, cache=None).fit(path)
+    view = ErrorBrowser.of(clf, path, file=path)
+    row, label = view.mistakes[0], view.order[0] if view.labels[view.mistakes[0]] != view.order[0] else view.order[1]
+    view.relabel(row, label)
+    assert LabelledFile(path).labels[row] == label and "saved in rows.jsonl" in view.to_html()
+    assert [line["to"] for line in LabelledFile(path).changes()][-1] == label
+    view.relabel(row, None)
+    assert LabelledFile(path).labels == rows.labels
+    with pytest.raises(UserError, match="belongs to clfm-kit"):
+        ErrorBrowser.of(clf, path, file=SHIPPED / "helpdesk" / "train.jsonl")
+    LabelledFile(path).note(0, "changed elsewhere")
+    with pytest.raises(UserError, match="was changed by something else"): view.relabel(row, label)
+    assert not view.new  # nothing is shown as saved that is not
+
+
 # ---- commands
 
 def test_relabel_takes_all_or_nothing(pool, tmp_path):
@@ -190,3 +251,153 @@ def test_spellings():
 
 def test_corrections_of_an_empty_table(pool):
     assert correct(LabelledFile(pool), []).changed == [] and pool.read_text(encoding="utf-8") == POOL
+
+
+# ---- the widget, its controls pressed through their Python side
+
+HOSTILE = '<script>alert("clfm")</script><img src=x onerror=alert(1)>'
+
+
+def write_pool(path, rows):
+    path.write_text("".join(json.dumps(dict(text=text, label=label)) + "\n" for text, label in rows), encoding="utf-8")
+    return path
+
+
+def controls(view):
+    "The field of keys, and buttons by the word that they begin with."
+    keys, place, commands, name, buttons, note = view.box.children[1:-2]
+    return keys, {one.description: one for one in (*place.children, *commands.children, *buttons.children)}, name, note
+
+
+def type_keys(field, keys):
+    for key in keys: field.value += key
+
+
+def test_labels_by_key_by_button_and_by_name(tmp_path):
+    path = write_pool(tmp_path / "pool.jsonl", [(f"{HOSTILE} {n}", None) for n in range(8)])
+    view = Labeller(path, ["cancel", "track"], model=None)
+    keys, buttons, name, note = controls(view)
+    note.value = "  "
+    type_keys(keys, "1")
+    keys.value += "2sn"  # several at once, as a slow notebook gets them
+    keys.value = keys.value[:-1]  # deletes the last, and so takes it back
+    assert view.session.counts() == dict(rows=8, labelled=2, none=0, open=6, elsewhere=0)
+    buttons["2 track"].click()
+    buttons["None of these (n)"].click()
+    buttons["Take back (u)"].click()
+    name.value = "TRACK "
+    buttons["Give this label"].click()
+    name.value = "cancle"
+    buttons["Give this label"].click()
+    assert "did you mean &#39;cancel&#39;" in view._told.value and name.value == "cancle"
+    buttons["Add as a new label"].click()
+    assert [button.description for button in view.box.children[2].children] == ["1 cancel", "2 track", "3 cancle"]
+    note.value = "hm"
+    type_keys(keys, "3?")
+    assert "key &#39;?&#39; is no label" in view._told.value
+    labels = [label for label in LabelledFile(path).labels if label]
+    assert sorted(labels) == ["cancel", "cancle", "track", "track", "track"]
+    assert [record.get("note") for record in LabelledFile(path).records].count("hm") == 1
+    for page in (view.to_html(), view._body.value): assert "<script" not in page and "<img" not in page
+    assert not view.__dict__.get("_busy")
+
+
+def test_a_labelling_goes_on_after_the_kernel_has_died(tmp_path):
+    path = write_pool(tmp_path / "pool.jsonl", [(f"text {n}", None) for n in range(6)])
+    first = Labeller(path, "ab", model=None)
+    for key in "12n": first.press(key)
+    again = Labeller(path, "ab", model=None)
+    assert set(again.session.waiting) == set(first.session.waiting) and len(again.session.waiting) == 3
+    for _ in range(3): again.press("u")
+    assert again.session.counts()["open"] == 6
+    with pytest.raises(UserError, match="no answer to take back"): again.press("u")
+
+
+def test_a_widget_whose_file_was_changed_says_so_and_loses_nothing(tmp_path):
+    path = write_pool(tmp_path / "pool.jsonl", [(f"text {n}", None) for n in range(6)])
+    view = Labeller(path, "ab", model=None)
+    keys = controls(view)[0]
+    type_keys(keys, "1")
+    LabelledFile(path).note(0, "from elsewhere")
+    type_keys(keys, "2")
+    assert "was changed by something else" in view._told.value and "pool.mine.jsonl" in view._told.value
+    assert LabelledFile(path).labels.count("b") == 0
+    assert LabelledFile(path.with_name("pool.mine.jsonl")).labels.count("b") == 1
+
+
+def test_a_thousand_answers_take_no_more_memory(tmp_path):
+    path = write_pool(tmp_path / "pool.jsonl", [(f"text {n}", None) for n in range(1100)])
+    view = Labeller(path, [f"label {n}" for n in range(40)], model=None)  # digits stand for the likeliest
+    keys = controls(view)[0]
+    def size():
+        gc.collect()
+        return len(widget_instances()), len(gc.get_objects())
+    type_keys(keys, "12s3u45n" * 5)
+    before = size()
+    type_keys(keys, "12s3u45n" * 145)
+    after = size()
+    assert view.session.counts()["labelled"] + view.session.counts()["none"] > 700
+    assert after[0] == before[0]
+    assert after[1] - before[1] < 2000  # nothing is kept of an answer but the place to take it back
+    assert len(keys.value) < 200 and len(view.session.past) <= 500
+
+
+def widget_instances():
+    from ipywidgets.widgets import widget
+    return widget._instances
+
+
+def test_a_probe_learns_along_and_says_what_it_is_sure_of(tiny, tmp_path):
+    rows = load_data("helpdesk").train
+    names = ["cancel_order", "track_order", "refund_status"]
+    some = [(text, label) for text, label in zip(rows.texts, rows.labels) if label in names][:60]
+    path = write_pool(tmp_path / "pool.jsonl", [(text, label if n < 30 else None) for n, (text, label) in enumerate(some)])
+    view = Labeller(path, model=tiny, cache=None, every=3)
+    view.box
+    view.learner.wait(120)
+    point = view.learner.curve[-1]
+    assert point.rows == 30 and 0 <= point.low <= point.right <= point.high <= 1
+    view.press("1")
+    assert len(view.session.suggested()) == len({label for _, label in some})
+    chances = [chance for _, chance in view.session.suggested()]
+    assert chances == sorted(chances, reverse=True) and sum(chances) == pytest.approx(1, abs=1e-3)
+    for key in "12": view.press(key)
+    view.learner.wait(120)
+    assert [point.rows for point in view.learner.curve] == [30, 33]
+    assert "a probe is right on" in view.to_html() and "<svg" in view.to_html()
+
+
+def test_one_class_teaches_nothing_and_is_said(tiny, tmp_path):
+    path = write_pool(tmp_path / "pool.jsonl", [*((f"text {n}", "x") for n in range(20)), ("c", None)])
+    view = Labeller(path, model=tiny, cache=None)
+    view.box
+    assert "20 rows of 1 such labels so far" in view.to_html() and not view.learner.curve
+    view.press("1")
+    assert "Every row has been asked" in view.to_html()
+
+
+def test_a_pool_with_rows_that_are_labelled_already(tmp_path):
+    labelled = write_pool(tmp_path / "train.jsonl", [("Where is it", "track"), ("cancel it", "cancel")])
+    path = write_pool(tmp_path / "pool.jsonl", [("where  is it", None), ("send it back", None)])
+    view = Labeller(path, labelled=labelled, model=None)
+    assert list(view.session.waiting) == [1] and view.session.names == ["cancel", "track"]
+    assert "1 are labelled elsewhere" in view.to_html() and len(view.session.rows()) == 2
+
+
+# ---- two people
+
+def test_two_people_agree_and_what_they_differ_on_is_decided(tmp_path):
+    rows = [(f"text {n}", None) for n in range(12)]
+    views = [Labeller(write_pool(tmp_path / name, rows), "xy", model=None) for name in ("one.jsonl", "two.jsonl")]
+    for view, said in zip(views, ("121212121212", "121212121221")):
+        for key in said: view.press(key)
+    files = [LabelledFile(tmp_path / name) for name in ("one.jsonl", "two.jsonl")]
+    found = agreement(*files)
+    assert found.kappa == pytest.approx(2 / 3) and found.low < found.kappa < found.high and len(found.differing) == 2
+    third = adjudication(*files, tmp_path / "third.jsonl")
+    view = Labeller(third.path, model=None)
+    assert len(view.session.waiting) == 2 and "One said" in view.to_html()
+    for key in "12": view.press(key)
+    assert None not in LabelledFile(third.path).labels
+    said = clfm("agree", *(file.path for file in files), "--json")
+    assert json.loads(said.stdout)["kappa"] == pytest.approx(found.kappa)

@@ -57,6 +57,7 @@ class LabelledFile:
         self.labels = [self.read(row, self.label) for row in range(len(self))]
         self._digests = [self._digest(row) for row in range(len(self))]
         self._logged = self._last()
+        self._places: dict[str, list[int]] | None = None  # rows of each text, found when they are first asked for
 
     def __len__(self): return len(self.records)
 
@@ -96,6 +97,19 @@ class LabelledFile:
         "The labels that occur, sorted."
         found = chain.from_iterable(value if isinstance(value, list) else [value] for value in self.labels)
         return sorted({name for name in found if name is not None}, key=str)
+
+    def find(self, text: Any, row: int | None = None, where: str = "rows") -> int:
+        """The row of a text: the one of this number where the text stands there, else the only one that has it.
+
+        Raises `UserError` naming `where` for a text that is in none, or in several."""
+        if row is not None and row in range(len(self)) and self.texts[row] == text: return row
+        if self._places is None:
+            self._places = {}
+            for number, each in enumerate(self.texts): self._places.setdefault(str(each), []).append(number)
+        found = self._places.get(str(text), [])
+        if len(found) == 1: return found[0]
+        if not found: raise UserError(f"{where}: the text is not in {self.path.name}; texts are found letter by letter")
+        raise UserError(f"{where}: the text is in {len(found)} rows of {self.path.name}; name one in a column `row`")
 
     # ---- changes
 

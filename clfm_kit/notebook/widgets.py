@@ -141,11 +141,15 @@ class View:
         return self._made
 
     def refresh(self):
-        "Draw again, in the live view and in the stored one."
+        "Draw again, the picture and what the controls show."
+        self.paint()
+        for draw in self._draws: draw()
+
+    def paint(self):
+        "Draw the picture again, in the live view and in the stored one; a thread may, where fields are the user's."
         if "_made" in vars(self):
             self._body.value = str(markup('<div class="clfm">{}{}</div>', Markup(STYLE), self.render()))
         for place, handle in self._places.items(): handle.update(self._stored(place))
-        for draw in self._draws: draw()
 
     def say(self, text: str = ""):
         "Show a message under the controls, which screen readers say; an empty one takes it away."

@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['register_commands']
 
-# %% ../nbs/10_plugin.ipynb #5c4a42b2
+# %% ../nbs/10_plugin.ipynb #41ea7a27
 from clfm_kit.hookspecs import hookimpl
 
-# %% ../nbs/10_plugin.ipynb #de083de4
+# %% ../nbs/10_plugin.ipynb #d8f69b22
 @hookimpl
 def register_commands(register):
     "A line for each command."
     module = "clfm_kit_labels.change_commands"
+    register("agree", f"{module}:agree", about="how far two people who labelled agree", needs="labels")
     register("diff", f"{module}:diff", about="what two versions of data do not share", needs="labels")
     register("propose", f"{module}:propose", about="labels that a model proposes for rows without one", needs="labels")
     register("relabel", f"{module}:relabel", about="corrected labels, taken into their file and logged", needs="labels")
