@@ -228,8 +228,9 @@ def labeller(page, given):
     page.set_viewport_size(dict(width=1200, height=1500))
     save(page)
     restart(page, given)
-    open_notebook(page, given)
-    shows(page, f"{before + 5} of ")
+    open_notebook(page, given, run=False)
+    cell = page.locator(".jp-Notebook .jp-CodeCell").first
+    until_shown(page, f"{before + 5} of ", lambda attempt: run_cell(page, cell, first=True, begun=False))
 
 
 def playground(page, given):

@@ -83,6 +83,7 @@ def _line(name, points, dash, lower) -> Markup:
 # %% ../../nbs/10_notebook/00_widgets.ipynb #0deb7462
 STYLE = """<style>
 .clfm{font:14px/1.45 system-ui,sans-serif;overflow-x:auto}
+.clfm-live .widget-html-content{min-width:0}
 .clfm.clfm p{margin:.4em 0;max-width:50rem}
 .clfm.clfm table{border-collapse:collapse;margin:.5em 0;font-size:inherit;table-layout:auto}
 .clfm.clfm caption{text-align:start;font-weight:600;padding:.2em 0}
