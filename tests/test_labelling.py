@@ -6,6 +6,7 @@ import json
 import platform
 
 import pytest
+import small_decoder
 from command import clfm
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -166,8 +167,14 @@ def test_a_teacher_proposes_and_its_proposals_stay_apart(tiny, fitted, pool):
     assert "every row of pool.csv has a label" in clfm("propose", pool, "--teacher", fitted).stderr
 
 
-def test_labels_proposed_by_their_names(tiny, pool):
-    found = clfm("propose", pool, "--labels", "track,cancel", "--model", tiny)
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory):
+    return small_decoder.decoder(tmp_path_factory.mktemp("decoder"), load_data("helpdesk").train.texts)
+
+
+@pytest.mark.parametrize("base", ["tiny", "decoder"])
+def test_labels_proposed_by_their_names(base, pool, request):
+    found = clfm("propose", pool, "--labels", "track,cancel", "--model", request.getfixturevalue(base))
     assert found.returncode == 0, found.stderr
     assert LabelledFile(pool).records[2]["proposed"] in ("track", "cancel")
     assert "count as none until they are confirmed" in found.stdout

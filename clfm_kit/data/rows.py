@@ -167,11 +167,12 @@ def refuse_proposed(column: str | None, record: dict, name: str) -> None:
         f"{name}: column {PROPOSED!r} holds labels that nobody has confirmed; confirm them in that of the labels"
     )
 
-def _without_blanks(rows: list, proposed: list, name: str) -> list:
-    "The rows that have a label, with a warning about the others."
+def _without_blanks(rows: list, name: str, part: str) -> list:
+    "The rows that have a label, with a warning about the others; all of a test part without any."
     kept = [row for row in rows if row[1] is not None]
+    if not kept and part == "test": return rows
     if not kept: raise UserError(f"{name} has no row with a label yet; label some, proposed labels are none")
-    only = sum(row[1] is None and guess for row, guess in zip(rows, proposed))
+    only = sum(label is None and bool(guess) for _, label, _, guess in rows)
     more = f", {only} of them with a proposed one, which nobody has confirmed" * bool(only)
     warnings.warn(f"{name}: {len(rows) - len(kept)} rows without a label are left out{more}", LeftOut, stacklevel=3)
     return kept
@@ -231,15 +232,14 @@ def read_rows(
     if isinstance(source, Rows): return source
     text = joined(text)
     name, found = records(source, text, label)
-    rows, proposed, columns, first, blank = [], [], None, {}, None
+    rows, columns, first, blank = [], None, {}, None
     for where, record in found:
         if columns is None: columns, first = columns_read(record, text, label, tokens, name), record
-        rows.append(read_row(record, columns, where))
-        proposed.append(bool(record.get(PROPOSED)))
+        rows.append((*read_row(record, columns, where), record.get(PROPOSED)))
         if columns[1] and rows[-1][1] is None: blank = blank or (record, where)
     if columns is None: raise UserError(f"{name} has no rows")
-    if blank and PROPOSED in first and part != "test": rows, blank = _without_blanks(rows, proposed, name), None
-    texts, labels, words = map(list, zip(*rows))
+    if blank and PROPOSED in first: rows, blank = _without_blanks(rows, name, part), None
+    texts, labels, words, _ = map(list, zip(*rows))
     labelled = any(value is not None for value in labels)
     if blank and (labelled or part != "test"):  # raises
         record, where = blank

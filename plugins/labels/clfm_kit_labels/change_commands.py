@@ -74,10 +74,7 @@ def propose(
     labels: Annotated[Optional[str], typer.Option(
         "--labels", help="Labels with commas between them, or a file of them, as zero-shot takes; scored by --model."
     )] = None,
-    model: Annotated[str, typer.Option("--model", help="The base that scores --labels.")] = "minilm",
-    recipe: Annotated[str, typer.Option(
-        "--recipe", help="How they are scored: zero-shot, or instruct-zero-shot for a decoder."
-    )] = "zero-shot",
+    model: Annotated[str, typer.Option("--model", help="The base that scores --labels: a decoder, or an encoder.")] = "minilm",
     task: TaskName = None, trust: Trust = False, text_column: Text = None, label_column: Label = None,
     separator: Separator = None, as_json: Json = False,
 ):
@@ -87,8 +84,8 @@ def propose(
     file = LabelledFile(data, text_column, label_column, separator)
     if teacher is not None: clf, by = opened(teacher, None, trust, "torch"), f"teacher {teacher}"
     else:
-        clf = clfm_kit.Classifier(recipe, model, cache=None, trust_remote_code=trust, labels=labels_from(str(labels)))
+        clf = clfm_kit.Classifier("zero-shot", model, cache=None, trust_remote_code=trust, labels=labels_from(str(labels)))
         clf.fit(None)
-        by = f"{recipe} {model}"
+        by = f"zero-shot {model}"
     with progress(): found = proposed(file, clf, by, task)
     show(found.to_dict(), as_json, found)
