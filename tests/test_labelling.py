@@ -4,6 +4,7 @@ import gc
 import io
 import json
 import platform
+from pathlib import Path
 
 import pytest
 import small_decoder
@@ -15,6 +16,7 @@ from clfm_kit import Classifier, UserError, load_data
 from clfm_kit.data.changes import LabelledFile, known_label
 from clfm_kit.data.origin import fingerprint
 from clfm_kit.data.rows import SHIPPED, LeftOut
+from clfm_kit.data.texts import tables_to_answer
 from clfm_kit.notebook.widgets import ErrorBrowser
 from clfm_kit_labels.agreement import adjudication, agreement
 from clfm_kit_labels.corrections import correct
@@ -132,6 +134,11 @@ def test_what_no_label_can_be_kept_in_is_said(content, said, tmp_path):
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError, match=said): LabelledFile(path)
     with pytest.raises(UserError, match="parquet"): LabelledFile(tmp_path / "rows.parquet.gz")
+
+
+def test_a_log_is_no_data_of_its_folder(pool):
+    LabelledFile(pool).set(2, "track")
+    assert [Path(table).name for table in tables_to_answer(str(pool.parent))] == ["pool.csv"]
 
 
 # ---- proposed labels are none
