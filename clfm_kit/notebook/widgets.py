@@ -54,9 +54,10 @@ UPRIGHT = ('<line x1="{0}" x2="{0}" y1="16" y2="{1}" stroke="currentColor" strok
 END = '<text x="{}" y="{}" text-anchor="{}">{:.3g}</text>'
 
 def curves(
-    series: dict, label: str, width: int = 520, height: int = 160, mark: float | None = None, word: str = ""
+    series: dict, label: str, width: int = 520, height: int = 160, mark: float | None = None, word: str = "",
+    dashes: tuple = DASHES,
 ) -> Markup:
-    "An SVG of {name: [(x, y)]}; `mark` is an x at which an upright line stands, named by `word`."
+    "An SVG of {name: [(x, y)]}, drawn with `dashes`; `mark` is an x at which an upright line stands, named by `word`."
     points = [point for line in series.values() for point in line]
     if not points: return markup("<p>{}: nothing yet.</p>", label)
     (left, right), (low, high) = ((min(axis), max(axis)) for axis in zip(*points))
@@ -64,7 +65,7 @@ def curves(
     def place(x, y):
         across, up = (x - left) / (right - left), (y - low) / (high - low)
         return round(46 + across * (width - 150), 1), round(height - 22 - up * (height - 42), 1)
-    named = zip(range(len(series)), series.items(), DASHES)
+    named = zip(range(len(series)), series.items(), dashes)
     lines = join(_line(name, [place(*point) for point in line], dash, 6 * number - 3 * (len(series) - 1))
                  for number, (name, line), dash in named if line)
     ends = ((42, height - 19, "end", low), (42, 24, "end", high),

@@ -143,9 +143,9 @@ class Labeller(View):
             '<p>With {} rows, a probe is right on {:.2f} of those that it has not read (95 %: {:.2f} to {:.2f}).</p>',
             last.rows, last.right, last.low, last.high,
         )
-        series = {"right": line("right"), "95 % from": line("low"), "to": line("high")}
+        series = {"95 % to": line("high"), "right": line("right"), "95 % from": line("low")}
         about = "Share of rows that the probe has right, by rows labelled"
-        return join([words, curves(series, about) if len(curve) > 1 else "", said])
+        return join([words, curves(series, about, dashes=("2 3", "", "2 3")) if len(curve) > 1 else "", said])
 
     # ---- controls
 
