@@ -189,6 +189,50 @@ def large_error_browser(page, given):
     shows(page, "<b>text</b>")
 
 
+def labeller(page, given):
+    "Keys, the one field that they are typed into, names, notes; then the kernel goes away, and the labelling goes on."
+    shows(page, "rows have a label")
+    keys = page.get_by_label("Keys", exact=True)
+    asked = live(page).get_by_text(re.compile(r"^Row \d+$"))
+    def counted():
+        return int(re.search(r"(\d+) of \d+ rows have a label", live(page).inner_text())[1])
+    before = counted()
+    keys.focus()
+    for key in "1213": keys.press(key, delay=20)  # faster than answers are drawn
+    shows(page, f"{before + 4} of ")
+    keys.press("Backspace")
+    shows(page, f"{before + 3} of ")
+    text = asked.inner_text()
+    keys.press("s")
+    expect(asked).not_to_have_text(text, timeout=PATIENCE)
+    keys.press("n")
+    shows(page, "1 fit no label")
+    keys.press("?")
+    shows(page, "is no label; keys are 1, 2")
+    page.get_by_label("Note", exact=True).fill("not sure")
+    page.get_by_label("Note", exact=True).press("Enter")
+    label = page.get_by_label("Label", exact=True)
+    label.fill("Cancel_Order ")
+    by_keyboard(button(page, "Give this label"))
+    shows(page, f"{before + 4} of ")
+    label.fill("a new one")
+    by_keyboard(button(page, "Add as a new label"), until=button(page, "7 a new one"))
+    by_keyboard(button(page, "7 a new one"))
+    shows(page, f"{before + 5} of ")
+    expect(keys).to_be_focused(timeout=PATIENCE)  # so that one goes on with keys
+    shows(page, "a probe is right on")
+    for width in (1280, 400):
+        page.set_viewport_size(dict(width=width, height=1500))
+        page.wait_for_timeout(500)
+        page.screenshot(path=Path(given["shots"], f"labeller_{width}.png"), full_page=True)
+    page.set_viewport_size(dict(width=1200, height=1500))
+    save(page)
+    restart(page, given)
+    open_notebook(page, given, run=False)
+    cell = page.locator(".jp-Notebook .jp-CodeCell").first
+    until_shown(page, f"{before + 5} of ", lambda attempt: run_cell(page, cell, first=True, begun=False))
+
+
 def playground(page, given):
     for words in ("Answer:", "intent", "slots"): shows(page, words)
     message = page.get_by_label("Message", exact=True)
@@ -206,12 +250,17 @@ def restarted(page, given):
     shows(page, "Answer:")
     page.keyboard.press("Escape")
     save(page)
-    page.evaluate("""async address => { for (const kernel of await (await fetch(address + '/api/kernels')).json())
-        await fetch(`${address}/api/kernels/${kernel.id}/restart`, {method: 'POST', headers: {'X-XSRFToken': (document.cookie.match('_xsrf=([^;]*)') || [])[1] || ''}}); }""", given["address"])
-    expect(page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']").first).to_be_attached(timeout=PATIENCE)
+    restart(page, given)
     expect(page.locator(".clfm").locator("visible=true").first).to_contain_text("Answer:")
     open_notebook(page, given, run=False)
     expect(page.locator(".clfm").locator("visible=true").first).to_contain_text("Answer:", timeout=PATIENCE)
+
+
+def restart(page, given):
+    "Restart the kernel."
+    page.evaluate("""async address => { for (const kernel of await (await fetch(address + '/api/kernels')).json())
+        await fetch(`${address}/api/kernels/${kernel.id}/restart`, {method: 'POST', headers: {'X-XSRFToken': (document.cookie.match('_xsrf=([^;]*)') || [])[1] || ''}}); }""", given["address"])
+    expect(page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']").first).to_be_attached(timeout=PATIENCE)
 
 
 def nothing(page, given): shows(page, "nothing to browse")

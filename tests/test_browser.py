@@ -58,6 +58,16 @@ NOTEBOOKS = dict(
         "true, called = ([random.choice(names) for _ in range(50000)] for _ in range(2))\n"
         "ErrorBrowser(['<b>text</b> %d' % n for n in range(50000)], true, called, name='large')"
     ],
+    labeller=[
+        "import json\nfrom pathlib import Path\nfrom clfm_kit import load_data\n"
+            "from clfm_kit_labels.labeller import Labeller\npool = Path('pool.jsonl')\n"
+            "rows = load_data('helpdesk').train.take(range(200))\nnames = sorted(set(rows.labels))[:6]\n"
+            "records = [dict(text=text, label=label if number < 160 and label in names else None, proposed=names[0])\n"
+            "           for number, (text, label) in enumerate(zip(rows.texts, rows.labels))]\n"
+            "if not pool.exists(): pool.write_text('\\n'.join(map(json.dumps, records)))\n"
+            "labeller = Labeller(pool, names, model='{tiny}', cache=None, every=3)\nlabeller",
+        "print(labeller.session.counts())",
+    ],
     playground=[
         FIT,
         "from clfm_kit.notebook.widgets import Playground\n"

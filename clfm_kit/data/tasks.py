@@ -18,7 +18,8 @@ from typing import Any
 from .fields import FLAGS, as_labels, as_texts, check_texts, is_missing, joined, match, plain_labels
 from .files import Files
 from clfm_kit.data.rows import (
-    SPLITS, TAG_COLUMNS, UNNAMED, Rows, Splits, load_data, records, split_off, tables_of, with_flags,
+    SPLITS, TAG_COLUMNS, UNNAMED, Rows, Splits, load_data, records, refuse_proposed, split_off, tables_of,
+    with_flags,
 )
 from .schemas import Schema, few, learn_schema
 from .words import find_words, split_words
@@ -99,6 +100,7 @@ def task_rows(source, tasks: dict, text: str = "text", group: str = "data") -> R
     name, found = records(source, text)
     parts, read, seen = {task: spec.part() for task, spec in tasks.items()}, [], set()
     for where, record in found:
+        for task in tasks.values(): refuse_proposed(task.label, record, name)
         seen.update(record, *({task.label} for task in tasks.values() if {*task.label.split("+")} <= record.keys()))
         read.append(_row(record, tasks, parts, text, where))
     if not read: raise UserError(f"{name} has no rows")

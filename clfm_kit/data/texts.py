@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from .changes import LOG
 from .fields import check_text, joined
 from .files import FORMATS, Files
 from .rows import SPLITS, Rows, check_text_column, records, shipped, tables_of
@@ -19,10 +20,10 @@ from ..paths import check_file, place
 
 # %% ../../nbs/03_data/05a_texts.ipynb #77414b5b02
 def _pieces(folder: Path) -> list:
-    "The data files of a folder by name; none where they are the parts of a data set."
+    "The data files of a folder by name, but for logs of changes; none where they are the parts of a data set."
     ends = tuple(f".{end}" for end in FORMATS)
     found = sorted(path for path in folder.iterdir() if path.is_file() and path.name.lower().endswith(ends))
-    found = [path for path in found if not path.name.startswith((".", "_"))]
+    found = [path for path in found if not path.name.startswith((".", "_")) and not path.name.endswith(LOG)]
     words = {word for words in SPLITS.values() for word in words}
     return [] if any(path.name.lower().partition(".")[0] in words for path in found) else found
 

@@ -35,12 +35,12 @@ def is_formula(value) -> bool:
     return bool(formula) and not re.fullmatch(r"[+-]?[0-9.,]+", value)
 
 def write_records(
-    records: list, file, form: str, formulas: str = "quoted", columns: list | None = None, layout=None
+    records: list, file, form: str, formulas: str = "quoted", columns: list | None = None, layout=None, **dialect
 ) -> int:
     """Write records to an open file of text in one of the formats `WRITTEN`; returns how many cells were quoted.
 
     `columns` are those of the file, all that occur where there are none; `layout` is a `pyarrow.Schema` of those whose
-    types are known, for Parquet.
+    types are known, for Parquet; `dialect` is what `csv` takes, for files of another writing.
 
     In files that spreadsheets open, a text that would be run as a formula gets a `'` before it, unless `formulas` are
     "kept". Raises `UserError` for what the format cannot hold."""
@@ -59,7 +59,7 @@ def write_records(
             if formulas == "kept" or not is_formula(value): return value
             quoted += 1
             return f"'{value}"
-        writer = csv.DictWriter(file, columns, delimiter="\t" if form == "tsv" else ",")
+        writer = csv.DictWriter(file, columns, **dict(delimiter="\t" if form == "tsv" else ",") | dialect)
         writer.writerow({name: cell(name) for name in columns})
         writer.writerows({name: cell(value) for name, value in record.items()} for record in records)
     return quoted

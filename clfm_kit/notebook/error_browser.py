@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from markupsafe import Markup
 
+from ..data.changes import LabelledFile
 from ..data.writing import write_records
 from ..data.tasks import load_rows
 from ..data.words import repair, spans
@@ -53,8 +54,7 @@ def order(found: dict) -> list:
 BY_SLOT = "Labels are the slots that occur in a text; where their words begin and end is not compared."
 
 def compared(clf, data, task: str | None = None) -> dict:
-    """What an `ErrorBrowser` is given: texts, labels, predicted, probabilities, name and note,
-    for one task of a fitted classifier.
+    """What an `ErrorBrowser` is given: texts, labels, predicted, probabilities, numbers, name and note, for one task of a fitted classifier.
 
     Rows are the test rows of a data set, else its validation or training rows, that have a label of the task.
     Raises `UserError` without labels, and for a task that does not exist."""
@@ -72,7 +72,7 @@ def compared(clf, data, task: str | None = None) -> dict:
         truth = [spans(repair(tags)[0], *pair) for tags, *pair in zip(labels, rows.places, rows.texts)]
         labels, called = ([schema.labels_of(each) for each in answer] for answer in (truth, called))
     return dict(
-        texts=rows.texts, labels=labels, predicted=called,
+        texts=rows.texts, labels=labels, predicted=called, numbers=numbers,
         # of words the least sure says how sure a text is
         probabilities=[float(np.atleast_2d(chances).max(axis=1).min(initial=1)) for chances in answers.probabilities],
         name=f"{splits.name}, {found.name}" if clf.named else splits.name,
@@ -102,11 +102,15 @@ SIZE, PAGE, LISTED = 8, 20, 50  # labels of the matrix shown at once, rows of a 
 class ErrorBrowser(View):
     """Rows with true and predicted labels, by confusion.
 
-    `probabilities` say how sure each prediction was; a `note` stands above all. Raises `UserError` for lists of
-    unlike length.
+    `probabilities` say how sure each prediction was; a `note` stands above all. With `file`, a path or a `LabelledFile`,
+    a new label is written there at once, and logged; `numbers` say which rows of it these are. Raises `UserError` for
+    lists of unlike length.
     """
 
-    def __init__(self, texts, labels, predicted, probabilities=None, name: str = "errors", note: str = ""):
+    def __init__(self, texts, labels, predicted, probabilities=None, name: str = "errors", note: str = "", file=None,
+                 numbers=None):
+        self.file = LabelledFile(file) if isinstance(file, (str, Path)) else file
+        self.numbers = range(len(texts)) if numbers is None else numbers
         self.texts, self.labels, self.predicted = list(texts), list(labels), list(predicted)
         self.name, self.note = name, note
         self.probabilities = [None] * len(self.texts) if probabilities is None else [float(p) for p in probabilities]
@@ -123,12 +127,16 @@ class ErrorBrowser(View):
         self.window = self.page = 0
 
     @classmethod
-    def of(cls, clf, data, task: str | None = None) -> "ErrorBrowser":
+    def of(cls, clf, data, task: str | None = None, file=None) -> "ErrorBrowser":
         """Browse the mistakes of a fitted classifier on the test rows of a data set,
         or else its validation or training rows.
 
-        `task` names one of several; without, the first with one answer a text. Raises `UserError` without labels."""
-        return cls(**compared(clf, data, task))
+        `task` names one of several; without, the first with one answer a text. `file` is the one that these rows are in,
+        for labels to be corrected there. Raises `UserError` without labels, and for a file where labels are tags."""
+        found = task_of(clf, task)
+        if file is not None and found.schema.unit == "word":
+            raise UserError(f"{found.spec.named}labels are tags, and no file of them is corrected here; export the rows")
+        return cls(**compared(clf, data, task), file=file)
 
     def __repr__(self): return f"ErrorBrowser({len(self.mistakes)} mistakes in {len(self.texts)} rows)"
 
@@ -147,11 +155,14 @@ class ErrorBrowser(View):
     def relabel(self, row: int, label):
         """Give a row a new label, or take it back with None.
 
-        Several labels come as a list, or as text with commas. Raises `UserError`.
+        Several labels come as a list, or as text with commas. With a `file`, it is written there first.
+        Raises `UserError`.
         """
         if row not in range(len(self.texts)):
             raise UserError(f"there is no row {row}; rows go from 0 to {len(self.texts) - 1}")
-        if label is None: return self.new.pop(row, None)
+        if label is None:
+            if row in self.new: self._write(row, self.labels[row])
+            return self.new.pop(row, None)
         known, several = {str(name): name for name in self.order}, isinstance(self.labels[row], list)
         parts = [part.strip() for part in str(label).split(",") if part.strip()]
         names = label if isinstance(label, list) else parts if several else [label]
@@ -163,7 +174,12 @@ class ErrorBrowser(View):
                     f"unknown label {name!r}; there are {len(known):,}, and it is none of them"
                 )
         names = [known[str(name)] for name in names]
+        self._write(row, names if several else names[0])
         self.new[row] = names if several else names[0]
+
+    def _write(self, row: int, label):
+        "Write a label of a row to the file, where there is one."
+        if self.file is not None: self.file.set(self.file.find(self.texts[row], self.numbers[row], f"row {row}"), label)
 
     def records(self, which: str = "mistakes") -> list:
         """Rows to export as dicts: 'mistakes', the open 'cell', those 'relabelled', or 'all'.
@@ -240,6 +256,7 @@ class ErrorBrowser(View):
         if not self.texts: return markup("<p>No rows: there is nothing to browse.</p>")
         counts = [f"{len(found):,}" for found in (self.mistakes, self.texts, self.order, self.confusions)]
         changed = f"; {len(self.new)} with a new label" if self.new else ""
+        if self.new and self.file is not None: changed += f", saved in {self.file.path.name}"
         return join([
             markup(
                 "<p><b>{}</b>: {} mistakes in {} rows, {} labels, {} confusions{}.</p>", self.name, *counts, changed

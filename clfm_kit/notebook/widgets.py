@@ -54,9 +54,10 @@ UPRIGHT = ('<line x1="{0}" x2="{0}" y1="16" y2="{1}" stroke="currentColor" strok
 END = '<text x="{}" y="{}" text-anchor="{}">{:.3g}</text>'
 
 def curves(
-    series: dict, label: str, width: int = 520, height: int = 160, mark: float | None = None, word: str = ""
+    series: dict, label: str, width: int = 520, height: int = 160, mark: float | None = None, word: str = "",
+    dashes: tuple = DASHES,
 ) -> Markup:
-    "An SVG of {name: [(x, y)]}; `mark` is an x at which an upright line stands, named by `word`."
+    "An SVG of {name: [(x, y)]}, drawn with `dashes`; `mark` is an x at which an upright line stands, named by `word`."
     points = [point for line in series.values() for point in line]
     if not points: return markup("<p>{}: nothing yet.</p>", label)
     (left, right), (low, high) = ((min(axis), max(axis)) for axis in zip(*points))
@@ -64,7 +65,7 @@ def curves(
     def place(x, y):
         across, up = (x - left) / (right - left), (y - low) / (high - low)
         return round(46 + across * (width - 150), 1), round(height - 22 - up * (height - 42), 1)
-    named = zip(range(len(series)), series.items(), DASHES)
+    named = zip(range(len(series)), series.items(), dashes)
     lines = join(_line(name, [place(*point) for point in line], dash, 6 * number - 3 * (len(series) - 1))
                  for number, (name, line), dash in named if line)
     ends = ((42, height - 19, "end", low), (42, 24, "end", high),
@@ -83,6 +84,7 @@ def _line(name, points, dash, lower) -> Markup:
 # %% ../../nbs/10_notebook/00_widgets.ipynb #0deb7462
 STYLE = """<style>
 .clfm{font:14px/1.45 system-ui,sans-serif;overflow-x:auto}
+.clfm-live .widget-html-content{min-width:0}
 .clfm.clfm p{margin:.4em 0;max-width:50rem}
 .clfm.clfm table{border-collapse:collapse;margin:.5em 0;font-size:inherit;table-layout:auto}
 .clfm.clfm caption{text-align:start;font-weight:600;padding:.2em 0}
@@ -141,11 +143,15 @@ class View:
         return self._made
 
     def refresh(self):
-        "Draw again, in the live view and in the stored one."
+        "Draw again, the picture and what the controls show."
+        self.paint()
+        for draw in self._draws: draw()
+
+    def paint(self):
+        "Draw the picture again, in the live view and in the stored one; a thread may, where fields are the user's."
         if "_made" in vars(self):
             self._body.value = str(markup('<div class="clfm">{}{}</div>', Markup(STYLE), self.render()))
         for place, handle in self._places.items(): handle.update(self._stored(place))
-        for draw in self._draws: draw()
 
     def say(self, text: str = ""):
         "Show a message under the controls, which screen readers say; an empty one takes it away."
