@@ -19,12 +19,15 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+import torch
 from common import RESULTS, save, write
 from sklearn.metrics import average_precision_score
 
-from clfm_kit import Classifier, load_data
+from clfm_kit import load_data
 from clfm_kit.data.rows import Rows, text_groups
+from clfm_kit.data.schemas import learn_schema
 from clfm_kit.evaluation.significance import over_seeds
+from clfm_kit.parts import make
 from clfm_kit.study.cross_validation import cross_validate
 from clfm_kit.study.label_noise import doubted, trust
 from clfm_kit_labels.review import review
@@ -46,6 +49,28 @@ P, y = given["probabilities"], given["given"]
 found = {method: get_label_quality_scores(y, P, method=method).tolist() for method in ("self_confidence", "normalized_margin")}
 print(json.dumps(found | dict(listed=find_label_issues(y, P, n_jobs=1).tolist())))
 """
+
+SMALL_TEXT = """
+import sys, json, numpy as np
+from scipy.sparse import csr_matrix
+from sklearn.linear_model import LogisticRegression
+from small_text import BreakingTies, PoolBasedActiveLearner, SklearnClassifierFactory, SklearnDataset
+given, seed, batch, most = np.load(sys.argv[1]), *map(int, sys.argv[2:])
+x, y = csr_matrix(given["states"] * given["states"].shape[1] ** 0.5), given["targets"]
+np.random.seed(seed)
+data = SklearnDataset(x, y, target_labels=np.arange(y.max() + 1))
+model = SklearnClassifierFactory(LogisticRegression(C=0.03, max_iter=200), int(y.max() + 1))
+learner = PoolBasedActiveLearner(model, BreakingTies(), data)
+taken = np.random.permutation(len(y))[:batch]
+learner.initialize_data(taken, y[taken])
+taken = taken.tolist()
+while len(taken) < most:
+    some = learner.query(num_samples=batch)
+    learner.update(y[some])
+    taken += some.tolist()
+print(json.dumps(taken))
+"""
+PEER = "small-text"  # its margin, BreakingTies, from random rows
 
 
 def rows_of(folder, seed=0):
@@ -76,11 +101,16 @@ def taken_for(found):
     return {name: [names[c] for c in np.argsort(-row)[:min(2, len(names) - 1)]] for name, row in zip(names, mean)}
 
 
-def peer_scores(peer, probabilities, given):
+def asked(peer, code, arrays, *words):
+    """What code in another environment prints last, as JSON, on arrays."""
     with tempfile.TemporaryDirectory() as folder:
-        np.savez(path := Path(folder, "given.npz"), probabilities=probabilities, given=given)
-        done = subprocess.run([peer, "-c", CLEANLAB, str(path)], capture_output=True, text=True, check=True)
+        np.savez(path := Path(folder, "given.npz"), **arrays)
+        done = subprocess.run([peer, "-c", code, str(path), *map(str, words)], capture_output=True, text=True, check=True)
     return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def peer_scores(peer, probabilities, given):
+    return asked(peer, CLEANLAB, dict(probabilities=probabilities, given=given))
 
 
 def figures_of(scores, listed, wrong):
@@ -137,33 +167,59 @@ def wrong(folder, seeds, peer):
 
 # ---- what to label next
 
-def curve(rows, states, test, by, seed):
-    """The accuracy on test rows with 50, 100, … labels, chosen batch by batch."""
-    random, labels = np.random.default_rng(seed), np.array(rows.labels)
-    cold = by_random if by == "random" else by_typical
-    nothing = Pool(states, None, states[:0], np.zeros(0))
-    taken = cold(nothing, BATCH, random).tolist()
-    found = []
-    while True:
-        clf = Classifier("probe", settings=[f"seed={seed}"]).fit(rows.take(taken)).keep_answers()
-        known = np.isin(test.labels, clf.classes_)
-        found.append(float((clf.predict(test.texts) == np.array(test.labels)).mean() if known.any() else 0))
-        if len(taken) >= LABELS: return found
-        rest = np.setdiff1d(np.arange(len(rows)), taken)
-        chances = clf.predict_proba([rows.texts[row] for row in rest])
-        counts = np.array([(labels[taken] == name).sum() for name in clf.classes_], dtype=float)
-        pool = Pool(states[rest], chances, states[taken], counts)
-        taken += rest[STRATEGIES[by].choose(pool, BATCH, random)].tolist()
+class Labelling:
+    """Rows with unit states, of which some are labelled, in the order `taken`; heads of `probe` are fitted on the first."""
+
+    def __init__(self, rows, states, seed):
+        self.rows, self.states, self.seed, self.taken, self.heads = rows, states, seed, [], {}
+
+    def learned(self, size):
+        """What the head, fitted on so many rows, makes of states: its schema, and probabilities by a function."""
+        if size not in self.heads:
+            labels, some = [self.rows.labels[row] for row in self.taken[:size]], self.states[self.taken[:size]]
+            schema = learn_schema(labels)
+            head = make("head", "logistic").fit({"states": some}, schema.targets(labels), schema, seed=self.seed)
+            self.heads[size] = schema, head
+        schema, head = self.heads[size]
+        return schema, lambda some: schema.probabilities(head.logits({"states": torch.from_numpy(some)}).numpy())
+
+    def choose(self, by):
+        """Label rows by a strategy, batch by batch."""
+        random, states = np.random.default_rng(self.seed), self.states
+        cold = by_random if by == "random" else by_typical
+        self.taken = cold(Pool(states, None, states[:0], np.zeros(0)), BATCH, random).tolist()
+        while len(self.taken) < LABELS:
+            schema, chances = self.learned(len(self.taken))
+            rest, own = np.setdiff1d(np.arange(len(states)), self.taken), [self.rows.labels[row] for row in self.taken]
+            counts = np.array([own.count(name) for name in schema.labels], dtype=float)
+            pool = Pool(states[rest], chances(states[rest]), states[self.taken], counts)
+            self.taken += rest[STRATEGIES[by].choose(pool, BATCH, random)].tolist()
+
+    def ask(self, peer):
+        """Label rows as small-text says."""
+        targets = learn_schema(self.rows.labels).targets(self.rows.labels)
+        self.taken = asked(peer, SMALL_TEXT, dict(states=self.states, targets=targets), self.seed, BATCH, LABELS)
+
+    def curve(self, labels, states):
+        """The accuracy on test rows with 50, 100, … rows labelled."""
+        found = []
+        for size in range(BATCH, LABELS + 1, BATCH):
+            schema, chances = self.learned(size)
+            found.append(float((np.array(schema.labels)[chances(states).argmax(axis=1)] == np.array(labels)).mean()))
+        return found
 
 
-def suggest_cell(folder, by, seed, reader):
+def suggest_cell(folder, by, seed, reader, peer):
     name = Path(folder).name
     path = CELLS / f"suggest.{name}.{by}.{seed}.json"
     if path.exists(): return
     rows, test = rows_of(folder, seed), load_data(folder).test
     test = Rows(test.texts, list(map(str, test.labels)))
     began = time.process_time()
-    found = curve(rows, reader.read(rows.texts), test, by, seed)
+    labelling = Labelling(rows, reader.read(rows.texts), seed)
+    if by == PEER: labelling.ask(peer)
+    else: labelling.choose(by)
+    found = labelling.curve(test.labels, reader.read(test.texts))
     seconds = round(time.process_time() - began, 1)
     save(path, json.dumps(dict(part="suggest", data=name, by=by, seed=seed, accuracy=found, processor_seconds=seconds)))
     print(name, by, seed, round(statistics.mean(found), 4), [round(value, 3) for value in found], seconds, flush=True)
@@ -262,7 +318,7 @@ if __name__ == "__main__":
         reader = Reader()
         for seed in range(given.seeds):
             for folder in given.data:
-                for by in given.by: suggest_cell(folder, by, seed, reader)
+                for by in given.by: suggest_cell(folder, by, seed, reader, given.peer)
     if given.part == "time":
         for folder in given.data: timed(folder)
     if given.collect: collect()
