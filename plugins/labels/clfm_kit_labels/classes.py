@@ -35,17 +35,16 @@ HALF = 0.5  # of what a coin would mix up
 def mixed_pairs(probabilities: np.ndarray, given: np.ndarray, names: list) -> list[dict]:
     """Pairs of classes that answers hardly tell apart, as dicts of one, other, rows of each, mixed, low and high, those
     most mixed first; out-of-fold probabilities [N, C] and class numbers [N]."""
-    classes = [c for c in range(len(names)) if (given == c).any()]
-    prefers = {c: (probabilities[given == c] > probabilities[given == c, c][:, None]).sum(axis=0) for c in classes}
-    found = []
-    for a in classes:
-        for b in classes:
-            if a >= b or not prefers[a][b] or not prefers[b][a]: continue
-            one, other = share(int(prefers[a][b]), int((given == a).sum())), share(int(prefers[b][a]), int((given == b).sum()))
-            mixed, low, high = sum_of(one, other)
-            if low > HALF:
-                rows = [int((given == a).sum()), int((given == b).sum())]
-                found.append(dict(one=names[a], other=names[b], rows=rows, mixed=mixed, low=low, high=high))
+    rows = np.bincount(given, minlength=len(names)).tolist()
+    prefers = np.zeros((len(names), len(names)), dtype=int)  # [given, the one that is preferred to it]
+    for c in np.flatnonzero(rows):
+        some = probabilities[given == c]
+        prefers[c] = (some > some[:, [c]]).sum(axis=0)
+    shares, found = prefers / np.maximum(rows, 1)[:, None], []
+    for a, b in zip(*np.nonzero(np.triu((shares + shares.T > HALF) & (prefers > 0) & (prefers.T > 0)))):
+        mixed = sum_of(share(int(prefers[a, b]), rows[a]), share(int(prefers[b, a]), rows[b]))
+        if mixed.low > HALF:
+            found.append(dict(one=names[a], other=names[b], rows=[rows[a], rows[b]], mixed=mixed.value, low=mixed.low, high=mixed.high))
     return sorted(found, key=lambda pair: -pair["mixed"])
 
 def sum_of(one: Share, other: Share) -> Share:

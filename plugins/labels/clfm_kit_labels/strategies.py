@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WIDER', 'STRATEGIES', 'DEFAULT', 'Pool', 'by_margin', 'by_entropy', 'by_coreset', 'by_random', 'by_mix', 'by_typical',
-           'Strategy']
+           'Strategy', 'half_unsure']
 
 # %% ../nbs/05_strategies.ipynb #d242b181
 from collections.abc import Callable
@@ -71,19 +71,26 @@ def _greedy(pool: Pool, n: int, weight: np.ndarray, random: np.random.Generator)
 # %% ../nbs/05_strategies.ipynb #56d7eb43
 WIDER = 10  # times the rows that are asked for, among which `mix` chooses
 
-def by_mix(pool: Pool, n: int, random: np.random.Generator) -> np.ndarray:
-    "Rows that are unsure, unlike each other and unlike labelled ones, and of all classes."
-    unsure = np.argsort(-pool.margin(), kind="stable")[:WIDER * n]
-    states, likeliest = pool.states[unsure], pool.chances[unsure].argmax(axis=1)
-    far, counts, taken = Pool(states, None, pool.labelled, pool.counts).uncovered(), pool.counts + 1.0, []
-    for _ in range(min(n, len(unsure))):
-        weight = far ** 2 / counts[likeliest]
+def _spread(pool: Pool, n: int, random: np.random.Generator, classes: Any = None) -> np.ndarray:
+    "Rows drawn one by one, by how little they are covered and, where `classes` [N] are given, how seldom theirs are."
+    far, counts, taken = pool.uncovered(), pool.counts + 1.0, []
+    for _ in range(min(n, len(far))):
+        weight = far ** 2 if classes is None else far ** 2 / counts[classes]
         weight[taken] = 0
         if not weight.sum(): weight = np.isin(np.arange(len(weight)), taken, invert=True) * 1.0  # all are covered
         taken.append(row := int(random.choice(len(weight), p=weight / weight.sum())))
-        counts[likeliest[row]] += 1
-        far = np.minimum(far, np.maximum(1 - states @ states[row], 0))
-    return unsure[taken]
+        if classes is not None: counts[classes[row]] += 1
+        far = np.minimum(far, np.maximum(1 - pool.states @ pool.states[row], 0))
+    return np.array(taken, dtype=np.int64)
+
+def by_mix(pool: Pool, n: int, random: np.random.Generator) -> np.ndarray:
+    "Rows half of which are unsure, unlike each other and unlike labelled ones, and of all classes; the others of all kinds."
+    unsure = np.argsort(-pool.margin(), kind="stable")[:WIDER * n]
+    some = Pool(pool.states[unsure], None, pool.labelled, pool.counts)
+    first = unsure[_spread(some, n - n // 2, random, pool.chances[unsure].argmax(axis=1))]
+    rest = np.setdiff1d(np.arange(len(pool.states)), first)
+    covered = np.concatenate([pool.labelled, pool.states[first]])
+    return np.concatenate([first, rest[_spread(Pool(pool.states[rest], None, covered, pool.counts), n // 2, random)]])
 
 def by_typical(pool: Pool, n: int, random: np.random.Generator) -> np.ndarray:
     "Rows in the middle of clusters, for a pool of which nothing is labelled."
@@ -104,10 +111,16 @@ def by_typical(pool: Pool, n: int, random: np.random.Generator) -> np.ndarray:
 class Strategy:
     "How rows are chosen, and which of a large pool it may choose among."
     choose: Callable[[Pool, int, np.random.Generator], np.ndarray]  # row numbers, the best first
-    first: Callable[[Pool], np.ndarray] | None = None  # [N], higher is kept; None: any rows at random
+    first: Callable[[Pool, np.random.Generator], np.ndarray] | None = None  # [N], higher is kept; None: any rows at random
+
+def half_unsure(pool: Pool, random: np.random.Generator) -> np.ndarray:  # [N]
+    "The margin of half of the rows, and a number from 0 to 1 for the others."
+    return np.where(random.random(len(pool.states)) < 0.5, pool.margin(), random.random(len(pool.states)))
 
 STRATEGIES: dict[str, Strategy] = {
-    "mix": Strategy(by_mix, Pool.margin), "margin": Strategy(by_margin, Pool.margin),
-    "entropy": Strategy(by_entropy, Pool.entropy), "coreset": Strategy(by_coreset), "random": Strategy(by_random),
+    "mix": Strategy(by_mix, half_unsure), "margin": Strategy(by_margin, lambda pool, random: pool.margin()),
+    "entropy": Strategy(by_entropy, lambda pool, random: pool.entropy()), "coreset": Strategy(by_coreset),
+    "random": Strategy(by_random),
 }
 DEFAULT = "mix"
+

@@ -123,7 +123,7 @@ def gather(
         done += len(block)
         if not texts: continue
         states, chances = reader.read(texts), known.chances(texts)
-        first = strategy.first and strategy.first(known.pool(states, chances))
+        first = strategy.first and strategy.first(known.pool(states, chances), random)
         found.add(fresh, texts, states, chances, random.random(len(texts)) if first is None else first, most)
         emit(None, "rows", done=done, total=None)
     return found, done, labelled, repeated
