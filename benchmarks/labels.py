@@ -32,7 +32,7 @@ from clfm_kit.study.cross_validation import cross_validate
 from clfm_kit.study.label_noise import doubted, trust
 from clfm_kit_labels.review import review
 from clfm_kit_labels.states import Reader
-from clfm_kit_labels.strategies import STRATEGIES, Pool, by_random, by_typical
+from clfm_kit_labels.strategies import STRATEGIES, Pool, by_random, by_first
 
 CELLS = RESULTS / "labels"
 MOST = 4000  # rows of a data set
@@ -186,7 +186,7 @@ class Labelling:
     def choose(self, by):
         """Label rows by a strategy, batch by batch."""
         random, states = np.random.default_rng(self.seed), self.states
-        cold = by_random if by == "random" else by_typical
+        cold = by_random if by == "random" else by_first
         self.taken = cold(Pool(states, None, states[:0], np.zeros(0)), BATCH, random).tolist()
         while len(self.taken) < LABELS:
             schema, chances = self.learned(len(self.taken))

@@ -16,7 +16,7 @@ from clfm_kit_labels.classes import in_two, mixed_pairs, share
 from clfm_kit_labels.learning import rows_needed
 from clfm_kit_labels.review import review
 from clfm_kit_labels.states import neighbours, unit
-from clfm_kit_labels.strategies import STRATEGIES, Pool, by_typical
+from clfm_kit_labels.strategies import STRATEGIES, Pool, by_first
 from clfm_kit_labels.suggesting import suggest
 
 TRAIN = load_data("helpdesk").train
@@ -127,8 +127,8 @@ def test_every_strategy_gives_each_row_once(rows, asked, labelled, seed):
     for name, strategy in STRATEGIES.items():
         found = strategy.choose(pool, asked, random).tolist()
         assert len(found) == len({*found}) == min(rows, asked), name
-    cold = by_typical(Pool(states, None, states[:0], np.zeros(0)), asked, random).tolist()
-    assert len({*cold}) == len(cold) <= min(rows, asked)
+    cold = by_first(Pool(states, None, states[:0], np.zeros(0)), asked, random).tolist()
+    assert len({*cold}) == len(cold) == min(rows, asked)
 
 
 def test_neighbours_do_not_depend_on_blocks(monkeypatch):

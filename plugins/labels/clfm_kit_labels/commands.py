@@ -18,6 +18,8 @@ from clfm_kit.data.texts import check_apart, tables_to_answer
 from clfm_kit.data.writing import ending
 from clfm_kit.paths import check_file
 from clfm_kit.recipes import Recipe
+from .review import review
+from .suggesting import suggest as choose
 
 # %% ../nbs/07_commands.ipynb #22ab8539
 Rows = Annotated[str, typer.Argument(help="Labelled rows: a shipped data set, a folder, a file, or a Hub id.")]
@@ -34,7 +36,6 @@ def labels(
     files, checked = Files(data, separator, encoding), Recipe.of(recipe)
     check_given(files)
     _check_out(out, data, [files])
-    from clfm_kit_labels.review import review
     with progress(): found = review(files, task, checked, model, seed=seed, text=text_column, label=label_column)
     if out: found.save(out)
     show(found.to_dict(), as_json, found, *_told(out, len(found.records())))
@@ -67,7 +68,6 @@ def suggest(
     for given in (files, pool):
         if given is not None: check_given(given)
     _check_out(out, unlabelled, [*tables_to_answer(pool), *([files] if files is not None else [])])
-    from clfm_kit_labels.suggesting import suggest as choose
     with progress():
         found = choose(files, pool, number, by, task, checked, model, seed, text=text_column, label=label_column)
     if out: found.save(out)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WIDER', 'STRATEGIES', 'DEFAULT', 'Pool', 'by_margin', 'by_entropy', 'by_coreset', 'by_random', 'by_mix', 'by_typical',
-           'Strategy', 'half_unsure']
+           'by_first', 'Strategy', 'half_unsure']
 
 # %% ../nbs/05_strategies.ipynb #d242b181
 from collections.abc import Callable
@@ -88,9 +88,12 @@ def by_mix(pool: Pool, n: int, random: np.random.Generator) -> np.ndarray:
     unsure = np.argsort(-pool.margin(), kind="stable")[:WIDER * n]
     some = Pool(pool.states[unsure], None, pool.labelled, pool.counts)
     first = unsure[_spread(some, n - n // 2, random, pool.chances[unsure].argmax(axis=1))]
-    rest = np.setdiff1d(np.arange(len(pool.states)), first)
-    covered = np.concatenate([pool.labelled, pool.states[first]])
-    return np.concatenate([first, rest[_spread(Pool(pool.states[rest], None, covered, pool.counts), n // 2, random)]])
+    return _with_others(pool, first, n // 2, random)
+
+def _with_others(pool: Pool, first: np.ndarray, n: int, random: np.random.Generator) -> np.ndarray:
+    "Rows that are taken, and so many of all kinds after them."
+    rest, covered = np.setdiff1d(np.arange(len(pool.states)), first), np.concatenate([pool.labelled, pool.states[first]])
+    return np.concatenate([first, rest[_spread(Pool(pool.states[rest], None, covered, pool.counts), n, random)]])
 
 def by_typical(pool: Pool, n: int, random: np.random.Generator) -> np.ndarray:
     "Rows in the middle of clusters, for a pool of which nothing is labelled."
@@ -105,6 +108,10 @@ def by_typical(pool: Pool, n: int, random: np.random.Generator) -> np.ndarray:
         near = np.sort(states[rows] @ states[rows].T, axis=1)[:, -20:].mean(axis=1)
         found.append(rows[int(near.argmax())])
     return np.array(found)
+def by_first(pool: Pool, n: int, random: np.random.Generator) -> np.ndarray:
+    "A mix without a model: rows half of which are typical, the others of all kinds."
+    return _with_others(pool, by_typical(pool, n - n // 2, random), n // 2, random)
+
 
 # %% ../nbs/05_strategies.ipynb #084768fd
 @dataclass(frozen=True)

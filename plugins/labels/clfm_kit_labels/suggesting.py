@@ -29,7 +29,7 @@ from clfm_kit.recipes import Recipe
 from clfm_kit.study.comparison import entry_tasks
 from clfm_kit.study.cross_validation import one_task
 from .states import Reader
-from .strategies import DEFAULT, STRATEGIES, Pool, Strategy, by_coreset, by_typical
+from .strategies import DEFAULT, STRATEGIES, Pool, Strategy, by_coreset, by_first
 
 # %% ../nbs/06_suggesting.ipynb #05683156
 @dataclass(repr=False)
@@ -179,7 +179,7 @@ def _without_model(by: str, strategy: Strategy, labelled: int) -> Strategy:
     "What stands for a strategy where there is no model. Raises `UserError` for one that needs it."
     if strategy.first is None: return strategy
     if by != DEFAULT: raise UserError(f"{by} asks a model, and there are no labels of two classes to fit one; use {DEFAULT}")
-    return Strategy(by_coreset if labelled else by_typical)
+    return Strategy(by_coreset if labelled else by_first)
 
 def _name(pool: Any) -> str: return Path(pool).name if isinstance(pool, (str, Path)) else "the pool"
 
