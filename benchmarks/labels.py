@@ -46,7 +46,8 @@ from cleanlab.filter import find_label_issues
 from cleanlab.rank import get_label_quality_scores
 given = np.load(sys.argv[1])
 P, y = given["probabilities"], given["given"]
-found = {method: get_label_quality_scores(y, P, method=method).tolist() for method in ("self_confidence", "normalized_margin")}
+scores = lambda method: get_label_quality_scores(y, P, method=method).tolist()
+found = {method: scores(method) for method in ("self_confidence", "normalized_margin")}
 print(json.dumps(found | dict(listed=find_label_issues(y, P, n_jobs=1).tolist())))
 """
 
@@ -105,7 +106,8 @@ def asked(peer, code, arrays, *words):
     """What code in another environment prints last, as JSON, on arrays."""
     with tempfile.TemporaryDirectory() as folder:
         np.savez(path := Path(folder, "given.npz"), **arrays)
-        done = subprocess.run([peer, "-c", code, str(path), *map(str, words)], capture_output=True, text=True, check=True)
+        call = [peer, "-c", code, str(path), *map(str, words)]
+        done = subprocess.run(call, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
@@ -114,7 +116,7 @@ def peer_scores(peer, probabilities, given):
 
 
 def figures_of(scores, listed, wrong):
-    """Of an order, the lowest scores first, and a list: average precision, recall in the first tenth, and of the list."""
+    """Of an order, the lowest scores first, and of a list: average precision, recall in the first tenth, of the list."""
     first = np.argsort(scores, kind="stable")[:len(wrong) // 10]
     listed = np.asarray(listed)
     return dict(
@@ -168,7 +170,7 @@ def wrong(folder, seeds, peer):
 # ---- what to label next
 
 class Labelling:
-    """Rows with unit states, of which some are labelled, in the order `taken`; heads of `probe` are fitted on the first."""
+    """Rows with unit states, of which some are labelled, in the order `taken`; heads of `probe` learn the first."""
 
     def __init__(self, rows, states, seed):
         self.rows, self.states, self.seed, self.taken, self.heads = rows, states, seed, [], {}
@@ -235,8 +237,11 @@ def timed(folder):
     began = time.process_time()
     found = review(Rows(texts, labels))
     seconds = round(time.process_time() - began, 1)
-    counts = {name: len(getattr(found, name)) for name in ("wrong", "duplicates", "outliers", "merge", "split", "lacking")}
-    cell = dict(part="time", data=Path(folder).name, rows=len(texts), classes=len({*labels}), processor_seconds=seconds, found=counts)
+    kinds = ("wrong", "duplicates", "outliers", "merge", "split", "lacking")
+    cell = dict(
+        part="time", data=Path(folder).name, rows=len(texts), classes=len({*labels}), processor_seconds=seconds,
+        found={name: len(getattr(found, name)) for name in kinds},
+    )
     save(CELLS / f"time.{cell['data']}.json", json.dumps(cell))
     print(cell)
 
@@ -271,8 +276,8 @@ def suggest_rows(cells):
         both = sorted(some.keys() & base.keys())
         curve = np.mean([cell["accuracy"] for cell in some.values()], axis=0)
         row = dict(
-            part="suggest", data=data, by=by, seeds=len(some), area=over_seeds([area(cell) for cell in some.values()]).to_dict(),
-            curve=curve.round(4).tolist(),
+            part="suggest", data=data, by=by, seeds=len(some), curve=curve.round(4).tolist(),
+            area=over_seeds([area(cell) for cell in some.values()]).to_dict(),
         )
         if base and by != "random":
             row["gain"] = over_seeds([area(some[seed]) - area(base[seed]) for seed in both]).to_dict()
@@ -282,24 +287,52 @@ def suggest_rows(cells):
         yield row
 
 
+def wrong_figures(row):
+    place = f"{row['data']} {row['way']} {row['share']}"
+    sides = [side for side, value in row.items() if isinstance(value, dict)]
+    return {f"{place} {side}: average precision": row[side]["average_precision"] for side in sides} | {
+        f"{place}: recall in the first tenth": row["ours"]["recall_in_first_tenth"]
+    }
+
+
+def suggest_figures(row):
+    place = f"{row['data']} {row['by']}"
+    found = {f"{place}: area": round(row["area"]["mean"], 4)}
+    if "gain" in row: found[f"{place}: gain over random"] = [round(row["gain"][name], 4) for name in ("mean", "low", "high")]
+    return found | {f"{place}: labels for the accuracy of 500 random ones": row.get("labels_for_500_random")}
+
+
+def clean_figures(row):
+    return {f"{row['data']} as published, {side}: share listed": round(value, 4) for side, value in row["listed"].items()}
+
+
+def time_figures(row): return {f"{row['data']} {row['rows']} rows: processor seconds": row["processor_seconds"]}
+
+
+FIGURES = dict(wrong=wrong_figures, suggest=suggest_figures, clean=clean_figures, time=time_figures)
+
+
+def over_sets(rows):
+    """The mean over data sets of what each strategy reaches; how many labels it needs for 500 random ones' accuracy."""
+    sets = {row["data"] for row in rows}
+    for by in dict.fromkeys(row["by"] for row in rows):
+        own, base = ([row["curve"] for row in rows if row["by"] == name] for name in (by, "random"))
+        if len(own) < len(sets): continue
+        mean = np.mean(own, axis=0)
+        yield f"mean of {len(sets)} sets {by}: area", round(float(mean.mean()), 4)
+        needed = rows_to(mean, np.mean(base, axis=0)[-1])
+        yield f"mean of {len(sets)} sets {by}: labels for the accuracy of 500 random ones", needed
+
+
 def collect():
     cells = defaultdict(list)
     for path in sorted(CELLS.glob("*.json")):
         cell = json.loads(path.read_text())
         cells[cell["part"]].append(cell)
-    rows, figures = [*wrong_rows(cells["wrong"]), *suggest_rows(cells["suggest"]), *cells["clean"], *cells["time"]], {}
-    for row in rows:
-        if row["part"] == "wrong":
-            for side in [side for side, value in row.items() if isinstance(value, dict)]:
-                figures[f"{row['data']} {row['way']} {row['share']} {side}: average precision"] = row[side]["average_precision"]
-            figures[f"{row['data']} {row['way']} {row['share']}: recall in the first tenth"] = row["ours"]["recall_in_first_tenth"]
-        if row["part"] == "clean":
-            for side, share in row["listed"].items(): figures[f"{row['data']} as published, {side}: share listed"] = round(share, 4)
-        if row["part"] == "time": figures[f"{row['data']} {row['rows']} rows: processor seconds"] = row["processor_seconds"]
-        if row["part"] == "suggest":
-            figures[f"{row['data']} {row['by']}: area"] = round(row["area"]["mean"], 4)
-            if "gain" in row: figures[f"{row['data']} {row['by']}: gain over random"] = str(row["gain"])
-            figures[f"{row['data']} {row['by']}: labels for the accuracy of 500 random ones"] = row.get("labels_for_500_random")
+    suggested = [*suggest_rows(cells["suggest"])]
+    rows = [*wrong_rows(cells["wrong"]), *suggested, *cells["clean"], *cells["time"]]
+    figures = dict(over_sets(suggested))
+    for row in rows: figures |= FIGURES[row["part"]](row)
     write("labels", figures, rows, command="python benchmarks/labels.py --collect")
 
 

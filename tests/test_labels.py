@@ -97,7 +97,8 @@ def test_classes_that_a_coin_tells_apart_may_be_one():
 
 
 def test_points_are_cut_where_there_is_a_gap():
-    points = np.concatenate([np.zeros((30, 2)), np.ones((10, 2))]) + np.random.default_rng(0).standard_normal((40, 2)) * 0.05
+    noise = np.random.default_rng(0).standard_normal((40, 2)) * 0.05
+    points = np.concatenate([np.zeros((30, 2)), np.ones((10, 2))]) + noise
     side, left = in_two(points)
     assert sorted([side.sum(), (~side).sum()]) == [10, 30] and left < 0.1
 
@@ -179,7 +180,8 @@ def test_bad_input_is_one_sentence(tmp_path):
     good = csv(tmp_path / "good.csv", TRAIN.texts[:40], TRAIN.labels[:40])
     for words, said in (
         (("labels", one), "only one class"), (("labels", tmp_path / "none.csv"), "none.csv"),
-        (("labels", good, "--out", good), "is the data"), (("labels", good, "--task", "intent"), "task 'intent' does not exist"),
+        (("labels", good, "--out", good), "is the data"),
+        (("labels", good, "--task", "intent"), "task 'intent' does not exist"),
         (("suggest", good, "--unlabelled", good), "labelled already"),
         (("suggest", good, "--unlabelled", good, "--by", "luck"), "luck"),
     ):

@@ -44,7 +44,9 @@ def mixed_pairs(probabilities: np.ndarray, given: np.ndarray, names: list) -> li
     for a, b in zip(*np.nonzero(np.triu((shares + shares.T > HALF) & (prefers > 0) & (prefers.T > 0)))):
         mixed = sum_of(share(int(prefers[a, b]), rows[a]), share(int(prefers[b, a]), rows[b]))
         if mixed.low > HALF:
-            found.append(dict(one=names[a], other=names[b], rows=[rows[a], rows[b]], mixed=mixed.value, low=mixed.low, high=mixed.high))
+            found.append(dict(
+                one=names[a], other=names[b], rows=[rows[a], rows[b]], mixed=mixed.value, low=mixed.low, high=mixed.high
+            ))
     return sorted(found, key=lambda pair: -pair["mixed"])
 
 def sum_of(one: Share, other: Share) -> Share:
@@ -99,10 +101,12 @@ def _middle(states, rows, most: int = 3) -> list:
 
 # %% ../nbs/02_classes.ipynb #1a2e8ae4
 def not_learned(report: Report) -> list[dict]:
-    "Classes of which out-of-fold answers find less than half, as dicts of label, rows, recall, low, high; the worst first."
+    "Classes of which less than half is found, as dicts of label, rows, recall, low, high; the worst first."
     found = []
     for row in report.per_class:
         if not row["support"]: continue
         recall = share(round(float(row["recall"]) * row["support"]), row["support"])
-        if recall.high < HALF: found.append(dict(label=row["label"], rows=row["support"], recall=recall.value, low=recall.low, high=recall.high))
+        if recall.high >= HALF: continue
+        interval = dict(recall=recall.value, low=recall.low, high=recall.high)
+        found.append(dict(label=row["label"], rows=row["support"]) | interval)
     return sorted(found, key=lambda one: one["recall"])

@@ -28,7 +28,7 @@ Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 
 def labels(
     data: Rows, task: TaskName = None, recipe: Recipes = "probe", model: Model = "minilm",
-    out: Annotated[Optional[str], typer.Option("--out", help="A file for the rows to correct, such as to_correct.csv.")] = None,
+    out: Annotated[Optional[str], typer.Option("--out", help="A file for rows to correct, such as to_correct.csv.")] = None,
     seed: Seed = 0, text_column: Text = None, label_column: Label = None, separator: Separator = None,
     encoding: Encoding = None, as_json: Json = False,
 ):
@@ -58,7 +58,7 @@ def suggest(
     number: Annotated[int, typer.Option("-n", "--number", min=1, help="How many rows.")] = 50,
     by: Annotated[str, typer.Option("--by", help="mix, margin, entropy, coreset or random.")] = "mix",
     task: TaskName = None, recipe: Recipes = "probe", model: Model = "minilm",
-    out: Annotated[Optional[str], typer.Option("--out", help="A file for the rows to label, such as to_label.csv.")] = None,
+    out: Annotated[Optional[str], typer.Option("--out", help="A file for rows to label, such as to_label.csv.")] = None,
     seed: Seed = 0, text_column: Text = None, label_column: Label = None, separator: Separator = None,
     encoding: Encoding = None, as_json: Json = False,
 ):

@@ -39,7 +39,7 @@ class Reader:
 BLOCK = 1024  # rows that are compared with all others at once
 
 def neighbours(states: np.ndarray, most: int = 10) -> tuple[np.ndarray, np.ndarray]:  # (rows [N, K], cosines [N, K])
-    "The nearest other rows of each row of unit states [N, F], the nearest first; fewer than `most` where there are fewer."
+    "The nearest other rows of each row of unit states [N, F], the nearest first; `most`, or all there are."
     most = min(most, len(states) - 1)
     rows, near = np.zeros((len(states), most), dtype=np.int64), np.zeros((len(states), most), dtype=np.float32)
     for start in range(0, len(states) * (most > 0), BLOCK):

@@ -84,7 +84,7 @@ def _spread(pool: Pool, n: int, random: np.random.Generator, classes: Any = None
     return np.array(taken, dtype=np.int64)
 
 def by_mix(pool: Pool, n: int, random: np.random.Generator) -> np.ndarray:
-    "Rows half of which are unsure, unlike each other and unlike labelled ones, and of all classes; the others of all kinds."
+    "Rows half of which are unsure, unlike others and of all classes, and half of all kinds."
     unsure = np.argsort(-pool.margin(), kind="stable")[:WIDER * n]
     some = Pool(pool.states[unsure], None, pool.labelled, pool.counts)
     first = unsure[_spread(some, n - n // 2, random, pool.chances[unsure].argmax(axis=1))]
@@ -92,7 +92,8 @@ def by_mix(pool: Pool, n: int, random: np.random.Generator) -> np.ndarray:
 
 def _with_others(pool: Pool, first: np.ndarray, n: int, random: np.random.Generator) -> np.ndarray:
     "Rows that are taken, and so many of all kinds after them."
-    rest, covered = np.setdiff1d(np.arange(len(pool.states)), first), np.concatenate([pool.labelled, pool.states[first]])
+    rest = np.setdiff1d(np.arange(len(pool.states)), first)
+    covered = np.concatenate([pool.labelled, pool.states[first]])
     return np.concatenate([first, rest[_spread(Pool(pool.states[rest], None, covered, pool.counts), n, random)]])
 
 def by_typical(pool: Pool, n: int, random: np.random.Generator) -> np.ndarray:
@@ -118,7 +119,7 @@ def by_first(pool: Pool, n: int, random: np.random.Generator) -> np.ndarray:
 class Strategy:
     "How rows are chosen, and which of a large pool it may choose among."
     choose: Callable[[Pool, int, np.random.Generator], np.ndarray]  # row numbers, the best first
-    first: Callable[[Pool, np.random.Generator], np.ndarray] | None = None  # [N], higher is kept; None: any rows at random
+    first: Callable[[Pool, np.random.Generator], np.ndarray] | None = None  # [N], higher is kept; None: any rows
 
 def half_unsure(pool: Pool, random: np.random.Generator) -> np.ndarray:  # [N]
     "The margin of half of the rows, and a number from 0 to 1 for the others."

@@ -56,7 +56,7 @@ class Suggestions(Result):
         return self.notes
 
     def save(self, path: str | PathLike[str]) -> Path:
-        "Write the rows to label, by ending as CSV, TSV, JSON lines or Parquet. Raises `UserError` where that cannot be."
+        "Write the rows to label, by ending as CSV, TSV, JSON lines or Parquet. Raises `UserError` if that cannot be."
         columns = ["row", "text", "label", "guess", "probability"]
         with fresh_file(path) as file: write_records(self.chosen, file, ending(path), columns=columns)
         return Path(path)
@@ -112,8 +112,8 @@ def gather(
     "Read a pool, (text, record) as from `stream_texts`, block by block."
     found, done, labelled, repeated, seen = Candidates(), 0, 0, 0, set()
     for block in blocks(stream, BLOCK):
-        fresh, texts = [], []
-        for row, (text, mark) in enumerate(zip((text for text, _ in block), fingerprints([text for text, _ in block]).tolist()), done):
+        fresh, texts, given = [], [], [text for text, _ in block]
+        for row, (text, mark) in enumerate(zip(given, fingerprints(given).tolist()), done):
             if mark in known.seen: labelled += 1
             elif mark in seen: repeated += 1
             else:
@@ -129,7 +129,9 @@ def gather(
     return found, done, labelled, repeated
 
 # %% ../nbs/06_suggesting.ipynb #43015410
-def _known(data: Any, specs: dict, task: str, recipe: Recipe, model, reader: Reader, cache, text, label) -> tuple[Labelled, list]:
+def _known(
+    data: Any, specs: dict, task: str, recipe: Recipe, model, reader: Reader, cache, text, label
+) -> tuple[Labelled, list]:
     "What is labelled, with a fitted classifier where there are two classes, and notes."
     nothing = Labelled(None, task, np.zeros((0, 1), dtype=np.float32), np.zeros(0), set())
     if data is None: return nothing, ["nothing is labelled yet, so there is no model to ask"]
@@ -142,7 +144,8 @@ def _known(data: Any, specs: dict, task: str, recipe: Recipe, model, reader: Rea
     part, values = specs[task].part(), [splits.train.by_task[task][row] for row in numbers]
     names = {name for value in values for name in (value if isinstance(value, list) else [value])}
     if len(names) < 2 and part.unit == "text":
-        return nothing, [f"all {len(numbers)} labelled rows are {', '.join(map(str, names))}, so there is no model to ask"]
+        only = ", ".join(map(str, names))
+        return nothing, [f"all {len(numbers)} labelled rows are {only}, so there is no model to ask"]
     clf = Classifier(recipe, model, cache=cache).fit(splits).keep_answers()
     schema = clf.task(task).schema
     counts = np.zeros(len(schema))
@@ -151,7 +154,8 @@ def _known(data: Any, specs: dict, task: str, recipe: Recipe, model, reader: Rea
 
 def suggest(
     data: Any, unlabelled: Any, n: int = 50, by: str = DEFAULT, task: str | None = None, recipe: Any = "probe",
-    model: str | PathLike[str] = "minilm", seed: int = 0, cache: Any = "default", text: Any = None, label: str | None = None,
+    model: str | PathLike[str] = "minilm", seed: int = 0, cache: Any = "default", text: Any = None,
+    label: str | None = None,
 ) -> Suggestions:
     """Choose `n` rows of a pool of texts to label next; `data` are the labelled rows, or None where there are none.
 
@@ -178,7 +182,8 @@ def suggest(
 def _without_model(by: str, strategy: Strategy, labelled: int) -> Strategy:
     "What stands for a strategy where there is no model. Raises `UserError` for one that needs it."
     if strategy.first is None: return strategy
-    if by != DEFAULT: raise UserError(f"{by} asks a model, and there are no labels of two classes to fit one; use {DEFAULT}")
+    if by != DEFAULT:
+        raise UserError(f"{by} asks a model, and there are no labels of two classes to fit one; use {DEFAULT}")
     return Strategy(by_coreset if labelled else by_first)
 
 def _name(pool: Any) -> str: return Path(pool).name if isinstance(pool, (str, Path)) else "the pool"
