@@ -28,24 +28,24 @@ Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 
 def labels(
     data: Rows, task: TaskName = None, recipe: Recipes = "probe", model: Model = "minilm",
-    out: Annotated[Optional[str], typer.Option("--out", help="A file for rows to correct, such as to_correct.csv.")] = None,
+    out: Annotated[Optional[str], typer.Option("--out", help="A file for rows to correct: to_correct.csv.")] = None,
     seed: Seed = 0, text_column: Text = None, label_column: Label = None, separator: Separator = None,
     encoding: Encoding = None, as_json: Json = False,
 ):
     "Show labels that are probably wrong, duplicates in conflict, outliers, and classes to join, to part or to feed."
     files, checked = Files(data, separator, encoding), Recipe.of(recipe)
     check_given(files)
-    _check_out(out, data, [files])
+    _check_out(out, {data: [files]})
     with progress(): found = review(files, task, checked, model, seed=seed, text=text_column, label=label_column)
     if out: found.save(out)
     show(found.to_dict(), as_json, found, *_told(out, len(found.records())))
 
-def _check_out(out: Optional[str], data: Optional[str], tables: list) -> None:
-    "Raise `UserError` for a file that cannot be written, or is the data."
+def _check_out(out: Optional[str], read: dict) -> None:
+    "Raise `UserError` for a file that cannot be written, or is among those that are read, {data: tables}."
     if out is None: return
     ending(out)
     check_file(out)
-    check_apart(out, data, tables)
+    for data, tables in read.items(): check_apart(out, data, tables)
 
 def _told(out: Optional[str], rows: int) -> list[str]: return [f"{rows} rows → {out}"] if out else []
 
@@ -67,7 +67,7 @@ def suggest(
     files = None if data is None else Files(data, separator, encoding)
     for given in (files, pool):
         if given is not None: check_given(given)
-    _check_out(out, unlabelled, [*tables_to_answer(pool), *([files] if files is not None else [])])
+    _check_out(out, {unlabelled: tables_to_answer(pool)} | ({} if files is None else {data: [files]}))
     with progress():
         found = choose(files, pool, number, by, task, checked, model, seed, text=text_column, label=label_column)
     if out: found.save(out)
