@@ -116,7 +116,7 @@ def peer_scores(peer, probabilities, given):
 
 
 def figures_of(scores, listed, wrong):
-    """Of an order, the lowest scores first, and of a list: average precision, recall in the first tenth, of the list."""
+    """Of an order, the lowest scores first, and of a list: average precision, recall in the first tenth, and more."""
     first = np.argsort(scores, kind="stable")[:len(wrong) // 10]
     listed = np.asarray(listed)
     return dict(
@@ -295,15 +295,21 @@ def wrong_figures(row):
     }
 
 
+ENDS = "mean", "low", "high"  # of an interval
+
+
 def suggest_figures(row):
     place = f"{row['data']} {row['by']}"
     found = {f"{place}: area": round(row["area"]["mean"], 4)}
-    if "gain" in row: found[f"{place}: gain over random"] = [round(row["gain"][name], 4) for name in ("mean", "low", "high")]
-    return found | {f"{place}: labels for the accuracy of 500 random ones": row.get("labels_for_500_random")}
+    if "gain" in row: found |= {f"{place}: gain over random, {name}": round(row["gain"][name], 4) for name in ENDS}
+    needed = row.get("labels_for_500_random")
+    if needed: found[f"{place}: labels for the accuracy of 500 random ones"] = needed
+    return found
 
 
 def clean_figures(row):
-    return {f"{row['data']} as published, {side}: share listed": round(value, 4) for side, value in row["listed"].items()}
+    place = f"{row['data']} as published"
+    return {f"{place}, {side}: share listed": round(value, 4) for side, value in row["listed"].items()}
 
 
 def time_figures(row): return {f"{row['data']} {row['rows']} rows: processor seconds": row["processor_seconds"]}
@@ -321,7 +327,7 @@ def over_sets(rows):
         mean = np.mean(own, axis=0)
         yield f"mean of {len(sets)} sets {by}: area", round(float(mean.mean()), 4)
         needed = rows_to(mean, np.mean(base, axis=0)[-1])
-        yield f"mean of {len(sets)} sets {by}: labels for the accuracy of 500 random ones", needed
+        if needed: yield f"mean of {len(sets)} sets {by}: labels for the accuracy of 500 random ones", needed
 
 
 def collect():
