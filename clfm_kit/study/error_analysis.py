@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NOTHING', 'STYLE', 'PAGE', 'TABLES', 'SUMMARY', 'SHOWN', 'confident_mistakes', 'confused_pairs', 'tag_mistakes',
-           'confused_slots', 'noise_suspects', 'ErrorAnalysis', 'analyse_errors']
+           'confused_slots', 'ErrorAnalysis', 'analyse_errors']
 
 # %% ../../nbs/09_study/05_error_analysis.ipynb #98b2127e
 from collections import defaultdict
@@ -21,7 +21,6 @@ from ..classifier.classifier import Classifier
 from ..data.rows import UNNAMED
 from ..data.schemas import Schema
 from ..data.tasks import load_rows
-from ..data.words import repair, spans
 from ..display.html import join, markup
 from ..display.tables import Result, Table
 from ..errors import UserError
@@ -29,8 +28,9 @@ from ..evaluation.metrics import Report
 from ..evaluation.significance import note_seen
 from ..shapes import Whole, checked
 from .comparison import entry_tasks
-from .cross_validation import ALONE, CrossValidation, cross_validate, one_task
-from .measuring import beside, place
+from .cross_validation import ALONE, cross_validate, one_task
+from .label_noise import noise_suspects, span_words, spans_apart
+from .measuring import beside
 
 # %% ../../nbs/09_study/05_error_analysis.ipynb #5ce3d830
 def confident_mistakes(texts, probabilities, decisions, targets, schema: Schema, most: int = 50) -> list:
@@ -79,20 +79,14 @@ def confused_pairs(texts, decisions, targets, schema: Schema, most: int = 30) ->
     return _pairs(found, dict(zip(schema.labels, true.sum(axis=0))), texts, most)
 
 # %% ../../nbs/09_study/05_error_analysis.ipynb #a8506046
-def _span_words(found) -> list: return [f"{span['slot']}: {span['text']}" for span in found]
-
-def _apart(gold, called) -> tuple:  # (missed spans, extra spans)
-    a, b = set(map(place, gold)), set(map(place, called))
-    return [span for span in gold if place(span) not in b], [span for span in called if place(span) not in a]
-
 def tag_mistakes(texts, called, gold, most: int = 50) -> list:
     """As `confident_mistakes`, from lists of predicted and true spans;
     a mistake that only misses spans has no probability.
     """
-    sure = lambda own, true: max((span["probability"] for span in _apart(true, own)[1]), default=None)
+    sure = lambda own, true: max((span["probability"] for span in spans_apart(true, own)[1]), default=None)
     found = [
-        dict(row=row, text=text, label=_span_words(true), predicted=_span_words(own), probability=sure(own, true))
-        for row, (text, own, true) in enumerate(zip(texts, called, gold)) if any(_apart(true, own))
+        dict(row=row, text=text, label=span_words(true), predicted=span_words(own), probability=sure(own, true))
+        for row, (text, own, true) in enumerate(zip(texts, called, gold)) if any(spans_apart(true, own))
     ]
     return sorted(found, key=lambda mistake: -(mistake["probability"] or 0))[:most]
 
@@ -101,50 +95,13 @@ def confused_slots(texts, called, gold, most: int = 30) -> list:
     found, support = defaultdict(list), defaultdict(int)
     over = lambda a, b: a["start"] < b["end"] and b["start"] < a["end"]
     for row, (own, true) in enumerate(zip(called, gold)):
-        missed, extra = _apart(true, own)
+        missed, extra = spans_apart(true, own)
         for span in true: support[span["slot"]] += 1
         for a in missed:
             for b in [b for b in extra if over(a, b)] or [None]: found[a["slot"], b and b["slot"]].append(row)
         for b in extra:
             if not any(over(a, b) for a in missed): found[None, b["slot"]].append(row)
     return _pairs(found, support, texts, most)
-
-# %% ../../nbs/09_study/05_error_analysis.ipynb #ae09957e
-def noise_suspects(validation: CrossValidation, most: int = 50, task: str | None = None) -> list:
-    """Rows whose label out-of-fold answers dispute, as dicts of row, text, label, suggested, and how likely each is.
-
-    The least likely labels come first; `task` is needed with several."""
-    found, texts = validation.task(task), validation.rows.texts
-    suspects = _disputed_tags if found.schema.unit == "word" else _disputed
-    return [
-        dict(
-            row=found.numbers[at], text=texts[found.numbers[at]], label=label, suggested=suggested,
-            likely=likely, instead=instead,
-        )
-        for at, label, suggested, likely, instead in suspects(found, most)
-    ]
-
-def _disputed(found, most):
-    schema, probabilities = found.schema, np.asarray(found.probabilities)
-    decisions, targets = schema.decide(probabilities, found.thresholds), schema.targets(found.values)
-    true, wrong = schema.indicator(targets), ~schema.correct(decisions, targets)
-    if schema.exclusive: likely, instead = (probabilities * true).sum(axis=1), probabilities.max(axis=1)
-    else:
-        likely = np.where(true, probabilities, 1 - probabilities).min(axis=1)
-        instead = 1 - likely
-    said, meant = schema.names(decisions), schema.names(targets)
-    order = [row for row in np.argsort(likely, kind="stable") if wrong[row]][:most]
-    return [(int(row), meant[row], said[row], float(likely[row]), float(instead[row])) for row in order]
-
-def _disputed_tags(found, most):
-    columns, rows = {tag: column for column, tag in enumerate(found.schema.labels)}, []
-    for at, (chances, tags, called) in enumerate(zip(found.probabilities, found.values, found.answers())):
-        tags = repair(tags)[0]
-        gold = spans(tags, found.texts.places[at], found.texts.texts[at])
-        if not any(_apart(gold, called)): continue
-        likely = min((float(chances[word, columns[tag]]) for word, tag in enumerate(tags)), default=1.0)
-        rows.append((at, _span_words(gold), _span_words(called), likely, float(chances.max(axis=1).min())))
-    return sorted(rows, key=lambda row: row[3])[:most]
 
 # %% ../../nbs/09_study/05_error_analysis.ipynb #fe60a0d9
 STYLE = (

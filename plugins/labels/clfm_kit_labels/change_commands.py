@@ -28,7 +28,7 @@ from .proposed import propose as proposed
 def relabel(
     data: Annotated[str, typer.Argument(help="The file to correct: .csv, .tsv or .jsonl.")],
     corrections: Annotated[str, typer.Argument(
-        help="A table with columns text and label, and row where a text stands twice; without a label nothing changes."
+        help="A table with columns text and correct, or label, and row where a text stands twice; an empty one changes nothing."
     )],
     new: Annotated[Optional[list[str]], typer.Option(
         "--new-label", help="A label that the file does not have yet; may be given again."

@@ -69,17 +69,19 @@ def told(label: Any) -> str:
 
 # %% ../nbs/20_corrections.ipynb #b2c3c11e
 def correct(file: LabelledFile, records: Iterable[tuple], new: Iterable[str] = ()) -> Corrected:
-    """Change labels of a file as corrections say, pairs of (where, record); `new` are labels that the file may get.
+    """Change labels of a file as corrections say, pairs of (where, record) with a column `correct`, or `label`; `new` are
+    labels that the file may get.
 
     Nothing is changed, and `UserError` raised, where a row or a label is not clear."""
     known, asked, spelt, empty = [*file.known, *new], {}, {}, 0
     for where, record in records:
-        if "label" not in record: raise UserError(f"{where}: {unknown('column', 'label', record)}")
-        row, value = row_of(file, record, where), plain_cell(record["label"])
+        column = next((name for name in ("correct", "label") if name in record), None)
+        if column is None: raise UserError(f"{where}: {unknown('column', 'label', record)}")
+        row, value = row_of(file, record, where), plain_cell(record[column])
         if is_missing(value) or isinstance(value, str) and not value.strip():
             empty += 1
             continue
-        label = _known(read_label(value, "label", where), known, spelt, where)
+        label = _known(read_label(value, column, where), known, spelt, where)
         if asked.setdefault(row, label) != label:
             both = f"{told(asked[row])!r} and {told(label)!r}"
             raise UserError(f"{where}: row {row} has two corrections, {both}; keep one")

@@ -15,5 +15,8 @@ def register_commands(register):
     module = "clfm_kit_labels.change_commands"
     register("agree", f"{module}:agree", about="how far two people who labelled agree", needs="labels")
     register("diff", f"{module}:diff", about="what two versions of data do not share", needs="labels")
+    about = "labels that are probably wrong, and what classes lack"
+    register("labels", "clfm_kit_labels.commands:labels", about=about, needs="labels")
     register("propose", f"{module}:propose", about="labels that a model proposes for rows without one", needs="labels")
     register("relabel", f"{module}:relabel", about="corrected labels, taken into their file and logged", needs="labels")
+    register("suggest", "clfm_kit_labels.commands:suggest", about="rows of a pool to label next", needs="labels")
