@@ -19,7 +19,7 @@ from clfm_kit import Classifier, load_data
 from clfm_kit.backbone.sources import model_source
 from clfm_kit.classifier.engine import OnnxEncoder, with_engine, written
 from clfm_kit.classifier.export import export
-from clfm_kit.classifier.rounding import WAYS
+from clfm_kit.classifier.rounding import WAYS, examples_of
 
 PLAIN = "plain transformers, sorted by length"
 BATCH = 32
@@ -54,7 +54,7 @@ def measured(name, count, rounds):
         for number, (name, way) in enumerate(WAYS.items()):
             clf, path = Classifier.from_pretrained(Path(folder, "model")), Path(folder, f"{number}.onnx")
             columns = clf._columns()
-            way(written(clf, columns, folder), path)
+            way(written(clf, columns, folder), path, examples_of(clf.encoder_.backbone, sample))
             clf.encoder_ = OnnxEncoder(clf, columns, path, "onnx-int8")
             opened[f"int8, {name}"] = clf
     sides = {PLAIN: plain(texts)} | {engine: clf.predict for engine, clf in opened.items()}

@@ -6,7 +6,6 @@
 __all__ = ['ENGINE', 'States', 'written', 'OnnxEncoder', 'Engine', 'apart_from_torch', 'with_engine']
 
 # %% ../../nbs/08_classifier/07a_engine.ipynb #9a6cbb4f
-import shutil
 import tempfile
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +19,7 @@ from torch import nn
 from ..backbone.encoder import TextEncoder
 from ..backbone.sites import is_text
 from .export import cut_backbone, write_module
-from .rounding import WAYS
+from .rounding import WAYS, examples_of, unrounded
 from ..data.rows import load_data
 from ..errors import UserError, check_known, imported
 from ..parts import name_and_params
@@ -90,7 +89,7 @@ class Engine:
     texts: int
 
 ENGINE = {
-    "onnx": Engine({"nothing": shutil.copyfile}, 1e-3, 0.0, 16), "onnx-int8": Engine(WAYS, 1.0, 0.01, 200),
+    "onnx": Engine({"nothing": unrounded}, 1e-3, 0.0, 16), "onnx-int8": Engine(WAYS, 1.0, 0.01, 200),
 }
 
 def apart_from_torch(clf, other: TextEncoder, texts: list) -> tuple[float, float]:
@@ -120,11 +119,12 @@ def with_engine(clf, engine: str, texts: Any = None) -> Any:
     allowed, columns = ENGINE[engine], [column for column in clf._columns() if not is_text(column)]
     some = load_data("helpdesk").validation.texts[:allowed.texts] if texts is None else list(texts)
     some = [*some, " ".join(map(str, some[:16]))]
+    examples = examples_of(clf.encoder_.backbone, some)
     with tempfile.TemporaryDirectory() as folder:
         whole, tried = written(clf, columns, folder), []
         for way in allowed.ways.values():
             path = Path(folder, f"{len(tried)}.onnx")
-            way(whole, path)
+            way(whole, path, examples)
             other = OnnxEncoder(clf, columns, path, engine)
             apart, changed = apart_from_torch(clf, other, some)
             tried.append((changed, apart))

@@ -10,7 +10,6 @@ __all__ = ['README', 'EDGE', 'FORMS', 'cut_backbone', 'Graph', 'reading', 'witho
 import json
 import logging
 import re
-import shutil
 import warnings
 from collections.abc import Iterable
 from contextlib import contextmanager
@@ -28,7 +27,7 @@ from ..builtin.formats import cut
 from . import reader
 from .folders import fresh_folder
 from .classifier import Classifier
-from .rounding import WAYS
+from .rounding import WAYS, examples_of, unrounded
 from .stock import write_sentence_transformers, write_transformers
 from ..data.fields import check_texts
 from ..data.rows import load_data
@@ -224,10 +223,10 @@ def _onnx(ways: dict, allowed: float, clf, part, texts, tolerance) -> dict:
     Path(part, "README.md").write_text(README, encoding="utf-8")
     Path(part, "predict.py").write_text(program(), encoding="utf-8")
     clf.encoder_.backbone.tokenizer.save_pretrained(Path(part, "tokenizer"))
-    tried, whole = {}, Path(part, "whole.onnx")
+    tried, whole, examples = {}, Path(part, "whole.onnx"), examples_of(clf.encoder_.backbone, texts)
     write_graph(clf, whole)
     for name, way in ways.items():
-        way(whole, Path(part, "model.onnx"))
+        way(whole, Path(part, "model.onnx"), examples)
         found = parity(clf, part, texts)
         tried[name] = found["share_changed"]
         if found["share_changed"] <= allowed: break
@@ -246,7 +245,7 @@ def _elsewhere(write, clf, part, texts, tolerance) -> dict:
     return write(clf, part, texts)
 
 FORMS = {
-    "onnx": partial(_onnx, {"nothing": shutil.copyfile}, 0.0), "onnx-int8": partial(_onnx, WAYS, 0.01),
+    "onnx": partial(_onnx, {"nothing": unrounded}, 0.0), "onnx-int8": partial(_onnx, WAYS, 0.01),
     "transformers": partial(_elsewhere, write_transformers),
     "sentence-transformers": partial(_elsewhere, write_sentence_transformers),
 }

@@ -9,6 +9,7 @@ __all__ = ['plain_cell', 'row_of', 'Corrected', 'told', 'correct']
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from shlex import quote
 from typing import Any
 
 from clfm_kit.data.changes import LabelledFile, known_label
@@ -97,7 +98,7 @@ def _known(label: Any, known: list, spelt: dict, where: str) -> Any:
     if isinstance(label, list): return [_known(name, known, spelt, where) for name in label]
     found = known_label(label, known)
     if found is None:
-        cure = f"One that is new is named, as with --new-label {label}"
+        cure = f"One that is new is named, as with --new-label {quote(str(label))}"
         raise UserError(f"{where}: {unknown('label', label, known, cure)}")
     if found != label: spelt[str(label)] = found
     return found
