@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clfm_kit import Classifier, UserError, load_data
+from clfm_kit.data import changes
 from clfm_kit.data.changes import LabelledFile, known_label
 from clfm_kit.data.origin import fingerprint
 from clfm_kit.data.rows import SHIPPED, LeftOut
@@ -93,7 +94,7 @@ def test_a_file_changed_underneath_is_left_and_both_versions_are_kept(pool):
     mine, other = LabelledFile(pool), LabelledFile(pool)
     other.set(2, "track")
     for label in ("cancel", "return"):
-        with pytest.raises(UserError, match=r"pool\.csv was changed by something else.*pool\.mine\.csv"):
+        with pytest.raises(UserError, match=r"pool\.csv was changed or taken away by.*pool\.mine\.csv"):
             mine.set(2, label)
     assert LabelledFile(pool).labels[2] == "track" and len(LabelledFile(pool).changes()) == 2
     assert LabelledFile(pool.with_name("pool.mine.csv")).labels[2] == "return"
@@ -101,6 +102,25 @@ def test_a_file_changed_underneath_is_left_and_both_versions_are_kept(pool):
     assert LabelledFile(pool.with_name("pool.mine.csv")).labels == ["return", "cancel", "return"]
     pool.unlink()
     with pytest.raises(UserError, match=r"pool\.mine\.csv"): mine.set(1, "return")
+
+
+def test_two_who_were_too_late_lose_nothing_to_each_other(pool):
+    first, second, third = LabelledFile(pool), LabelledFile(pool), LabelledFile(pool)
+    first.set(2, "return")
+    for late, name in ((second, "a"), (third, "b"), (second, "a")):
+        with pytest.raises(UserError, match="left as it is"): late.set(2, name)
+    assert LabelledFile(pool.with_name("pool.mine.csv")).labels[2] == "a"
+    assert LabelledFile(pool.with_name("pool.mine1.csv")).labels[2] == "b"
+
+
+def test_what_could_not_be_saved_is_not_held_either(pool, monkeypatch):
+    def full(*given, **more): raise UserError("no space left")
+    file = LabelledFile(pool)
+    monkeypatch.setattr(changes, "write_records", full)
+    with pytest.raises(UserError, match="no space"): file.set(2, "return")
+    assert file.labels[2] is None and LabelledFile(pool).fingerprint == file.fingerprint
+    monkeypatch.undo()
+    assert file.write({2: {"label": "return"}}) == 1 and LabelledFile(pool).labels[2] == "return"
 
 
 def test_the_log_says_that_something_else_changed_the_file(pool):
@@ -216,7 +236,7 @@ def test_the_error_browser_writes_the_same_file_and_log(tiny, tmp_path):
     with pytest.raises(UserError, match="belongs to clfm-kit"):
         ErrorBrowser.of(clf, path, file=SHIPPED / "helpdesk" / "train.jsonl")
     LabelledFile(path).note(0, "changed elsewhere")
-    with pytest.raises(UserError, match="was changed by something else"): view.relabel(row, label)
+    with pytest.raises(UserError, match="by something else"): view.relabel(row, label)
     assert not view.new  # nothing is shown as saved that is not
 
 
@@ -232,6 +252,37 @@ def test_relabel_takes_all_or_nothing(pool, tmp_path):
     said = json.loads(found.stdout)
     assert said["read_as"] == {"Cancel": "cancel"} and [one["to"] for one in said["changed"]] == ["cancel", "cancle"]
     assert LabelledFile(pool).labels == ["cancle", "cancel", "cancel"]
+
+
+def test_a_correction_is_about_the_row_that_had_its_label(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label\nsame,a\nother,a\nsame,b\n")
+    record = dict(row=0, text="same", label="b", correct="a")  # row 0 has this text, but another label
+    assert [one["row"] for one in correct(LabelledFile(path), [("line 2", record)]).changed] == [2]
+    moved = dict(row=1, text="other", label="b", correct="a")
+    assert correct(LabelledFile(path), [("line 2", moved)]).same == 1  # it is right already
+    with pytest.raises(UserError, match="line 2: no row of rows.csv with this text has the label 'c' any more"):
+        correct(LabelledFile(path), [("line 2", dict(row=1, text="other", label="c", correct="b"))], ["b"])
+    twice = [("line 2", dict(text="same", label="a", correct="")), ("line 3", dict(row=1, text="other", label="a", correct="b"))]
+    assert correct(LabelledFile(path), twice, ["b"]).empty == 1  # an empty one need not be clear
+
+
+def test_several_labels_are_corrected_as_they_are_shown(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "x", "labels": ["a", "b"]}\n{"text": "y", "labels": ["c"]}\n')
+    told = [dict(text="x", label="a, b", correct="c, a"), dict(text="y", label="c", correct="b")]
+    correct(LabelledFile(path), [(f"line {line}", record) for line, record in enumerate(told)])
+    assert LabelledFile(path).labels == [["c", "a"], ["b"]]
+
+
+def test_a_filled_file_is_not_written_over(pool, tmp_path):
+    out = tmp_path / "out.csv"
+    out.write_text("row,text,label,guess,probability\n0,where is my parcel,track,,\n")
+    given = ["--unlabelled", str(pool), "-n", "1", "--out", str(out)]
+    done = clfm("suggest", *given)
+    assert done.returncode == 2 and "out.csv has 1 answers in column 'label'" in done.stderr
+    done = clfm("labels", str(pool), "--out", str(tmp_path / "none" / "out.csv"))
+    assert done.returncode == 2 and "there is no folder" in done.stderr
 
 
 def test_diff_of_a_file_and_what_it_became(pool, tmp_path):
@@ -318,23 +369,33 @@ def test_labels_by_key_by_button_and_by_name(tmp_path):
 
 def test_a_labelling_goes_on_after_the_kernel_has_died(tmp_path):
     path = write_pool(tmp_path / "pool.jsonl", [(f"text {n}", None) for n in range(6)])
-    first = Labeller(path, "ab", model=None)
+    first = Labeller(path, ["a", "b"], model=None)
     for key in "12n": first.press(key)
-    again = Labeller(path, "ab", model=None)
+    again = Labeller(path, ["a", "b"], model=None)
     assert set(again.session.waiting) == set(first.session.waiting) and len(again.session.waiting) == 3
     for _ in range(3): again.press("u")
     assert again.session.counts()["open"] == 6
     with pytest.raises(UserError, match="no answer to take back"): again.press("u")
 
 
+def test_what_is_no_longer_as_it_was_answered_is_not_taken_back(tmp_path):
+    path = tmp_path / "pool.csv"
+    path.write_text(POOL)
+    Labeller(path, model=None).press("1")
+    path.write_text(POOL.replace("send it back,", "send it back,track"))
+    view = Labeller(path, model=None)
+    with pytest.raises(UserError, match="row 2 is not as it was answered, 'cancel'"): view.session.undo()
+    assert LabelledFile(path).labels[2] == "track"
+
+
 def test_a_widget_whose_file_was_changed_says_so_and_loses_nothing(tmp_path):
     path = write_pool(tmp_path / "pool.jsonl", [(f"text {n}", None) for n in range(6)])
-    view = Labeller(path, "ab", model=None)
+    view = Labeller(path, ["a", "b"], model=None)
     keys = controls(view)[0]
     type_keys(keys, "1")
     LabelledFile(path).note(0, "from elsewhere")
     type_keys(keys, "2")
-    assert "was changed by something else" in view._told.value and "pool.mine.jsonl" in view._told.value
+    assert "by something else" in view._told.value and "pool.mine.jsonl" in view._told.value
     assert LabelledFile(path).labels.count("b") == 0
     assert LabelledFile(path.with_name("pool.mine.jsonl")).labels.count("b") == 1
 
@@ -402,7 +463,7 @@ def test_a_pool_with_rows_that_are_labelled_already(tmp_path):
 
 def test_two_people_agree_and_what_they_differ_on_is_decided(tmp_path):
     rows = [(f"text {n}", None) for n in range(12)]
-    views = [Labeller(write_pool(tmp_path / name, rows), "xy", model=None) for name in ("one.jsonl", "two.jsonl")]
+    views = [Labeller(write_pool(tmp_path / name, rows), ["x", "y"], model=None) for name in ("one.jsonl", "two.jsonl")]
     for view, said in zip(views, ("121212121212", "121212121221")):
         for key in said: view.press(key)
     files = [LabelledFile(tmp_path / name) for name in ("one.jsonl", "two.jsonl")]

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from datetime import datetime, timezone
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ class LabelledFile:
         self.labels = [self.read(row, self.label) for row in range(len(self))]
         self._digests = [self._digest(row) for row in range(len(self))]
         self._logged = self._last()
+        self._beside: Path | None = None  # where rows go once the file is another one
         self._places: dict[str, list[int]] | None = None  # rows of each text, found when they are first asked for
 
     def __len__(self): return len(self.records)
@@ -98,15 +99,19 @@ class LabelledFile:
         found = chain.from_iterable(value if isinstance(value, list) else [value] for value in self.labels)
         return sorted({name for name in found if name is not None}, key=str)
 
+    def rows_of(self, text: Any) -> list[int]:
+        "The rows that have a text."
+        if self._places is None:
+            self._places = {}
+            for number, each in enumerate(self.texts): self._places.setdefault(str(each), []).append(number)
+        return self._places.get(str(text), [])
+
     def find(self, text: Any, row: int | None = None, where: str = "rows") -> int:
         """The row of a text: the one of this number where the text stands there, else the only one that has it.
 
         Raises `UserError` naming `where` for a text that is in none, or in several."""
         if row is not None and row in range(len(self)) and self.texts[row] == text: return row
-        if self._places is None:
-            self._places = {}
-            for number, each in enumerate(self.texts): self._places.setdefault(str(each), []).append(number)
-        found = self._places.get(str(text), [])
+        found = self.rows_of(text)
         if len(found) == 1: return found[0]
         if not found: raise UserError(f"{where}: the text is not in {self.path.name}; texts are found letter by letter")
         raise UserError(f"{where}: the text is in {len(found)} rows of {self.path.name}; name one in a column `row`")
@@ -152,14 +157,24 @@ class LabelledFile:
             for row, one in values.items() for name, value in one.items()
             if _blank(self.records[row].get(name)) != _blank(value)
         ]
-        if not found: return 0
-        before = self.fingerprint
+        if not found and self._beside is None: return 0
+        before, touched = self.fingerprint, {0, *values}
+        kept = [(row, self.records[row], self.labels[row], self._digests[row]) for row in touched]
         for row, one in values.items():
             self.records[row] = {**self.records[row], **one}
             self.labels[row] = self.read(row, self.label)
             self._digests[row] = self._digest(row)
         if None in self.labels: self.records[0] = {**self.records[0], PROPOSED: self.records[0].get(PROPOSED)}
-        self._save(self._checked())
+        place = self._place()
+        try: self._save(place)
+        except BaseException:
+            for row, *one in kept: self.records[row], self.labels[row], self._digests[row] = one
+            raise
+        if place != self.path:
+            raise UserError(
+                f"{self.path} was changed or taken away by something else after it was read, so it is left as it is; the "
+                f"rows with your changes are in {place}. See what differs with: clfm diff {self.path.name} {place.name}"
+            )
         self._append(before, found)
         return len(found)
 
@@ -179,16 +194,14 @@ class LabelledFile:
             write_records(self.records, file, self.form, "kept", columns, **self._dialect)
         if path == self.path: self._seen = hashlib.sha256(path.read_bytes()).hexdigest()
 
-    def _checked(self) -> Path:
-        "The file, when it is as it was. Raises `UserError` where it is not, and saves the rows beside it."
+    def _place(self) -> Path:
+        "Where rows are written: the file, when it is as it was; else one beside it, the same from then on."
         now = hashlib.sha256(self.path.read_bytes()).hexdigest() if self.path.exists() else None
         if now == self._seen: return self.path
-        beside = self.path.with_name(f"{self.path.stem}.mine{self.path.suffix}")
-        self._save(beside)
-        raise UserError(
-            f"{self.path} was changed by something else after it was read, so it is left as it is; the rows with your "
-            f"changes are in {beside}. See what differs with: clfm diff {self.path.name} {beside.name}"
-        )
+        names = (f"{self.path.stem}.mine{number or ''}{self.path.suffix}" for number in count())
+        free = (path for path in map(self.path.with_name, names) if not path.exists())
+        self._beside = self._beside or next(free)
+        return self._beside
 
     def _append(self, before: str, found: list) -> None:
         "Log changes, and what happened to the file while no log was kept."

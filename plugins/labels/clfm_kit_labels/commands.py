@@ -13,10 +13,13 @@ import typer
 from clfm_kit.cli.options import (
     Encoding, Json, Label, Model, Separator, TaskName, Text, check_given, progress, show,
 )
+from clfm_kit.data.fields import is_missing
 from clfm_kit.data.files import Files
+from clfm_kit.data.rows import records
 from clfm_kit.data.texts import check_apart, tables_to_answer
 from clfm_kit.data.writing import ending
-from clfm_kit.paths import check_file
+from clfm_kit.errors import UserError
+from clfm_kit.paths import check_file, place
 from clfm_kit.recipes import Recipe
 from .review import review
 from .suggesting import suggest as choose
@@ -35,16 +38,22 @@ def labels(
     "Show labels that are probably wrong, duplicates in conflict, outliers, and classes to join, to part or to feed."
     files, checked = Files(data, separator, encoding), Recipe.of(recipe)
     check_given(files)
-    _check_out(out, {data: [files]})
+    _check_out(out, {data: [files]}, "correct")
     with progress(): found = review(files, task, checked, model, seed=seed, text=text_column, label=label_column)
     if out: found.save(out)
     show(found.to_dict(), as_json, found, *_told(out, len(found.records())))
 
-def _check_out(out: Optional[str], read: dict) -> None:
-    "Raise `UserError` for a file that cannot be written, or is among those that are read, {data: tables}."
+def _check_out(out: Optional[str], read: dict, column: str) -> None:
+    """Raise `UserError` for a file that cannot be written, is among those that are read, {data: tables}, or has answers in
+    a column."""
     if out is None: return
     ending(out)
     check_file(out)
+    folder = place(out).parent
+    if not folder.is_dir(): raise UserError(f"{out} cannot be written: there is no folder {folder}; make it first")
+    given = [record.get(column) for _, record in records(out)[1]] if place(out).exists() else []
+    filled = sum(not is_missing(value) and bool(str(value).strip()) for value in given)
+    if filled: raise UserError(f"{out} has {filled} answers in column {column!r}; name another file, or take it away")
     for data, tables in read.items(): check_apart(out, data, tables)
 
 def _told(out: Optional[str], rows: int) -> list[str]: return [f"{rows} rows → {out}"] if out else []
@@ -67,7 +76,7 @@ def suggest(
     files = None if data is None else Files(data, separator, encoding)
     for given in (files, pool):
         if given is not None: check_given(given)
-    _check_out(out, {unlabelled: tables_to_answer(pool)} | ({} if files is None else {data: [files]}))
+    _check_out(out, {unlabelled: tables_to_answer(pool)} | ({} if files is None else {data: [files]}), "label")
     with progress():
         found = choose(files, pool, number, by, task, checked, model, seed, text=text_column, label=label_column)
     if out: found.save(out)

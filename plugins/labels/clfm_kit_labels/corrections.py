@@ -23,16 +23,30 @@ def plain_cell(value: Any) -> Any:
     "What a cell stands for: without the mark that keeps a spreadsheet from running it."
     return value[1:] if isinstance(value, str) and value[:1] == "'" and is_formula(value[1:]) else value
 
-def row_of(file: LabelledFile, record: dict, where: str) -> int:
-    "The row of a file that a correction is about. Raises `UserError` where that is none, or unclear."
+def row_of(file: LabelledFile, record: dict, where: str, label: Any = None) -> int:
+    """The row of a file that a correction is about. With `correct` beside `label` the row has the former label, or already
+    the one that is right, `label`.
+
+    Raises `UserError` where it is none, or unclear."""
     number, text = _number(record.get("row"), where), plain_cell(record.get("text"))
+    if text is not None and {"correct", "label"} <= record.keys():
+        rows = _of_label(file, text, record["label"], label, where)
+        if len(rows) == 1: return rows[0]
     if text is not None: return file.find(text, number, where)
     if number is not None and number in range(len(file)): return number
     raise UserError(f"{where}: a correction needs a text, or the number of a row of {file.path.name}")
 
+def _of_label(file: LabelledFile, text: Any, former: Any, right: Any, where: str) -> list[int]:
+    "The rows of a text that have the `former` label, else those that have the `right` one already."
+    rows = file.rows_of(text)
+    for name in (str(plain_cell(former)), told(right)):
+        if found := [row for row in rows if told(file.labels[row]) == name]: return found
+    if rows: raise UserError(f"{where}: no row of {file.path.name} with this text has the label {former!r} any more")
+    return []
+
 def _number(value: Any, where: str) -> int | None:
     if is_missing(value) or value == "": return None
-    try: return int(str(value))
+    try: return int(str(value).removesuffix(".0"))
     except ValueError: raise UserError(f"{where}: field 'row' is {value!r}; a whole number expected") from None
 
 # %% ../nbs/20_corrections.ipynb #f13b4808
@@ -75,14 +89,16 @@ def correct(file: LabelledFile, records: Iterable[tuple], new: Iterable[str] = (
 
     Nothing is changed, and `UserError` raised, where a row or a label is not clear."""
     known, asked, spelt, empty = [*file.known, *new], {}, {}, 0
+    several = any(isinstance(value, list) for value in file.labels)
     for where, record in records:
         column = next((name for name in ("correct", "label") if name in record), None)
         if column is None: raise UserError(f"{where}: {unknown('column', 'label', record)}")
-        row, value = row_of(file, record, where), plain_cell(record[column])
+        value = plain_cell(record[column])
         if is_missing(value) or isinstance(value, str) and not value.strip():
             empty += 1
             continue
-        label = _known(read_label(value, column, where), known, spelt, where)
+        label = _known(_parted(read_label(value, column, where), several, known), known, spelt, where)
+        row = row_of(file, record, where, label)
         if asked.setdefault(row, label) != label:
             both = f"{told(asked[row])!r} and {told(label)!r}"
             raise UserError(f"{where}: row {row} has two corrections, {both}; keep one")
@@ -92,6 +108,11 @@ def correct(file: LabelledFile, records: Iterable[tuple], new: Iterable[str] = (
     ]
     file.write({one["row"]: {file.label: one["to"]} for one in changed})
     return Corrected(file.path.name, changed, len(asked) - len(changed), empty, spelt, file.fingerprint)
+
+def _parted(label: Any, several: bool, known: list) -> Any:
+    "A label, or where rows have `several` a list of them, which a cell holds with commas between."
+    if not several or isinstance(label, list): return label
+    return [label] if label in known else [name.strip() for name in str(label).split(",") if name.strip()]
 
 def _known(label: Any, known: list, spelt: dict, where: str) -> Any:
     "A label as the file has it, or a list of them; notes in `spelt` what was written otherwise."

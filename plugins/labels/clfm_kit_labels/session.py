@@ -32,12 +32,13 @@ class Queue:
             raise UserError(f"{path}: its rows have several labels each; a session gives one label a row")
         proposed = {label for label in map(self.proposed, range(len(self.file))) if label is not None}
         before = sorted({*(self.given.labels if self.given else ()), *self.file.known, *proposed}, key=str)
-        self.names = list(dict.fromkeys([*labels, *before]))
+        labels = [labels] if isinstance(labels, str) else labels or ()
+        self.names = list(dict.fromkeys([*(label for label in labels if str(label).strip()), *before]))
         away = {normalised(str(text)) for text in self.given.texts} if self.given else set()
         self.apart = {row for row, text in enumerate(self.file.texts) if away and normalised(str(text)) in away}
         order = np.random.default_rng(seed).permutation(len(self.file)).tolist()
         self.waiting = deque(row for row in order if self.is_open(row))
-        self.past: deque = deque(self._logged(), TAKEN_BACK)  # of (row, field)
+        self.past: deque = deque(self._logged(), TAKEN_BACK)  # of (row, field, value)
         self.guesses: dict = {}  # {row: [(label, probability)], the likeliest first}
         self.wanted: list = []  # rows in the order in which they are best asked
 
@@ -61,7 +62,7 @@ class Queue:
             if place[1] not in (self.file.label, MARK) or place[0] not in range(len(self.file)): continue
             found.pop(place, None)
             if one["from"] is None: found[place] = one["to"]
-        return [place for place, value in found.items() if value is not None]
+        return [(*place, value) for place, value in found.items() if value is not None]
 
     @property
     def current(self) -> int | None:
@@ -140,7 +141,10 @@ class Session(Queue):
     def undo(self) -> int:
         "Take back the last answer, whose row is asked again; returns that row."
         if not self.past: raise UserError("there is no answer to take back")
-        row, field = self.past[-1]
+        row, field, value = self.past[-1]
+        if self.file.read(row, field) != value:
+            self.past.pop()
+            raise UserError(f"row {row} is not as it was answered, {value!r}; it stays as it is now")
         self.file.write({row: {field: None}})
         self.past.pop()
         if row in self.waiting: self.waiting.remove(row)
@@ -150,7 +154,7 @@ class Session(Queue):
     def _write(self, field: str, value: Any) -> None:
         row = self._row()
         self.file.write({row: {field: value}})
-        self.past.append((row, field))
+        self.past.append((row, field, value))
         self.waiting.popleft()
         self.guesses.pop(row, None)
         self._by_want()
