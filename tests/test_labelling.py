@@ -6,6 +6,7 @@ import json
 import platform
 from pathlib import Path
 
+import numpy as np
 import pytest
 import small_decoder
 from command import clfm
@@ -381,7 +382,7 @@ def test_a_labelling_goes_on_after_the_kernel_has_died(tmp_path):
 def test_what_is_no_longer_as_it_was_answered_is_not_taken_back(tmp_path):
     path = tmp_path / "pool.csv"
     path.write_text(POOL)
-    Labeller(path, model=None).press("1")
+    Labeller(path, np.array(["cancel", "track"]), model=None).press("1")
     path.write_text(POOL.replace("send it back,", "send it back,track"))
     view = Labeller(path, model=None)
     with pytest.raises(UserError, match="row 2 is not as it was answered, 'cancel'"): view.session.undo()

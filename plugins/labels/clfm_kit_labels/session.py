@@ -32,7 +32,7 @@ class Queue:
             raise UserError(f"{path}: its rows have several labels each; a session gives one label a row")
         proposed = {label for label in map(self.proposed, range(len(self.file))) if label is not None}
         before = sorted({*(self.given.labels if self.given else ()), *self.file.known, *proposed}, key=str)
-        labels = [labels] if isinstance(labels, str) else labels or ()
+        labels = [labels] if isinstance(labels, str) else () if labels is None else labels
         self.names = list(dict.fromkeys([*(label for label in labels if str(label).strip()), *before]))
         away = {normalised(str(text)) for text in self.given.texts} if self.given else set()
         self.apart = {row for row, text in enumerate(self.file.texts) if away and normalised(str(text)) in away}
