@@ -19,6 +19,7 @@ from clfm_kit import Classifier, load_data
 from clfm_kit.backbone.sources import model_source
 from clfm_kit.classifier.engine import OnnxEncoder, with_engine, written
 from clfm_kit.classifier.export import export
+from clfm_kit.classifier.reader import Reader
 from clfm_kit.classifier.rounding import WAYS, examples_of
 
 PLAIN = "plain transformers, sorted by length"
@@ -46,7 +47,10 @@ def measured(name, count, rounds):
     sample = list(data.validation.texts[:300])  # what the eight bits are chosen on; the texts above are others
     with tempfile.TemporaryDirectory() as folder:
         Classifier("probe", cache=None).fit(rows).save_pretrained(Path(folder, "model"))
-        made = export(Classifier.from_pretrained(Path(folder, "model")), Path(folder, "small"), "onnx-int8", sample)
+        clf = Classifier.from_pretrained(Path(folder, "model"))
+        made = export(clf, Path(folder, "small"), "onnx-int8", sample)
+        export(clf, Path(folder, "whole"), "onnx", sample)
+        alone = {form: Reader(Path(folder, form)) for form in ("whole", "small")}
         opened = {
             engine: with_engine(Classifier.from_pretrained(Path(folder, "model")), engine, sample)
             for engine in ("torch", "onnx")
@@ -57,7 +61,8 @@ def measured(name, count, rounds):
             way(written(clf, columns, folder), path, examples_of(clf.encoder_.backbone, sample))
             clf.encoder_ = OnnxEncoder(clf, columns, path, "onnx-int8")
             opened[f"int8, {name}"] = clf
-    sides = {PLAIN: plain(texts)} | {engine: clf.predict for engine, clf in opened.items()}
+    sides = {f"export, {form}": reader.predict for form, reader in alone.items()}  # one text at a time
+    sides |= {PLAIN: plain(texts)} | {engine: clf.predict for engine, clf in opened.items()}
     for side in sides.values(): side(texts[:64])
     seconds = {name: [] for name in sides}
     for _ in range(rounds):
@@ -70,7 +75,9 @@ def measured(name, count, rounds):
     changed = {engine: float(np.mean(clf.predict(texts) != whole)) for engine, clf in opened.items()}
     return dict(
         data=data.name, texts=len(texts), words=statistics.median(len(text.split()) for text in texts), changed=changed,
-        tried=made["tried"], rounded=made["rounded"], processor_seconds=seconds,
+        tried=made["tried"], export_changed=float(np.mean(np.array(alone["small"].predict(texts)) != whole)),
+        export_int8_times_float32=ratio(seconds, "export, whole", "export, small"),
+        rounded=made["rounded"], processor_seconds=seconds,
         texts_per_second={name: len(texts) / statistics.median(found) for name, found in seconds.items()},
         onnx_times_plain=ratio(seconds, PLAIN, "onnx"), torch_times_plain=ratio(seconds, PLAIN, "torch"),
         int8_times_onnx={name: ratio(seconds, "onnx", f"int8, {name}") for name in WAYS},
@@ -90,6 +97,8 @@ def main():
         for name in WAYS:
             figures[f"{row['data']} int8, {name}: times onnx"] = row["int8_times_onnx"][name]
             figures[f"{row['data']} int8, {name}: labels that change"] = row["changed"][f"int8, {name}"]
+        figures[f"{row['data']} int8 export, one text at a time: times float32"] = row["export_int8_times_float32"]
+        figures[f"{row['data']} int8 export, one text at a time: labels that change"] = row["export_changed"]
         figures[f"{row['data']} way that is kept: its place"] = 1 + list(WAYS).index(row["rounded"])
     write("engines", figures, rows)
 

@@ -10,7 +10,6 @@ from command import clfm
 from clfm_kit import Classifier, UserError
 from clfm_kit.classifier import engine
 from clfm_kit.classifier.engine import OnnxEncoder, with_engine
-from clfm_kit.classifier.rounding import WAYS
 from clfm_kit.classifier.scoring import fingerprint
 from clfm_kit.settings import ENGINES
 
@@ -57,17 +56,17 @@ def test_a_model_that_answers_otherwise_keeps_its_engine(saved, monkeypatch):
     assert clf.encoder_ is before
 
 
-def test_of_the_ways_to_round_the_first_that_keeps_the_answers_is_taken(saved, monkeypatch):
-    clf, ways = Classifier.from_pretrained(saved), list(WAYS)
-    before, off = clf.encoder_, lambda clf, other, texts: (0.5, 0.5)
-    monkeypatch.setattr(engine, "apart_from_torch", off)
-    with pytest.raises(UserError, match="'onnx-int8' answers otherwise.*50.0% get another label and 1.0% may"):
+def test_of_the_quick_ways_to_round_the_first_that_keeps_the_answers_is_taken(saved, monkeypatch):
+    clf = Classifier.from_pretrained(saved)
+    before, off = clf.encoder_, lambda ours, theirs: (0.5, 0.5)
+    monkeypatch.setattr(engine, "apart_from", off)
+    with pytest.raises(UserError, match="'onnx-int8' answers otherwise.*50.0% get another label.*use engine 'onnx'"):
         with_engine(clf, "onnx-int8", TEXTS)
     assert clf.encoder_ is before
-    found = iter([(0.9, 0.02), (float("nan"), 0.0), (0.1, 0.01)])
-    monkeypatch.setattr(engine, "apart_from_torch", lambda clf, other, texts: next(found))
+    found = iter([(float("nan"), 0.0), (0.1, 0.01)])
+    monkeypatch.setattr(engine, "apart_from", lambda ours, theirs: next(found))
     assert with_engine(clf, "onnx-int8", TEXTS).encoder_.engine == "onnx-int8" and next(found, None) is None
-    assert len(clf.predict(TEXTS)) == len(TEXTS) and len(ways) == 3
+    assert len(clf.predict(TEXTS)) == len(TEXTS)
 
 
 @pytest.mark.parametrize("base, recipe, given, said", [
@@ -86,7 +85,8 @@ def test_what_it_cannot_read_is_refused(base, recipe, given, said, tmp_path):
 
 
 def test_the_command_takes_it(saved):
-    torch, onnx = (json.loads(clfm("predict", saved, *TEXTS[:3], "--json", "--engine", name).stdout) for name in ENGINES[:2])
+    answered = lambda name: json.loads(clfm("predict", saved, *TEXTS[:3], "--json", "--engine", name).stdout)
+    torch, onnx = map(answered, ENGINES[:2])
     assert [each["label"] for each in torch] == [each["label"] for each in onnx] and torch[0]["text"] == TEXTS[0]
     for command in (["predict", saved, "a text"], ["serve", saved]):
         done = clfm(*command, "--engine", "onx")

@@ -264,8 +264,8 @@ def test_a_correction_is_about_the_row_that_had_its_label(tmp_path):
     assert correct(LabelledFile(path), [("line 2", moved)]).same == 1  # it is right already
     with pytest.raises(UserError, match="line 2: no row of rows.csv with this text has the label 'c' any more"):
         correct(LabelledFile(path), [("line 2", dict(row=1, text="other", label="c", correct="b"))], ["b"])
-    twice = [("line 2", dict(text="same", label="a", correct="")), ("line 3", dict(row=1, text="other", label="a", correct="b"))]
-    assert correct(LabelledFile(path), twice, ["b"]).empty == 1  # an empty one need not be clear
+    empty, clear = dict(text="same", label="a", correct=""), dict(row=1, text="other", label="a", correct="b")
+    assert correct(LabelledFile(path), [("line 2", empty), ("line 3", clear)], ["b"]).empty == 1  # an empty one need not be clear
 
 
 def test_several_labels_are_corrected_as_they_are_shown(tmp_path):
@@ -475,5 +475,25 @@ def test_two_people_agree_and_what_they_differ_on_is_decided(tmp_path):
     assert len(view.session.waiting) == 2 and "One said" in view.to_html()
     for key in "12": view.press(key)
     assert None not in LabelledFile(third.path).labels
+    assert not [path for path in tmp_path.glob("*.mine*")]
     said = clfm("agree", *(file.path for file in files), "--json")
     assert json.loads(said.stdout)["kappa"] == pytest.approx(found.kappa)
+
+
+def test_what_the_second_wrote_is_not_lost_where_two_labelled(tmp_path):
+    rows = [dict(text="a", labels=["x", "y"]), dict(text="b"), dict(text="c", labels=["x"]), dict(text="d")]
+    other = [
+        dict(text="a", labels=["y", "x"], note="sure"), dict(text="b", labels=["x"], note="late"),
+        dict(text="c", mark="none", note="neither"), dict(text="d"),
+    ]
+    for name, written in (("one.jsonl", rows), ("two.jsonl", other)):
+        lines = [json.dumps({"labels": None, "proposed": None} | row) for row in written]
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+    files = [LabelledFile(tmp_path / name) for name in ("one.jsonl", "two.jsonl")]
+    found = agreement(*files)
+    assert (found.rows, found.same) == (2, 1)  # the order of several labels is no difference
+    assert found.differing == [dict(row=2, text="c", first="x", second="none of these")] and found.alone == [0, 1]
+    third = adjudication(*files, tmp_path / "third.jsonl")
+    assert third.labels == [["x", "y"], ["x"], None, None]
+    assert [record.get("note") for record in third.records] == ["sure", "late", "neither", None]
+    assert [record["second"] for record in third.records] == [None, None, "none of these", None]

@@ -19,6 +19,7 @@ from scipy.stats import binomtest, t
 from ..data.rows import normalised
 from ..errors import UserError, check_known, imported
 from .metrics import Report, Undefined, evaluate, plain
+from .shift import share_interval
 from ..data.schemas import Schema
 
 # %% ../../nbs/04_evaluation/03_significance.ipynb #9e43ca35
@@ -135,8 +136,7 @@ def figure_interval(values, statistic: str = "mean", seed: int = 0):  # (low, hi
     """
     values = np.asarray(values, dtype=np.float64)
     if statistic == "mean" and len(values) > 1 and np.isin(values, (0, 1)).all():
-        share = binomtest(int(values.sum()), len(values)).proportion_ci(method="wilson")
-        return float(share.low), float(share.high)
+        return share_interval(values.sum(), len(values))
     nothing = values * ([0, 1, 1] if values.ndim == 3 else 0)
     found = paired_bootstrap(nothing, values, statistic, resamples=2000, seed=seed)
     if isinstance(found, Undefined): return found

@@ -10,9 +10,9 @@ __all__ = ['HALF', 'DIRECTIONS', 'DRAWS', 'SURE', 'LEAST', 'SMALL', 'Share', 'sh
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import binomtest
 
 from clfm_kit.evaluation.metrics import Report
+from clfm_kit.evaluation.shift import share_interval
 from .states import unit
 
 # %% ../nbs/02_classes.ipynb #eab35b1e
@@ -26,8 +26,7 @@ class Share(NamedTuple):
 
 def share(hits: int, rows: int) -> Share:
     "How many of some rows, with Wilson's (1927) interval."
-    found = binomtest(hits, rows).proportion_ci(method="wilson")
-    return Share(hits / rows, float(found.low), float(found.high))
+    return Share(hits / rows, *share_interval(hits, rows))
 
 # %% ../nbs/02_classes.ipynb #1e54b598
 HALF = 0.5  # of what a coin would mix up

@@ -12,13 +12,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
 
 from clfm_kit.data.changes import LabelledFile
 from clfm_kit.data.rows import PROPOSED, Rows, normalised, split_off
 from clfm_kit.data.schemas import few
 from clfm_kit.display.tables import Result, Table
 from clfm_kit.errors import UserError
+from clfm_kit.evaluation.shift import share_interval
 from .corrections import told
 
 # %% ../nbs/22_proposed.ipynb #171c73e0
@@ -111,8 +111,7 @@ def judged(file: LabelledFile) -> Judged:
     ]
     right = sum(label == guess for label, guess in pairs)
     if not pairs: return Judged(0, 0, None, 0.0, 1.0)
-    low, high = binomtest(right, len(pairs)).proportion_ci(method="wilson")
-    return Judged(len(pairs), right, right / len(pairs), float(low), float(high))
+    return Judged(len(pairs), right, right / len(pairs), *share_interval(right, len(pairs)))
 
 def proposals(file: LabelledFile) -> list:
     "The label that is proposed for each row, None where there is none."
