@@ -1825,6 +1825,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'clfm_kit/data/changes.py'),
                                        'clfm_kit.data.changes.LabelledFile._append': ( '03_data/changes.html#labelledfile._append',
                                                                                        'clfm_kit/data/changes.py'),
+                                       'clfm_kit.data.changes.LabelledFile._change': ( '03_data/changes.html#labelledfile._change',
+                                                                                       'clfm_kit/data/changes.py'),
                                        'clfm_kit.data.changes.LabelledFile._digest': ( '03_data/changes.html#labelledfile._digest',
                                                                                        'clfm_kit/data/changes.py'),
                                        'clfm_kit.data.changes.LabelledFile._last': ( '03_data/changes.html#labelledfile._last',

@@ -79,16 +79,17 @@ def check_file(path: Any) -> Path:
     return Path(os.path.realpath(path))
 
 @contextmanager
-def fresh_file(path):
+def fresh_file(path, encoding=None):
     """A new text file beside `path` that takes its place when the block ends well, and then has its mode; a link stays,
-    and what it leads to is written.
+    and what it leads to is written. Without an `encoding` it is in UTF-8, and halves of surrogates are escaped.
 
-    Raises `UserError` when it cannot be written.
+    Raises `UserError` when it cannot be written, and `UnicodeEncodeError` for a letter that the encoding has not.
     """
     target = check_file(path)
     part = target.with_name(part_name())
+    written = dict(encoding=encoding) if encoding else dict(encoding="utf-8", errors="backslashreplace")
     try:
-        with open(part, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        with open(part, "w", newline="", **written) as file:
             if target.exists(): part.chmod(stat.S_IMODE(target.stat().st_mode))
             yield file
         os.replace(part, target)

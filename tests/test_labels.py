@@ -71,6 +71,14 @@ def test_most_of_the_labels_that_were_turned_over_are_found(flipped):
     assert json.loads(json.dumps(found.to_dict()))["rows"] == 500
 
 
+def test_labels_that_are_all_wrong_are_not_doubted_one_by_one():
+    rows = TRAIN.take(range(120))
+    labels = np.random.default_rng(0).permutation(rows.labels).tolist()
+    found = review(Rows(rows.texts, labels), folds=3)
+    assert not found.wrong
+    assert any("no more than chance" in note for note in found.notes)
+
+
 def test_duplicates_with_other_labels_are_told_with_the_row_that_contradicts():
     texts = [*TRAIN.texts[:120], TRAIN.texts[5].upper(), TRAIN.texts[6] + " !"]
     found = review(Rows(texts, [*TRAIN.labels[:120], "other", "other"]), folds=2)

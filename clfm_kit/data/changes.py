@@ -44,12 +44,13 @@ class LabelledFile:
 
     Raises `UserError` for a file that cannot be read, or not be written again as it is."""
 
-    def __init__(self, path: Any, text: Any = "text", label: str | None = None, separator: str | None = None):
+    def __init__(self, path: Any, text: Any = "text", label: str | None = None, separator: str | None = None,
+                 encoding: str | None = None):
         self.path, self.text = check_file(path), joined(text)
         self.form = ending(self.path)
         if self.form == "parquet": raise UserError(f"{path}: labels are kept in .csv, .tsv or .jsonl; write it as one")
         if self.path.is_relative_to(SHIPPED.resolve()): raise UserError(f"{path} belongs to clfm-kit; correct a copy")
-        self.records = self._read(Files(self.path, separator))
+        self.records = self._read(Files(self.path, separator, encoding))
         if not self.records: raise UserError(f"{path} has no rows")
         first = self.records[0]
         self.label = columns_read(first, self.text, label, None, str(path))[1] or "label"
@@ -75,8 +76,8 @@ class LabelledFile:
         self._mark = "\ufeff" if raw.startswith(codecs.BOM_UTF8) else ""
         records = [record for _, record in records_of(self.path, files)]
         end = "\r\n" if raw.partition(b"\n")[0].endswith(b"\r") else "\n"
-        self._dialect = dict(lineterminator=end)
-        if self.form != "jsonl": self._dialect["delimiter"] = files.separator or separator_of(self.path, None)
+        self._dialect, self._encoding = dict(lineterminator=end), files.encoding
+        if self.form != "jsonl": self._dialect["delimiter"] = files.separator or separator_of(self.path, files.encoding)
         return records
 
     def read(self, row: int, column: str) -> Any:
@@ -124,8 +125,18 @@ class LabelledFile:
         return self.path.with_name(self.path.name + LOG)
 
     def changes(self) -> list:  # of {"when", "row", "field", "from", "to", "fingerprint"}
-        "All changes so far, the oldest first. Raises `UserError` for a log that is damaged."
-        return [record for _, record in records_of(self.log)] if self.log.exists() else []
+        """All changes so far, the oldest first; without a last line that was cut off while it was written.
+
+        Raises `UserError` for a log that is damaged."""
+        if not self.log.exists(): return []
+        whole = self.log.read_bytes().rpartition(b"\n")[0]
+        return [self._change(number, line) for number, line in enumerate(whole.splitlines(), 1) if line.strip()]
+
+    def _change(self, number: int, line: bytes) -> dict:
+        try: found = json.loads(line)
+        except ValueError as error: raise UserError(f"{self.log} line {number} is no JSON: {error}") from error
+        if isinstance(found, dict): return found
+        raise UserError(f"{self.log} line {number} is no change; one such as {{\"row\": 2, …}} expected")
 
     def _last(self) -> str | None:
         found = self.changes()
@@ -189,9 +200,13 @@ class LabelledFile:
 
     def _save(self, path: Path) -> None:
         columns = list(dict.fromkeys(chain.from_iterable(self.records)))
-        with fresh_file(path) as file:
-            file.write(self._mark)
-            write_records(self.records, file, self.form, "kept", columns, **self._dialect)
+        try:
+            with fresh_file(path, self._encoding) as file:
+                file.write(self._mark)
+                write_records(self.records, file, self.form, "kept", columns, **self._dialect)
+        except UnicodeEncodeError as error:
+            letter = error.object[error.start]
+            raise UserError(f"{path}: {letter!r} cannot be written in {self._encoding}; save the file in UTF-8") from error
         if path == self.path: self._seen = hashlib.sha256(path.read_bytes()).hexdigest()
 
     def _place(self) -> Path:
@@ -211,7 +226,10 @@ class LabelledFile:
         self._logged = self.fingerprint
         lines = [json.dumps({**now, "fingerprint": self._logged, **one}, ensure_ascii=False) + "\n" for one in found]
         try:
-            with open(self.log, "a", encoding="utf-8", errors="backslashreplace") as file: file.writelines(lines)
+            with open(self.log, "a+b") as file:
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)  # a line that was cut off while it was written
+                file.write("".join(lines).encode("utf-8", "backslashreplace"))
         except OSError as error:
             reason = error.strerror or error
             raise UserError(f"{self.path.name} is written, but its log {self.log} is not: {reason}") from error

@@ -163,6 +163,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'clfm_kit_labels/learner.py'),
                                          'clfm_kit_labels.learner.Learner._leave': ( 'learner.html#learner._leave',
                                                                                      'clfm_kit_labels/learner.py'),
+                                         'clfm_kit_labels.learner.Learner._order': ( 'learner.html#learner._order',
+                                                                                     'clfm_kit_labels/learner.py'),
                                          'clfm_kit_labels.learner.Learner._work': ( 'learner.html#learner._work',
                                                                                     'clfm_kit_labels/learner.py'),
                                          'clfm_kit_labels.learner.Learner.answered': ( 'learner.html#learner.answered',

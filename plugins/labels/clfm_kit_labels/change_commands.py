@@ -33,10 +33,12 @@ def relabel(
     new: Annotated[Optional[list[str]], typer.Option(
         "--new-label", help="A label that the file does not have yet; may be given again."
     )] = None,
-    text_column: Text = None, label_column: Label = None, separator: Separator = None, as_json: Json = False,
+    text_column: Text = None, label_column: Label = None, separator: Separator = None, encoding: Encoding = None,
+    as_json: Json = False,
 ):
     "Correct labels of a file, and log every change."
-    found = correct(LabelledFile(data, text_column, label_column, separator), records(corrections)[1], new or [])
+    file = LabelledFile(data, text_column, label_column, separator, encoding)
+    found = correct(file, records(corrections)[1], new or [])
     show(found.to_dict(), as_json, found)
 
 # %% ../nbs/25_change_commands.ipynb #701831b6
@@ -59,10 +61,11 @@ def agree(
     out: Annotated[Optional[str], typer.Option(
         "--out", help="A new file: labels that both gave, and both labels beside rows on which they differ."
     )] = None,
-    text_column: Text = None, label_column: Label = None, separator: Separator = None, as_json: Json = False,
+    text_column: Text = None, label_column: Label = None, separator: Separator = None, encoding: Encoding = None,
+    as_json: Json = False,
 ):
     "Say how far two people agree who labelled the same rows: Cohen's kappa, and the rows on which they differ."
-    files = [LabelledFile(path, text_column, label_column, separator) for path in (first, second)]
+    files = [LabelledFile(path, text_column, label_column, separator, encoding) for path in (first, second)]
     found = agreement(*files)
     if out is not None: adjudication(*files, out)
     show(found.to_dict() | dict(out=out), as_json, found, *([f"to decide: {out}"] if out else []))
@@ -76,12 +79,12 @@ def propose(
     )] = None,
     model: Annotated[str, typer.Option("--model", help="The base that scores --labels: a decoder, or an encoder.")] = "minilm",
     task: TaskName = None, trust: Trust = False, text_column: Text = None, label_column: Label = None,
-    separator: Separator = None, as_json: Json = False,
+    separator: Separator = None, encoding: Encoding = None, as_json: Json = False,
 ):
     "Propose labels for rows that have none; they are marked as proposed, and nothing is measured on them."
     if (teacher is None) == (labels is None): raise UserError("give --teacher FOLDER, or --labels; one of both")
     check_given(None, teacher)
-    file = LabelledFile(data, text_column, label_column, separator)
+    file = LabelledFile(data, text_column, label_column, separator, encoding)
     if teacher is not None: clf, by = opened(teacher, None, trust, "torch"), f"teacher {teacher}"
     else:
         clf = clfm_kit.Classifier("zero-shot", model, cache=None, trust_remote_code=trust, labels=labels_from(str(labels)))

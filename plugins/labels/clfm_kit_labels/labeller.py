@@ -39,7 +39,8 @@ class Typed:
     def new(self, value: str) -> tuple:  # (new keys, whether the last one was deleted)
         "What has happened since the field was looked at last."
         seen, self.seen = self.seen, value
-        if self.before and value.startswith(self.before): return value[len(self.before):], False
+        if value and not value.startswith(self.before): self.before = ""  # the screen is empty too by now
+        if self.before and value: return value[len(self.before):], False
         if value.startswith(seen): return value[len(seen):], False
         return ("", True) if value == seen[:-1] else (value if not seen.startswith(value) else "", False)
 

@@ -19,7 +19,8 @@ from clfm_kit.data.rows import Rows, normalised
 from clfm_kit.errors import UserError
 from clfm_kit.evaluation.shift import share_interval
 from clfm_kit.study.cross_validation import cross_validate
-from .strategies import unsure
+from .states import Reader
+from .strategies import Pool, by_margin, by_mix
 
 # %% ../nbs/24_learner.ipynb #b1d9191d
 FOLDS, LEAST, FEWEST = 5, 3, 15  # of cross-validation; rows of a label, and of all of them
@@ -65,6 +66,7 @@ class Learner:
         self.session, self.model, self.every, self.cache, self.told = session, model, every, cache, told
         self.curve: list[Point] = []
         self.said, self.thread, self.raised, self.since = "", None, None, every
+        self.reader: Reader | None = None  # loaded by the thread that learns first
         self.busy = False  # whether it is learning now
 
     def answered(self) -> None:
@@ -88,7 +90,7 @@ class Learner:
         try:
             clf, point = learn(rows, self.model, self.cache)
             self.curve = [*(one for one in self.curve if one.rows != point.rows), point]
-            if waiting: self._leave(clf, waiting)
+            if waiting: self._leave(clf, rows, waiting)
             self.said = ""
         except UserError as error: self.said = f"not enough to learn from yet: {error}"
         except Exception as error:  # told on the screen, and raised again by `wait`
@@ -96,15 +98,25 @@ class Learner:
         self.busy = False
         self.told()
 
-    def _leave(self, clf: Any, waiting: list) -> None:
-        found = clf.answers([self.session.file.texts[row] for row in waiting])["label"]
+    def _leave(self, clf: Any, rows: Rows, waiting: list) -> None:
+        texts = [self.session.file.texts[row] for row in waiting]
+        found = clf.answers(texts)["label"]
         labels, chances = found.task.schema.labels, np.asarray(found.probabilities)
         best = np.argsort(-chances, axis=1, kind="stable")[:, :LIKELIEST]
         self.session.guesses = {
             row: [(labels[column], float(own[column])) for column in columns]
             for row, own, columns in zip(waiting, chances, best)
         }
-        self.session.wanted = [waiting[number] for number in np.argsort(-unsure(chances), kind="stable")]
+        self.session.wanted = [waiting[number] for number in self._order(rows, texts, labels, chances)]
+
+    def _order(self, rows: Rows, texts: list, labels: list, chances: np.ndarray) -> list[int]:
+        "The numbers of texts in the order in which they are best asked."
+        self.reader = self.reader or Reader(self.model, self.cache)
+        own, random = Counter(rows.labels), np.random.default_rng(len(rows))
+        counts = np.array([own[label] for label in labels], dtype=float)
+        pool = Pool(self.reader.read(texts), chances, self.reader.read(rows.texts), counts)
+        mixed, rest = by_mix(pool, self.every, random), by_margin(pool, len(texts), random)
+        return [*dict.fromkeys([*mixed.tolist(), *rest.tolist()])]
 
     def wait(self, seconds: float | None = None) -> None:
         "Wait until nothing is learned any more. Raises what learning raised, and `UserError` when the time is over."
