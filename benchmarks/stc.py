@@ -5,6 +5,7 @@
     python benchmarks/stc.py --collect                      the table and the plots of all result files
 """
 import argparse
+import gc
 import json
 import statistics
 import time
@@ -41,8 +42,12 @@ def difference(a, b):
 
 def best_middle(data, depth, base="minilm"):
     """The probe at the middle layer that validation likes best."""
-    found = [fitted("probe", data, [f"pooler.layer={layer}"], base)[0] for layer in range(1, depth)]
-    return min(found, key=lambda clf: clf.reports_["validation"]["log_loss"])
+    best = None
+    for layer in range(1, depth):  # each holds its base, so that no more than two are kept
+        clf = fitted("probe", data, [f"pooler.layer={layer}"], base)[0]
+        if best is None or clf.reports_["validation"]["log_loss"] < best.reports_["validation"]["log_loss"]: best = clf
+        gc.collect()
+    return best
 
 
 def exit_speed(whole, cut, texts, repeats=5):
