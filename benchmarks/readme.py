@@ -1,4 +1,4 @@
-"""Write tables between markers: of the README, the page docs/benchmarks.md and the README of the plugin token-sparse.
+"""Write tables between markers: of the README, the page docs/benchmarks.md and the READMEs of stc and token-sparse.
 
     python benchmarks/readme.py
 """
@@ -14,8 +14,8 @@ from clfm_kit.evaluation.metrics import Undefined
 from clfm_kit.study.comparison import BASELINE
 
 FORMER = (
-    "What follows was measured before the heads were rebuilt to scale rows, to choose in folds and to take whole layers "
-    "too (see `CHANGELOG.md`)."
+    "These figures are from before the heads were rebuilt to scale rows, to choose by cross-validation and to take "
+    "whole layers too (see `CHANGELOG.md`)."
 )
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = "tfidf", "embedding", "keywords", "probe", "few-shot", "stc", "stc+keywords", "token-sparse", "auto"
@@ -38,9 +38,10 @@ def defaults():
     sets = sorted({(data, size) for data, size, name in cells if name == "auto"})
     recipes = [name for name in RECIPES if any((*one, name) in cells for one in sets)]
     lines = [
-        "Everything with its defaults, on a frozen or trained MiniLM-L6: accuracy in percent (micro-F1 for several "
-            "labels) on 1,000 other training rows, mean over the splits; test rows unread. `tfidf` is the keyword "
-            "baseline, `embedding` scikit-learn's logistic regression on the model's plain sentence embedding.",
+        "All recipes with their defaults, on a frozen or trained MiniLM-L6: accuracy in percent (micro-F1 for several "
+            "labels) on 1,000 other training rows, mean over the splits. Test rows are not used. `tfidf` is the "
+            "keyword baseline; `embedding` is scikit-learn's logistic regression on the model's plain sentence "
+            "embedding.",
         "",
         f"| set | rows | {' | '.join(recipes)} | splits |",
         "|---" * (len(recipes) + 3) + "|",
@@ -59,7 +60,7 @@ SHORT = {
     "tfidf": "TF-IDF and logistic regression, the baseline", "probe": "`probe`: the last layer, frozen",
     "stc+keywords": "`stc+keywords`: all layers, frozen, and keywords",
     "token-sparse": "`token-sparse`: few rows of weights, trained",
-    "auto": "`auto`, the default: chooses among them",
+    "auto": "`auto`, the default: chooses one of them",
 }
 
 
@@ -71,8 +72,9 @@ def summary():
     for (data, name), row in cells.items():
         if data in best and name not in ("auto", "tfidf"): best[data] = max(best[data], row["score"])
     lines = [
-        f"| with its defaults, on {len(sets)} data sets, 600 rows each | mean | clearly above TF-IDF | clearly below "
-            "| below the best recipe of each set, mean (most) | processor seconds |",
+        f"| recipe with its defaults, {len(sets)} data sets, 600 rows each | mean | clearly above TF-IDF | "
+            "clearly below TF-IDF | points below each set's best recipe, mean (largest) "
+            "| processor seconds, median |",
         "|---|---|---|---|---|---|",
     ]
     for name, words in SHORT.items():
@@ -112,13 +114,14 @@ def choosing(cells, sets, name):
     )
 
 
-def quality():
+def layers():
     """One row a data set: baseline, probes, STC, and the difference with its interval."""
     found = load("stc")
     if not found: return ""
     lines = [
-        "Test accuracy in percent (micro-F1 for data sets with several labels a text) of a frozen MiniLM-L6. "
-            "Every choice is made on validation rows; test rows that also occur in training are left out.",
+        "Test accuracy in percent (micro-F1 for data sets with several labels per text) of a frozen MiniLM-L6. "
+            "STC is sparsify-then-classify. Every choice is made on validation rows; test rows that also occur in "
+            "training are left out.",
         "",
         f"| data set | {BASELINE} | last layer | best middle layer | STC | STC against last layer (95 %) "
             "| early exit: blocks of 6 | accuracy there |",
@@ -145,10 +148,8 @@ def quality():
             f"against the best middle layer: {f['clearly better than the best-mid-layer probe']} and "
             f"{f['clearly worse than the best-mid-layer probe']}.",
         "",
-        "It loses where long texts are cut and few rows choose (`medical_abstracts_small`, `hallmarks_of_cancer`: "
-            "266 and 185 validation rows, and keywords do better there than any probe of this encoder).",
-        "",
-        "![STC against the last layer](../benchmarks/results/stc.png)",
+        "It loses where long texts are cut and few validation rows decide: `medical_abstracts_small` has 266 of them, "
+            "`hallmarks_of_cancer` 185. There keywords do better than any probe of this encoder.",
     ]
     return "\n".join(lines)
 
@@ -160,10 +161,10 @@ def peers():
     cells = [json.loads(path.read_text()) for path in sorted((RESULTS / "peers").glob("*.json"))]
     if not cells: return ""
     lines = [
-        "Against the peers, on the same rows: accuracy (micro-F1 for several labels) in percent, mean over seeds, "
-        "and seconds of the whole process, other work running beside it. `clfm:` are recipes of this kit; "
-        "the rest is what people use today, as its documentation says. SetFit at 64 a class ran behind other work, "
-        "so its seconds are far too many. Intervals and plots are on the page of all result files."
+        "Other tools on the same rows: accuracy (micro-F1 for several labels) in percent, mean over seeds, "
+        "and seconds of the whole process, while other work ran on the machine. `clfm:` marks recipes of this kit; "
+        "the others are used as their documentation says. SetFit with 64 rows per class waited for other work, "
+        "so its seconds overstate its cost. Intervals and plots are on the page of all result files."
     ]
     few, many = [cell for cell in cells if cell["shots"]], [cell for cell in cells if not cell["shots"]]
     if few:
@@ -171,7 +172,7 @@ def peers():
             "", *standing(few), "",
             *crossed(
                 few, lambda cell: (cell["data"], cell["shots"]), lambda cell: cell["technique"], "data set",
-                lambda key: f"{key[0]}, {key[1]} a class", str,
+                lambda key: f"{key[0]}, {key[1]} per class", str,
             ),
         ]
     if many:
@@ -190,7 +191,7 @@ def standing(cells):
     tables = {}
     for cell in cells:
         tables.setdefault((cell["data"], cell["shots"]), {}).setdefault(cell["technique"], {})[cell["seed"]] = cell
-    names, lines = {"better": "clearly better on", "worse": "clearly worse on", "open": "not told apart on"}, []
+    names, lines = {"better": "clearly better on", "worse": "clearly worse on", "open": "no clear difference on"}, []
     for technique in sorted({cell["technique"] for cell in cells if cell["technique"].startswith("clfm:")}):
         found = {name: [] for name in names}
         for (data, shots), sides in sorted(tables.items()):
@@ -204,8 +205,8 @@ def standing(cells):
             + "; ".join(f"{words} {', '.join(found[name])}" for name, words in names.items() if found[name]) + "."
         )
     return [
-        "Against SetFit on the same splits (data set, rows a class, 95 % interval of the difference in points over "
-            "the splits that both have):",
+        "Compared with SetFit on the same splits (data set, rows per class, 95 % interval of the difference in points "
+            "over the splits that both have):",
         "", *lines,
     ]
 
@@ -236,10 +237,10 @@ def speed():
     found = load("extraction")
     if not found: return ""
     f, lines = found["figures"], [
-        "Reading texts (pooled last layer, CPU), median of paired runs:",
+        "Encoding texts (pooled last layer, CPU), median of paired runs:",
         "",
-        "| data set | texts a second | times the transformers pipeline at its best batch size | times "
-            "sentence-transformers' encode |",
+        "| data set | texts per second | speed, transformers pipeline at its best batch size = 1 | speed, "
+            "sentence-transformers' encode = 1 |",
         "|---|---|---|---|",
     ]
     for row in found["rows"]:
@@ -249,8 +250,8 @@ def speed():
         )
     lines += [
         "",
-        f"A second fit on the same texts runs {f['passes_second_fit']} backbone passes. `clfm --help` takes "
-            f"{f['help_seconds']:.2f} s.",
+        f"A second fit on the same texts takes {f['passes_second_fit']} forward passes of the model, because their "
+            f"states are cached. `clfm --help` takes {f['help_seconds']:.2f} s.",
     ]
     if memory := load("memory"):
         lines[-1] += (
@@ -259,19 +260,19 @@ def speed():
     if grid := load("stc/banking77"):
         lines[-1] += (
             f" STC's whole grid on BANKING77 (9,003 training rows, 77 classes, every layer) "
-            f"takes {grid['figures']['STC: seconds after reading']:.0f} s after reading."
+            f"takes {grid['figures']['STC: seconds after reading']:.0f} s once the texts are encoded."
         )
     if ece := load("calibration"):
         stated = {row["recipe"]: row["calibrated"]["ece"] for row in ece["rows"]}
         lines += [
             "",
-            "Calibration error (15 bins) on BANKING77's test rows, calibrated on validation: "
+            "Expected calibration error (15 bins) on BANKING77's test rows, calibrated on validation rows: "
                 + ", ".join(f"`{name}` {value:.3f}" for name, value in stated.items()) + ".",
         ]
     if found := load("comparison"):
         lines += [
             "",
-            f"A comparison of five recipes on `helpdesk`, states cached, "
+            f"A comparison of five recipes on `helpdesk`, with cached states, "
                 f"takes {found['figures']['compare five recipes on helpdesk, seconds']:.0f} s on one core.",
         ]
     return "\n".join(lines)
@@ -294,32 +295,20 @@ def sparse():
     cells = {}
     for row in load("token_sparse")["rows"]: cells.setdefault((row["side"], row["data"]), {})[row["seed"]] = row
     sets, f = list(dict.fromkeys(data for _, data in cells)), load("token_sparse")["figures"]
-    def quality(side, data):
+    def shown(side, data):
         found = [row["accuracy"] for row in cells.get((side, data), {}).values()]
         if not found: return "not run"
-        return percent(statistics.mean(found)) + (
-            f" ± {percent(statistics.stdev(found))} ({len(found)})" if len(found) > 1 else ""
-        )
-    def cost(side, data):
-        return (
-            "1" if side == "trainer"
-            else f"{f[key]:.2f}" if (key := f"{data} {side} cpu_seconds against trainer") in f else "not run"
-        )
-    table = lambda head, shown: [
-        f"| {head} | {' | '.join(sets)} |",
+        spread = f" ± {percent(statistics.stdev(found))} ({len(found)})" if len(found) > 1 else ""
+        cost = "1" if side == "trainer" else f"{f[f'{data} {side} cpu_seconds against trainer']:.2f}"
+        return f"{percent(statistics.mean(found))}{spread}; {cost}"
+    return "\n".join([
+        f"| accuracy; processor time | {' | '.join(sets)} |",
         "|---" * (len(sets) + 1) + "|",
         *(
             f"| {name} | {' | '.join(shown(side, data) for data in sets)} |"
             for side, name in SIDES.items() if any(key[0] == side for key in cells)
         ),
-        "",
-    ]
-    return "\n".join([
-        *table("accuracy", quality), *table("processor time, `Trainer` = 1", cost),
-        *table(
-            "macro-F1", lambda side, data: percent(f[key]) if (key := f"{data} {side} macro_f1") in f else "not run"
-        ),
-    ]).rstrip()
+    ])
 
 
 def fill(path, text):
@@ -332,9 +321,11 @@ def fill(path, text):
 
 QUESTIONS = {
     "How good are the defaults, with 600 rows?": (defaults,),
-    "Do all layers say more than the last one?": (lambda: FORMER, quality),
-    "And against what people use today?": (peers,),
-    "What does reading cost?": (speed,),
+    "Are all layers better than the last one?": (
+        lambda: FORMER, layers, lambda: "![STC against the last layer](../benchmarks/results/stc.png)"
+    ),
+    "How does it compare with other tools?": (peers,),
+    "What does encoding cost?": (speed,),
 }
 
 
@@ -349,6 +340,7 @@ def questions():
 def main():
     fill(ROOT / "README.md", summary())
     fill(ROOT / "docs" / "benchmarks.md", questions())
+    fill(ROOT / "plugins" / "stc" / "README.md", f"{FORMER}\n\n{layers()}")
     fill(ROOT / "plugins" / "token-sparse" / "README.md", sparse())
 
 

@@ -5,6 +5,7 @@
     python benchmarks/stc.py --collect                      the table and the plots of all result files
 """
 import argparse
+import gc
 import json
 import statistics
 import time
@@ -22,10 +23,10 @@ from clfm_kit.study.comparison import BASELINE, unseen
 from clfm_kit.study.measuring import measure
 
 
-def fitted(recipe, data, settings=()):
+def fitted(recipe, data, settings=(), base="minilm"):
     """A classifier, and the seconds that fitting took once the states were cached."""
     started = time.perf_counter()
-    return Classifier(recipe, "minilm", settings=settings).fit(data), time.perf_counter() - started
+    return Classifier(recipe, base, settings=settings).fit(data), time.perf_counter() - started
 
 
 def figures_of(found):
@@ -39,10 +40,14 @@ def difference(a, b):
     return paired_bootstrap(first.values.astype(float), second.values.astype(float), first.statistic).to_dict()
 
 
-def best_middle(data, depth):
+def best_middle(data, depth, base="minilm"):
     """The probe at the middle layer that validation likes best."""
-    found = [fitted("probe", data, [f"pooler.layer={layer}"])[0] for layer in range(1, depth)]
-    return min(found, key=lambda clf: clf.reports_["validation"]["log_loss"])
+    best = None
+    for layer in range(1, depth):  # each holds its base, so that no more than two are kept
+        clf = fitted("probe", data, [f"pooler.layer={layer}"], base)[0]
+        if best is None or clf.reports_["validation"]["log_loss"] < best.reports_["validation"]["log_loss"]: best = clf
+        gc.collect()
+    return best
 
 
 def exit_speed(whole, cut, texts, repeats=5):

@@ -12,7 +12,7 @@ from pathlib import Path
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 from playwright.sync_api import expect, sync_playwright
 
-PATIENCE = 120_000  # milliseconds; a busy machine is slow
+PATIENCE = 300_000  # milliseconds; a busy machine is slow
 HOSTILE = '<script>document.title = "taken over"</script> my parcel is late'
 
 

@@ -12,6 +12,7 @@ import afresh
 import asks
 import psutil
 import pytest
+import words
 import yaml
 from imports import distances
 from jobs import LIBRARIES
@@ -129,3 +130,26 @@ def test_every_fault_can_be_put_in():
         assert text.count(fault["before"]) == 1, fault["guarantee"]
         assert fault["before"] != fault["after"]
         assert (ROOT / fault["check"].partition("::")[0]).is_file(), fault["check"]
+
+
+def test_a_misspelling_and_an_odd_phrase_are_told_with_their_place(tmp_path, monkeypatch):
+    monkeypatch.setattr(words, "ROOT", tmp_path)
+    (tmp_path / "page.md").write_text("# Title\n\n```sh\nteh\n```\nA `teh` [link](teh.md), and teh end; the mass.\n")
+    (tmp_path / "module.py").write_text('"""Fine."""\ndef ask():\n    raise ValueError("we recieve nothing")\nteh = 1\n')
+    cell = dict(cell_type="markdown", id="a1", source=["Fine.\n", "It stands in for `mass`; massive."])
+    code = dict(cell_type="code", id="b2", source=["teh = mass"])
+    (tmp_path / "page.ipynb").write_text(json.dumps(dict(cells=[cell, code])))
+    lines = [line for name in ("page.md", "module.py", "page.ipynb") for line in words.passages(tmp_path / name)]
+    assert list(words.misspelled(lines)) == [
+        "page.md, line 6: teh ==> the", "module.py, line 3: recieve ==> receive"
+    ]
+    assert list(words.unwanted(lines)) == [
+        "page.md, line 6: mass ==> total weight", "page.ipynb, cell a1, line 2: stands in for ==> replaces"
+    ]
+
+
+def test_words_are_looked_for_in_all_prose():
+    found = {path.relative_to(ROOT).as_posix() for path in words.files(words.PROSE)}
+    assert found >= {"README.md", "CHANGELOG.md", "docs/hooks.md", "plugins/stc/README.md", "tools/words.py"}
+    assert {path.parts[-2] for path in words.files(words.PAGES) if path.suffix == ".ipynb"} == {"tutorials"}
+    assert any("docstrings" in line for _, line in words.passages(ROOT / "tools" / "words.py"))

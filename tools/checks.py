@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
+import words
 from afresh import program
 from jobs import processor_seconds
 from tree import BIN, PACKAGES, PROJECTS, ROOT, Failed, copy_tree, run
@@ -68,10 +69,11 @@ def export():
 
 
 def lint():
-    "every name that is used exists, every import and variable is used, and none shadows a built-in"
+    "names exist, every import and variable is used, none shadows a built-in; prose is spelled right"
     rules = "--select", "F,A001,A002", "--ignore", "F402,F403,F405"
     # notebooks: their code is in the modules
     run(BIN / "ruff", "check", "--quiet", "--isolated", "--no-cache", *rules, "--extend-exclude", "*.ipynb", ROOT)
+    words.check()
 
 
 def type_checked(python):

@@ -24,8 +24,9 @@ from .needs import needs, suits
 from .task import FittedTask
 from ..data.rows import UNNAMED
 from ..data.tasks import load_rows, rows_to_fit, split_known
+from ..display.plots import BLUE, axes_of, finding
 from ..display.tables import Result, Table
-from ..errors import UserError, imported, unknown
+from ..errors import UserError, unknown
 from ..parts import name_and_params
 from ..paths import place
 from ..plugins import emit
@@ -106,16 +107,15 @@ class Choice(Result):
 
     def plot(self, axes=None):
         "Score against the time of an answer; who is chosen is filled."
-        pyplot = imported("matplotlib.pyplot", "a plot", "notebook")
-        if axes is None: axes = pyplot.subplots(figsize=(5, 3), layout="constrained")[1]
+        axes = axes_of(axes, 6, 3.4)
         for one in (Tried(**each) for each in self.tried):
             if one.score is None or one.latency is None: continue
-            face = "#0072B2" if one.recipe == self.chosen else "none"
-            axes.scatter(one.latency, one.score, s=60, facecolors=face, edgecolors="#0072B2")
+            face = BLUE if one.recipe == self.chosen else "none"
+            axes.scatter(one.latency, one.score, s=60, facecolors=face, edgecolors=BLUE)
             axes.annotate(one.recipe, (one.latency, one.score), xytext=(6, 4), textcoords="offset points")
-        axes.set(xlabel="milliseconds an answer", ylabel=self.figure, xscale="log", title=f"{self.chosen} is chosen")
+        axes.set(xlabel="milliseconds an answer", ylabel=self.figure, xscale="log")
         axes.margins(0.25)
-        return axes
+        return finding(axes, f"{self.chosen} is chosen")
 
 # %% ../../nbs/08_classifier/05_choosing.ipynb #35c0000011
 def row_scores(task: FittedTask, probabilities, targets) -> np.ndarray:  # [2, N]

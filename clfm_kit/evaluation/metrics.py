@@ -16,6 +16,7 @@ import numpy as np
 from sklearn.metrics import brier_score_loss, log_loss, precision_recall_fscore_support
 
 from ..data.schemas import Schema
+from ..display.plots import dots, finding
 from ..display.tables import Result, Table
 from ..errors import UserError
 
@@ -136,6 +137,21 @@ class Report(Result):
             ),
             *(Table(title, head, [row(found) for found in rows]) for title, rows in classes.items() if rows),
         ]
+
+    def plot(self, axes: Any = None, task: str | None = None, most: int = 25) -> Any:  # the matplotlib axes
+        """Precision and recall of `most` classes, those found least on top; `task` is needed with several.
+
+        Raises `UserError` where there are no classes, and without matplotlib."""
+        if self.tasks and task not in self.tasks:
+            raise UserError(f"a plot is of one task; say which, as in task={next(iter(self.tasks))!r}")
+        report = self.tasks.get(task or "", self)
+        value = lambda found: None if isinstance(found, Undefined) else found
+        ordered = sorted((row for row in report.per_class if row["support"]), key=lambda row: row["recall"])
+        if not ordered: raise UserError("no class occurs in the rows, so there is nothing to plot")
+        shown = {row["label"]: (value(row["precision"]), row["recall"]) for row in ordered[:most]}
+        axes = dots(shown, ["precision", "recall"], "share of rows", axes)
+        axes.set_xlim(-0.03, 1.03)
+        return finding(axes, f"Found least: {ordered[0]['label']}, {ordered[0]['recall']:.0%} of {ordered[0]['support']} rows")
 
     def __str__(self):
         wide = max(map(len, self.figures), default=0)

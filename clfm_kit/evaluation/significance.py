@@ -17,7 +17,8 @@ import numpy as np
 from scipy.stats import binomtest, t
 
 from ..data.rows import normalised
-from ..errors import UserError, check_known, imported
+from ..display.plots import intervals
+from ..errors import UserError, check_known
 from .metrics import Report, Undefined, evaluate, plain
 from .shift import share_interval
 from ..data.schemas import Schema
@@ -258,19 +259,10 @@ def refuse_different_labels(schemas: dict):
 # %% ../../nbs/04_evaluation/03_significance.ipynb #1703016c3d
 def plot_differences(differences: dict, axes=None):  # the matplotlib axes
     "Draw {name: `Difference`} as intervals beside zero; undefined ones keep their line and say why."
-    pyplot = imported("matplotlib.pyplot", "a plot", "notebook")
-    if axes is None: axes = pyplot.subplots(figsize=(6, 0.7 + 0.4 * len(differences)), layout="constrained")[1]
-    axes.axvline(0, color="#777777", linewidth=1)
+    ends = lambda found: (np.nan,) * 3 if isinstance(found, Undefined) else (found.low, found.difference, found.high)
+    rows = {name: ends(found) for name, found in differences.items()}
+    axes = intervals(rows, "difference from the baseline", axes)
     for place, found in enumerate(differences.values()):
-        if isinstance(found, Undefined):
-            axes.annotate(found.reason, (0, place), xytext=(6, 0), textcoords="offset points", va="center")
-        else:
-            axes.plot([found.low, found.high], [place, place], color="#0072B2", linewidth=2)
-            axes.plot(
-                found.difference, place, "o", color="#0072B2", markerfacecolor="#0072B2" if found.clear else "white"
-            )
-    axes.set(
-        yticks=range(len(differences)), yticklabels=list(differences), ylim=(len(differences) - 0.5, -0.5),
-        xlabel="difference from the baseline",
-    )
+        if not isinstance(found, Undefined): continue
+        axes.annotate(found.reason, (0, place), xytext=(6, 0), textcoords="offset points", va="center")
     return axes

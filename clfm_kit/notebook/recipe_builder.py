@@ -177,6 +177,7 @@ class RecipeBuilder(View):
             chosen, refused = name_and_params(getattr(self.recipe, kind))[0], refusals(self.recipe, kind)
             for name, button in buttons.items():
                 button.description = f"✓ {name}" if name == chosen else name
+                button.button_style = "primary" if name == chosen else ""
                 button.disabled = bool(refused.get(name)) and name != chosen
                 button.tooltip = refused.get(name) or entries[name].about
             reasons.value = str(join(

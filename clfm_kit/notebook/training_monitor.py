@@ -15,7 +15,7 @@ from markupsafe import Markup
 from ..display.html import join, markup, table
 from ..errors import UserError
 from ..plugins import STAGES, using
-from .widgets import View, bar, curves
+from .widgets import View, bar, curves, smoothed
 
 # %% ../../nbs/10_notebook/02_training_monitor.ipynb #d18eb573
 # points of a curve, seconds between two drawings, events that speed is told from
@@ -129,9 +129,9 @@ class TrainingMonitor(View):
         drawn = bar(self.done / self.total) if self.total and self.state == "running" else ""
         checks = [(step, loss) for step, _, loss, _ in self.checks]
         losses = self.losses[::max(1, len(self.losses) // POINTS)] + self.losses[-1:]
-        series = {name: found for name, found in (("training", losses), ("validation", checks)) if found}
+        series = {name: found for name, found in (("training", smoothed(losses)), ("validation", checks)) if found}
         best = min(checks, key=lambda check: check[1])[0] if checks else None
-        chart = curves(series, "Loss by step", mark=best, word="best so far") if series else ""
+        chart = curves(series, "Loss by step", mark=best, word="best so far", behind=losses) if series else ""
         share = lambda correct: "–" if correct is None else f"{correct:.3f}"
         rows = [
             [str(step), f"{epoch:.1f}", f"{loss:.4f}", share(correct)]

@@ -19,8 +19,10 @@ from ..data.fields import plain_labels
 from ..data.rows import UNNAMED, Rows, text_groups
 from ..data.schemas import Schema, few
 from ..data.tasks import load_rows, task_schema
+from ..display.plots import finding
 from ..display.tables import Result, Table
 from ..errors import UserError
+from ..evaluation.calibration import plot_reliability
 from ..evaluation.metrics import Report, Undefined
 from ..plugins import emit
 from ..recipes import Recipe
@@ -120,6 +122,16 @@ class CrossValidation(Result):
             f"{len(self.rows)} rows in {len(self.folds)} folds", ["figure", "all rows", "by fold"],
             [[name, self.report.shown(name), self.spread(name)] for name in self.report.figures],
         )]
+
+    def plot(self, axes: Any = None, task: str | None = None) -> Any:  # the matplotlib axes
+        """How probable answers are said to be beside how often they are right; `task` is needed with several.
+
+        Raises `UserError` for tags, and without matplotlib."""
+        found = self.task(task)
+        if found.schema.unit == "word": raise UserError("tags are not plotted: their probabilities are of words")
+        stated, right = found.schema.statements(found.probabilities, found.schema.targets(found.values))
+        axes = plot_reliability({"out of fold": (stated, right)}, axes)
+        return finding(axes, f"Said to be right: {np.mean(stated):.0%}; right: {np.mean(right):.0%}")
 
     def remarks(self) -> list:
         "Those of the report."

@@ -15,10 +15,12 @@ import numpy as np
 
 from ..classifier.reference import LOW, piece_figures, said
 from ..classifier.scoring import BLOCK, blocks
+from ..display.plots import finding, intervals
 from ..display.tables import Result, Table
 from ..errors import UserError
 from ..evaluation.shift import Move, Sample, by_chance, mean_move, share_move, variation
 from ..plugins import emit
+from .cross_validation import one_task
 
 # %% ../../nbs/09_study/10_drift.ipynb #31b38e57
 @dataclass
@@ -75,6 +77,18 @@ class Drift(Result):
             cells = [[one["row"], f"{one['probability']:.2f}", one["label"], one["text"]] for one in rows]
             if cells: found.append(Table(f"Strangest rows, {task}", ["row", "probability", "answer", "text"], cells))
         return found
+
+    def plot(self, axes: Any = None, task: str | None = None, most: int = 20) -> Any:  # the matplotlib axes
+        """How the shares of `most` labels differ from those at the fit, the largest difference on top, with 95 % intervals;
+        `task` is needed with several.
+
+        Raises `UserError` for a task there is not, and without matplotlib."""
+        name = one_task(self.labels, task)
+        largest = sorted(self.labels[name].items(), key=lambda item: -abs(item[1]["now"] - item[1]["then"]))[:most]
+        rows = {label: (one["low"], one["now"] - one["then"], one["high"]) for label, one in largest}
+        moved = [label for label, one in self.labels[name].items() if one["clear"]]
+        axes = intervals(rows, "share of answers, now minus then", axes)
+        return finding(axes, f"{len(moved)} of {len(self.labels[name])} labels are answered more or less often than before")
 
     def remarks(self) -> list[str]:
         "What the figures say together."

@@ -22,6 +22,7 @@ from ..data.rows import UNNAMED
 from ..data.schemas import Schema
 from ..data.tasks import load_rows
 from ..display.html import join, markup
+from ..display.plots import bars, finding
 from ..display.tables import Result, Table
 from ..errors import UserError
 from ..evaluation.metrics import Report
@@ -180,6 +181,15 @@ class ErrorAnalysis(Result):
     def remarks(self) -> list:
         "Those of the report."
         return self.report.remarks()
+
+    def plot(self, axes=None, most: int = 15):  # the matplotlib axes
+        """How often `most` labels are taken for others, the most frequent pairs on top.
+
+        Raises `UserError` where nothing was mistaken, and without matplotlib."""
+        if not self.pairs: raise UserError(f"{self._about()}: no label is taken for another, so there is nothing to plot")
+        words = lambda pair: f"{pair['label'] or NOTHING} → {pair['predicted'] or NOTHING}"
+        axes = bars({words(pair): pair["rows"] for pair in self.pairs[:most]}, "rows", axes)
+        return finding(axes, f"Most often taken for another: {words(self.pairs[0])}")
 
     def to_html(self) -> str:
         "The whole page."

@@ -21,6 +21,7 @@ import yaml
 from ..classifier.classifier import Classifier
 from ..data.rows import UNNAMED
 from ..data.tasks import load_rows, task_schema
+from ..display.plots import BLUE, ORANGE, axes_of, finding
 from ..display.tables import Result, Table
 from ..errors import UserError, imported, short, unknown
 from ..evaluation.metrics import LOWER_IS_BETTER, Report, Undefined
@@ -224,6 +225,19 @@ class Tuning(Result):
             recipe=self.recipe.to_dict(), figure=self.metric.name, folds=self.folds,
             best=self.best, trials=self.trials,
         )
+
+    def plot(self, axes=None):  # the matplotlib axes
+        "The value of each trial in turn, and the best so far as a line. Raises `UserError` as `best`, and without matplotlib."
+        best = self.best
+        found = [(number, trial["value"]) for number, trial in enumerate(self.trials) if not trial["failed"]]
+        numbers, values = zip(*found)
+        axes = axes_of(axes, 6, 3)
+        axes.plot(numbers, values, "o", color=BLUE, label="trial")
+        so_far = np.minimum.accumulate(values) if self.metric.lower else np.maximum.accumulate(values)
+        axes.step(numbers, so_far, where="post", color=ORANGE, label="best so far")
+        axes.set(xlabel="trial", ylabel=self.metric.name)
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+        return finding(axes, f"Best, {best['value']:.4f}: {', '.join(best['settings'])}")
 
     def tables(self) -> list:
         "The trials, best first."
