@@ -24,11 +24,12 @@ extras |= {
 
 setup(
     name=settings["name"], version=version, description=settings["description"], author=settings["author"],
-    license_expression=settings["license"], license_files=["LICENSE"], keywords=settings["keywords"].split(),
+    license_expression=settings["license"], license_files=["LICENSE", "NOTICE"], keywords=settings["keywords"].split(),
+    classifiers=lines("classifiers"),
     long_description=(here / "README.md").read_text(encoding="utf-8"), long_description_content_type="text/markdown",
     python_requires=f">={settings['min_python']}", install_requires=lines("requirements"), extras_require=extras,
     packages=find_packages(include=["clfm_kit", "clfm_kit.*"]), package_dir={"": "."},
-    package_data={"clfm_kit": ["py.typed", "shipped/*.json", "shipped/**/*.jsonl"]},
+    package_data={"clfm_kit": ["py.typed", "shipped/*.json", "shipped/**/*.jsonl", "shipped/**/README.md"]},
     entry_points={
         "console_scripts": ["clfm = clfm_kit.cli.main:main"], "clfm_kit": ["clfm-kit = clfm_kit.builtin.plugin"]
     },

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:  # editors and type checkers read this; Python imports each name when it is first used
     from clfm_kit.classifier.classifier import Classifier as Classifier

@@ -805,3 +805,22 @@ def test_a_former_model_of_a_running_process_is_left_to_it(tmp_path):
     former.mkdir()
     recover(target)
     assert former.exists() and not target.exists()
+
+
+# ---- earlier versions
+
+STORED = Path(__file__).parent / "stored" / "0.1.0"  # written by that version: a base, two models, and their answers
+
+
+@pytest.mark.parametrize("name", ["probe", "trained"])
+def test_a_model_of_an_earlier_version_answers_as_it_did(name):
+    kept = json.loads((STORED / "answers.json").read_text(encoding="utf-8"))
+    clf, wanted = Classifier.from_pretrained(STORED / name, model=str(STORED / "base")), kept["answers"][name]
+    found = clf.answers(kept["texts"])
+    main = "label" if name == "probe" else "intent"
+    assert list(found[main].labels) == wanted[main]
+    np.testing.assert_allclose(found[main].probabilities, wanted["probabilities"], atol=1e-4)
+    if name == "trained":
+        spans = [[[span["slot"], span["start"], span["end"]] for span in one] for one in found["slots"].labels]
+        assert spans == wanted["slots"]
+    assert facts_of(STORED / name)["versions"] == {"clfm-kit": "0.1.0"}

@@ -5,24 +5,32 @@ import gc
 import json
 import re
 import sys
+import tarfile
 import tomllib
 import zipfile
 from configparser import ConfigParser
 from importlib.metadata import metadata, packages_distributions, requires
 
 import pytest
+import yaml
 from fresh import build
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from tree import PACKAGES, PLUGINS, PROJECTS, ROOT, run
+from packaging.version import Version
+from tree import EXAMPLE, PACKAGES, PLUGINS, PROJECTS, ROOT, run
+from trove_classifiers import classifiers
 
 import clfm_kit
+from clfm_kit.cli.new_plugin import PYPROJECT
+from clfm_kit.data.origin import origin
+from clfm_kit.data.rows import load_data, shipped
 from clfm_kit.hookspecs import KINDS
 from clfm_kit.plugins import catalogue, extras
 
 SETTINGS = ConfigParser(delimiters=["="])
 SETTINGS.read(ROOT / "settings.ini", encoding="utf-8")
 EXTRAS_OF_OURS = {"demo", "notebook", "tune", "export", "all", "dev"}
+OURS = ["clfm-kit", *(f"clfm-kit-{name}" for name in PLUGINS)]
 
 
 def requirements(project, extra=""):
@@ -75,6 +83,43 @@ def test_one_word_names_a_plugin_everywhere(name):
     }
 
 
+def required(text):
+    "What a pyproject.toml requires of ours: {distribution: range}."
+    found = map(Requirement, tomllib.loads(text)["project"]["dependencies"])
+    return {line.name: str(line.specifier) for line in found if line.name.startswith("clfm-kit")}
+
+
+def test_all_distributions_have_one_version_and_take_each_other_in_its_range():
+    version, citation = clfm_kit.__version__, yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {metadata(name).get("Version") for name in OURS} == {version} == {citation["version"]}
+    for project in PROJECTS[1:]:
+        module = (ROOT / project / PACKAGES[project] / "__init__.py").read_text(encoding="utf-8")
+        assert f'__version__ = "{version}"' in module
+    assert f"## {version}\n" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    places = [ROOT / project / "pyproject.toml" for project in (*PROJECTS[1:], EXAMPLE)]
+    texts = [PYPROJECT.replace("$", ""), *(path.read_text(encoding="utf-8") for path in places)]
+    ranges = {value for text in texts for value in required(text).values()}
+    wanted = Requirement(f"x{SETTINGS['DEFAULT']['plugin_range']}").specifier
+    assert ranges == {str(wanted)} and version in wanted
+    major, minor = Version(version).release[:2]
+    assert f"{major}.{minor + 1}" not in wanted, "a minor version may change what parts are asked"
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_what_an_index_shows_is_stated(name):
+    found = metadata(name)
+    assert found["License-Expression"] == "Apache-2.0" and "LICENSE" in found.get_all("License-File")
+    given = found.get_all("Classifier")
+    assert given == sorted(given) and set(given) <= classifiers
+    assert f"Programming Language :: Python :: {SETTINGS['DEFAULT']['min_python']}" in given
+    assert found["Author"] and found["Summary"] and found["Keywords"]
+
+
+def test_each_distribution_carries_the_licence():
+    text = (ROOT / "LICENSE").read_bytes()
+    for project in PROJECTS: assert (ROOT / project / "LICENSE").read_bytes() == text
+
+
 @pytest.mark.parametrize("project", PROJECTS, ids=str)
 def test_one_notebook_is_one_module(project):
     """In the core a chapter is a package, but for the first, whose modules stand at the top."""
@@ -121,8 +166,7 @@ def test_constraints_pin_what_is_installed_for_users_and_developers():
         *(requirements("clfm-kit", extra) for extra in ("all", "dev")),
         *(requirements(f"clfm-kit-{name}") for name in PLUGINS),
     )
-    ours = {"clfm-kit", *(f"clfm-kit-{name}" for name in PLUGINS)}
-    assert direct - ours <= pinned
+    assert direct - set(OURS) <= pinned
 
 
 def test_no_file_names_a_machine_or_an_index():
@@ -154,20 +198,43 @@ def test_a_result_says_how_it_was_made(path):
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    dist = build(tmp_path_factory.mktemp("wheel"), PROJECTS[0])
-    with zipfile.ZipFile(next(dist.glob("clfm_kit-*.whl"))) as archive: yield archive.namelist()
+def dist(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("dist"), PROJECTS[0])
+
+
+@pytest.fixture(scope="module")
+def wheel(dist):
+    with zipfile.ZipFile(next(dist.glob("clfm_kit-*.whl"))) as archive: return archive.namelist()
 
 
 def test_wheel_carries_the_modules_and_the_shipped_data(wheel):
     ours = {
         path.relative_to(ROOT).as_posix()
-        for pattern in ("**/*.py", "py.typed", "shipped/extras.json", "shipped/**/*.jsonl")
+        for pattern in ("**/*.py", "py.typed", "shipped/extras.json", "shipped/**/*.jsonl", "shipped/**/README.md")
         for path in (ROOT / "clfm_kit").glob(pattern)
     }
     packed = {name for name in wheel if name.startswith("clfm_kit/")}
     assert packed == ours
     for data in ("helpdesk", "abstracts"): assert any(name.startswith(f"clfm_kit/shipped/{data}/") for name in packed)
+
+
+def test_wheel_says_whose_the_code_and_the_data_are(wheel):
+    notices = {name.rpartition("/")[2] for name in wheel if ".dist-info/licenses/" in name}
+    assert notices == {"LICENSE", "NOTICE"}
+    told = (ROOT / "NOTICE").read_text(encoding="utf-8")
+    for name in shipped():
+        assert f"clfm_kit/shipped/{name}/README.md" in wheel and name in told
+        assert origin(load_data(name).train)["license"] == ["apache-2.0"]
+
+
+def test_source_holds_what_a_reader_looks_for(dist):
+    with tarfile.open(next(dist.glob("clfm_kit-*.tar.gz"))) as archive:
+        found = {name.partition("/")[2] for name in archive.getnames()}
+    assert found >= {
+        "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "NOTICE", "README.md", "SECURITY.md",
+        "constraints.txt",
+    }
+    assert not [name for name in found if name.startswith(("tests/", "benchmarks/", "plugins/"))]
 
 
 def test_wheel_holds_no_tests_and_no_notebooks(wheel):

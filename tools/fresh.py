@@ -1,4 +1,4 @@
-"""Build our wheels and install them in fresh environments, outside the checkout and without an index."""
+"""Build our distributions and install the wheels in fresh environments, outside the checkout and without an index."""
 import os
 import shutil
 import sys
@@ -16,16 +16,15 @@ from tree import ROOT, VARIABLES, Failed, copy_tree, environment, run, told
 
 
 def build(folder, *projects):
-    """Build the wheels of `projects` from a copy of the checkout, where no earlier build lies about;
-    returns the folder of wheels. Those of ours that lie ready in the folder CLFM_KIT_WHEELS are not built again.
+    """Build `projects` from a copy of the checkout, where no earlier build lies about: source distributions, and wheels
+    out of these. Returns the folder of both. What lies ready in the folder CLFM_KIT_WHEELS is not built again.
     """
     tree, ready = copy_tree(folder / "tree"), Path(os.environ.get("CLFM_KIT_WHEELS", ""))
     if (ready / "ready").is_file(): shutil.copytree(ready, folder / "dist")
     for project in projects:
         if (folder / "dist" / "ready").is_file() and (ROOT / project).is_relative_to(ROOT): continue
         run(
-            sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder / "dist",
-            tree / project, cwd=folder,
+            sys.executable, "-m", "build", "--no-isolation", "--outdir", folder / "dist", tree / project, cwd=folder,
         )
     return folder / "dist"
 

@@ -3,6 +3,7 @@ goes. A job for each environment; all share one build.
 """
 import json
 import shutil
+import sys
 import tomllib
 from importlib.metadata import distribution
 from itertools import pairwise
@@ -13,7 +14,7 @@ from fresh import Fresh, build
 from jobs import Job
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from tree import EXAMPLE, PACKAGES, PLUGINS, PROJECTS, ROOT, Failed
+from tree import EXAMPLE, PACKAGES, PLUGINS, PROJECTS, ROOT, Failed, run
 
 OFFERS = "python", "-I", ROOT / "tools" / "offers.py"  # isolated: nothing of the checkout is on the path
 FIT = "clfm", "fit", "--recipe", "probe", "--data", "helpdesk", "--model", "minilm", "--out", "model"
@@ -99,8 +100,14 @@ def comes_and_goes(everything):
 
 
 def built(folder):
-    "All wheels, in the folder `dist` of `folder`; the file `ready` there says that they are complete."
-    (build(folder, *PROJECTS, EXAMPLE) / "ready").touch()
+    """All distributions, in the folder `dist` of `folder`; the file `ready` there says that they are complete.
+
+    Raises `Failed` where an index would refuse one of ours, or would not show its description.
+    """
+    dist = build(folder, *PROJECTS, EXAMPLE)
+    ours = [path for path in sorted(dist.iterdir()) if not path.name.startswith(EXAMPLE.name.replace("-", "_"))]
+    run(sys.executable, "-m", "twine", "check", "--strict", *ours)
+    (dist / "ready").touch()
 
 
 def environments(folder):

@@ -68,7 +68,7 @@ name = "clfm-kit-$name"
 version = "0.1.0"
 description = "A head for clfm-kit"
 requires-python = ">=3.11"
-dependencies = ["clfm-kit>=0.1,<0.2"]
+dependencies = ["clfm-kit>=0.2,<0.3"]
 optional-dependencies = { test = ["pytest"] }
 entry-points.clfm_kit.$name = "$module"
 
