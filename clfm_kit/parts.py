@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Count', 'Layers', 'Dropout', 'Part', 'Format', 'Quantizer', 'Selector', 'Pooler', 'Head', 'Merger', 'TaskKind',
            'PartOptions', 'FormatOptions', 'QuantizerOptions', 'SelectorOptions', 'PoolerOptions', 'HeadOptions',
-           'TaskKindOptions', 'MergerOptions', 'name_and_params', 'parameters', 'parameter_names', 'written_parameters',
-           'make']
+           'TaskKindOptions', 'MergerOptions', 'name_and_params', 'parameters', 'defaults', 'parameter_names',
+           'written_parameters', 'make']
 
 # %% ../nbs/01_core/03_parts.ipynb #afc2bc16
 import ast
@@ -346,6 +346,10 @@ Dropout = Annotated[float, "a share from 0 to below 1", lambda value: 0 <= value
 def parameters(kind: str, spec):  # {name: inspect.Parameter}
     "Parameters of the part that `spec` names. Raises `UserError` for an unknown name."
     return inspect.signature(catalogue.find(kind, name_and_params(spec)[0]).load()).parameters
+
+def defaults(kind: str, spec) -> dict:  # {name: default}
+    "Defaults of the parameters of the part that `spec` names. Raises `UserError` for an unknown name."
+    return {name: one.default for name, one in parameters(kind, spec).items() if one.default is not one.empty}
 
 def parameter_names(kind: str, spec) -> list:
     """Names of the parameters of the part that `spec` names, without importing a module that tells them in its source:

@@ -5,6 +5,7 @@ warnings are errors.
 Exported cells give way to the reference of what they define, taken from the generated module; hidden cells go; the
 rest stays with its stored output. Usage: docs/make.py [folder for the HTML, docs/_build/html unless told]
 """
+import argparse
 import ast
 import inspect
 import json
@@ -268,4 +269,6 @@ def main(html, processes="auto"):
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else DOCS / "_build" / "html"))
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("html", nargs="?", type=Path, default=DOCS / "_build" / "html", help="a folder for the pages")
+    sys.exit(main(options.parse_args().html.resolve()))

@@ -824,3 +824,26 @@ def test_a_model_of_an_earlier_version_answers_as_it_did(name):
         spans = [[[span["slot"], span["start"], span["end"]] for span in one] for one in found["slots"].labels]
         assert spans == wanted["slots"]
     assert facts_of(STORED / name)["versions"] == {"clfm-kit": "0.1.0"}
+
+
+def test_a_default_that_changes_later_changes_no_saved_model(fitted, tmp_path, monkeypatch):
+    folder, texts = copied(fitted, tmp_path / "m"), ["where is my parcel?", "cancel the order"]
+    before = Classifier.from_pretrained(folder)
+    wanted, said = before.predict_proba(texts), facts_of(folder)["defaults"]["head logistic"]
+    signature = Logistic.__init__.__defaults__
+    place = list(said).index("scale")
+    assert said["scale"] == signature[place] == "rows"
+    monkeypatch.setattr(Logistic.__init__, "__defaults__", (*signature[:place], "columns", *signature[place + 1:]))
+    assert make("head", "logistic").scale == "columns"
+    after = Classifier.from_pretrained(folder)
+    assert after.recipe_.head == {"name": "logistic", "scale": "rows"}
+    np.testing.assert_allclose(after.predict_proba(texts), wanted, atol=1e-6)
+    assert facts_of(after.save_pretrained(tmp_path / "again"))["recipe"]["head"]["scale"] == "rows"
+
+
+def test_a_parameter_that_is_no_more_is_named(fitted, tmp_path):
+    folder = copied(fitted, tmp_path / "m")
+    facts = facts_of(folder)
+    facts["defaults"]["pooler mean"]["sharpness"] = 2
+    write_facts(folder, facts)
+    with pytest.raises(UserError, match="'sharpness'"): Classifier.from_pretrained(folder)

@@ -25,7 +25,7 @@ from .choosing import Choice, choose
 from .naming import check_named, descriptions_of
 from .fitting import as_it_is, fit_aside, learn, row_weights_of
 from .saving import load, push, save
-from .specs import specs_of
+from .specs import head_spec, specs_of
 from .task import PIECE, Answers, FittedTask, joined_answers, joined_report, together
 from ..data.rows import UNNAMED, Rows
 from ..data.tasks import load_rows
@@ -148,8 +148,7 @@ class Classifier(TextEstimator):
         "A fresh head of a task: the recipe's own where there is one, else that of the task or the recipe by name."
         spec = self.specs_[name]
         if name == UNNAMED and not self.recipe_.tasks and spec.part().unit == "text": return self.parts_["head"]
-        words = spec.part().unit == "word" and not hasattr(self.parts_["pooler"], "task_widths")
-        head = make("head", spec.head or ("tags" if words else self.recipe_.head))
+        head = make("head", head_spec(spec, self.recipe_, self.parts_["pooler"]))
         if hasattr(head, "check_with"): head.check_with(self.parts_)
         return head
 

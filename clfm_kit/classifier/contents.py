@@ -140,6 +140,7 @@ class Contents(TypedDict):
     sha256: Digest
     versions: dict[str, str]
     recipe: Recipe
+    defaults: NotRequired[dict[str, dict[str, Any]]]
     state_dtype: Precision
     model: Base
     tasks: dict[str, Learned]

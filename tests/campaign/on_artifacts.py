@@ -159,7 +159,8 @@ def put(facts, path, value):
 
 
 LIKE_PROBE = [  # fields of a probe, known without one, so that cases can be counted before there is a model
-    ("format_version",), ("sha256",), ("versions",), ("recipe",), ("recipe", "name"), ("state_dtype",), ("model",),
+    ("format_version",), ("sha256",), ("versions",), ("recipe",), ("recipe", "name"), ("defaults",), ("state_dtype",),
+    ("model",),
     ("model", "source"), ("model", "hash"), ("model", "depth"), ("model", "full_depth"), ("model", "quantizer"),
     ("model", "states"), ("model", "states", 0), ("model", "tokenizer"), ("tasks",), ("tasks", "label"),
     ("tasks", "label", "schema"), ("tasks", "label", "schema", "kind"), ("tasks", "label", "schema", "labels"),
