@@ -115,7 +115,7 @@ def check_arguments(function: Callable, given: dict) -> None:
         if name in _hints(function): check(value.item() if alone else value, _hints(function)[name], name)
 
 def checked(function: Function) -> Function:
-    "A function whose arguments are held against its annotations before it runs."
+    "A function whose arguments are compared with its annotations before it runs."
     signature = inspect.signature(function)
     @wraps(function)
     def called(*args: Any, **kwargs: Any) -> Any:

@@ -14,7 +14,9 @@ import re
 import shutil
 import sys
 import tomllib
+from collections import defaultdict
 from importlib import import_module
+from importlib.metadata import metadata
 from pathlib import Path
 
 import nbformat
@@ -175,26 +177,48 @@ def benchmarks(results):
 
 
 def api(packages):
-    "Write the index of all public names: what each is, with a link to its page."
-    parts = [
-        "# API",
-        "Every public name, by module; a name leads to its page, with shapes, units, errors and paper. "
-            "`from clfm_kit import …` offers "
-            + ", ".join(f"`{name}`" for name in sorted(import_module("clfm_kit")._PUBLIC)) + ".",
+    "Write the index of all public names, a page for each package: what each is, with a link to its page."
+    public, grouped = import_module("clfm_kit")._PUBLIC, defaultdict(list)
+    for module, page in packages: grouped[package_of(module)].append((module, page))
+    (PAGES / "api").mkdir()
+    rows = []
+    for package, some in grouped.items():
+        about = first_sentence(import_module(package)) or metadata(package.replace("_", "-"))["Summary"]
+        text = "\n\n".join([f"# {package}", about, *filter(None, (names(*one) for one in some))])
+        (PAGES / "api" / f"{package}.md").write_text(text + "\n", encoding="utf-8")
+        rows.append(f"| [{package}](api/{package}.md) | {about} |")
+    kit, places = import_module("clfm_kit"), dict(packages)
+    here = [
+        f"| [{name}]({places[f'clfm_kit.{module}']}.ipynb) | {first_sentence(getattr(kit, name))} |"
+        for name, module in sorted(public.items())
     ]
-    for module, page in packages:
-        found = import_module(module)
-        rows = [(name, getattr(found, name)) for name in getattr(found, "__all__", [])]
-        lines = [
-            f"| {{py:obj}}`{name} <{module}.{name}>` | {first_sentence(thing)} |"
-            for name, thing in rows if inspect.isclass(thing) or inspect.isfunction(thing)
-        ]
-        if lines:
-            parts += [
-                f"## [{module}]({page}.ipynb)", first_sentence(found),
-                "\n".join(["| name | what it is |", "|---|---|", *lines]),
-            ]
-    (PAGES / "api.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    (PAGES / "api.md").write_text("\n\n".join([
+        "# API", "## What you import",
+        "From `clfm_kit`; a name leads to its page, with shapes, units, errors and paper.",
+        "\n".join(["| name | what it is |", "|---|---|", *here]),
+        "## By package", "Every public name of each module, from the lowest level to the highest, then the plugins.",
+        "\n".join(["| package | what it is about |", "|---|---|", *rows]),
+        "\n".join(["```{toctree}", ":hidden:", "", *(f"api/{package}" for package in grouped), "```"]),
+    ]) + "\n", encoding="utf-8")
+
+
+def package_of(module):
+    "The package whose page names a module: one of clfm_kit, or a plugin."
+    first, second, *rest = [*module.split("."), ""]
+    return f"{first}.{second}" if first == "clfm_kit" and any(rest) else first
+
+
+def names(module, page):
+    "The public names of a module, under its name."
+    found = import_module(module)
+    shown = [(name, getattr(found, name)) for name in getattr(found, "__all__", [])]
+    lines = [
+        f"| {{py:obj}}`{name} <{module}.{name}>` | {first_sentence(thing)} |"
+        for name, thing in shown if inspect.isclass(thing) or inspect.isfunction(thing)
+    ]
+    if not lines: return ""
+    table = "\n".join(["| name | what it is |", "|---|---|", *lines])
+    return f"## [{module}](../{page}.ipynb)\n\n{first_sentence(found)}\n\n{table}"
 
 
 def first_sentence(thing):

@@ -1,4 +1,4 @@
-"""Token-sparse finetuning where a notebook cannot show it: every granularity on several architectures, budgets for
+"""Token-sparse fine-tuning where a notebook cannot show it: every granularity on several architectures, budgets for
 any numbers, whole runs, and what must be refused.
 """
 import json

@@ -156,7 +156,7 @@ def register_commands(register):
 
 # %% ../../nbs/06_builtin/10_plugin.ipynb #a6fc6753
 def probe():
-    "The pooled last layer of a frozen model and logistic regression: the baseline every technique is held against."
+    "The pooled last layer of a frozen model and logistic regression: the baseline every technique is compared with."
     return Recipe(name="probe", pooler="mean", head="logistic")
 
 def finetune():

@@ -146,11 +146,11 @@ def distil(
 # %% ../../nbs/11_cli/04_model_commands.ipynb #42ef8e17
 def drift(
     folder: Saved, data: Data,
-    most: Annotated[int, typer.Option("--most", "-n", min=0, help="How many of the strangest rows to name.")] = 10,
+    most: Annotated[int, typer.Option("--most", "-n", min=0, help="How many of the least typical rows to name.")] = 10,
     model: Base = None, trust: Trust = False, text_column: Text = None, separator: Separator = None,
     encoding: Encoding = None, as_json: Json = False,
 ):
-    "Say what has moved in new rows, which need no labels, since a model was fitted; name the rows that are strangest."
+    "Say what has changed in new rows, which need no labels, since a model was fitted; name the least typical of them."
     data = Files(data, separator, encoding)
     tables = tables_to_answer(data)
     check_given(None, folder)

@@ -44,7 +44,7 @@ Trust = Annotated[bool, typer.Option(
     "--trust-remote-code", help="Run the Python code that the base model brings; for one that you know."
 )]
 Engine = Annotated[str, typer.Option(
-    "--engine", help="What runs the base: torch; onnx, or onnx-int8 in eight bits, held against it first."
+    "--engine", help="What runs the base: torch; onnx, or onnx-int8 in eight bits, both compared with torch first."
 )]
 Saved = Annotated[str, typer.Argument(help="A saved model.")]
 Settings = Annotated[Optional[list[str]], typer.Option("--set", help="part.parameter=value; may be given again.")]

@@ -171,7 +171,7 @@ def _swallowed(lines, separator, width):
     return [(column, cell) for row in rows for column, cell in enumerate(row) if cell.strip()]
 
 class Swallowed:
-    "Rows that quoted fields may have taken in, to be held against the values of other rows: at the end, and where they are many."
+    "Rows that quoted fields may have taken in, to be compared with the values of other rows: at the end, and where they are many."
     def __init__(self, width): self.doubts, self.seen = [], [set() for _ in range(width)]
 
     def note(self, cells, lines, separator, where, end):

@@ -57,7 +57,7 @@ def sum_of(one: Share, other: Share) -> Share:
 
 # %% ../nbs/02_classes.ipynb #1519dd29
 DIRECTIONS = 8  # of the largest spread, in which a class is looked at
-DRAWS = 20  # clouds without parts that a class is held against
+DRAWS = 20  # clouds without parts that a class is compared with
 SURE = 4.0  # standard deviations below what those are cut to
 LEAST = 20  # rows of a class that is looked at
 SMALL = 0.1  # the share of rows that the smaller half has at least

@@ -49,7 +49,7 @@ def conflicts(texts: Sequence[str], labels: Sequence, near: tuple, cut: float, l
 
 # %% ../nbs/01_duplicates.ipynb #228a5519
 def outliers(near: np.ndarray) -> list[dict]:
-    "Rows that are like no other, by cosines [N, K] to their nearest, as dicts of row and cosine, the strangest first."
+    "Rows that are like no other, by cosines [N, K] to their nearest, as dicts of row and cosine, the least typical first."
     if not near.size: return []
     mean = near.mean(axis=1)
     low, high = np.quantile(mean, [0.25, 0.75])

@@ -15,7 +15,7 @@ from clfm_kit.errors import UserError
 # %% ../nbs/01b_budgets.ipynb #010053e1eb
 def price(lowest: int, blocks: dict, epochs: int, share: float, unread: int = 0) -> float:
     """The cost of training a `share` of all weights in blocks {level: weights} from `lowest` on (below 0: the
-    embeddings too), as a share of full finetuning's; `unread` weights lie above.
+    embeddings too), as a share of full fine-tuning's; `unread` weights lie above.
     """
     below, above = (
         sum(weights for level, weights in blocks.items() if (level >= lowest) == upper) for upper in (False, True)
@@ -46,7 +46,7 @@ def caught(chosen) -> float:
 # %% ../nbs/01b_budgets.ipynb #f585f571
 @dataclass
 class Budget:
-    """A share of the linear weights, and a share of full finetuning's cost (None: any); `below`:
+    """A share of the linear weights, and a share of full fine-tuning's cost (None: any); `below`:
     the embeddings move too.
     """
     blocks: dict  # {level: weights of its linear maps}
@@ -91,7 +91,7 @@ class Budget:
             cheapest = self.price(max(self.blocks) if lowest is None else lowest, least / self.total)
             where = ("of the top block" if lowest is None else f"of block {lowest}") + " and embeddings" * self.below
             raise UserError(
-                f"the budget allows {self.cost:.3f} of full finetuning's cost; training one {granularity} {where} "
+                f"the budget allows {self.cost:.3f} of full fine-tuning's cost; training one {granularity} {where} "
                 f"takes {cheapest:.3f}, so raise cost or seconds, or set them to null"
             )
         return sorted(found)

@@ -38,7 +38,7 @@ def register_formats(register):
 
 # %% ../nbs/03_plugin.ipynb #030059f43b
 def token_sparse():
-    """Token-driven sparse finetuning: few rows of the blocks below the layer that knows the classes best, on states
+    """Token-driven sparse fine-tuning: few rows of the blocks below the layer that knows the classes best, on states
     that are computed once; then a probe of the layers there.
     """
     return Recipe(

@@ -25,7 +25,7 @@ from .trials import Trials
 from .units import GRANULARITIES, delta_of, make_units, measure
 
 # %% ../nbs/02_selectors.ipynb #5a17e2a8
-# shares of the blocks' linear weights and of full finetuning's cost, where nothing else is said
+# shares of the blocks' linear weights and of full fine-tuning's cost, where nothing else is said
 WEIGHTS, COST = 0.1, 0.33
 SHARES = (1.0, 0.2, 0.05, 0.01)  # of the weights, that "auto" tries
 
@@ -43,7 +43,7 @@ class GradientSparse(Part):
         granularity: str = "row", score: str = "gradient", lowest: int | str | None = None, calibration: Count = 128,
         trial_texts: Count = 512,
     ):
-        # shares of the blocks' linear weights and of full finetuning's cost; or a time for training
+        # shares of the blocks' linear weights and of full fine-tuning's cost; or a time for training
         self.weights, self.cost, self.seconds = weights, cost, seconds
         self.granularity, self.score, self.calibration = granularity, score, calibration
         self.lowest = lowest  # the lowest block that is trained; None: where most is caught
