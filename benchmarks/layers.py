@@ -4,8 +4,8 @@
     python benchmarks/layers.py --collect        the table and the plot of all cells
 
 A cell is a data set, a model and a seed, which draws at most `--rows` training rows; test rows are the same for all, at
-most `--test-rows`, those left out whose text was trained on. Cells that are there are not run again. SmolLM2's weights were
-rounded to four bits once, see `models.py`; they are used in float32.
+most `--test-rows`, those left out whose text was trained on. Cells that are there are not run again. SmolLM2's weights
+were rounded to four bits once, see `models.py`; they are used in float32.
 """
 import argparse
 import json
@@ -21,6 +21,7 @@ from stc import best_middle, difference, exit_speed, figures_of, fitted
 
 from clfm_kit import load_data
 from clfm_kit.data.rows import Splits, split_off
+from clfm_kit.display.plots import dots
 from clfm_kit.evaluation.significance import fingerprints
 from clfm_kit.study.baseline import Baseline
 from clfm_kit.study.comparison import BASELINE, unseen
@@ -29,7 +30,8 @@ from clfm_kit.study.measuring import measure
 CELLS = RESULTS / "layers"
 HELD_OUT = 0.2  # of the training rows, as validation rows
 STC, EXIT = "STC", "STC, early exit"
-LAST_TOKEN, MEAN, MIDDLE, DENSE = "last layer, last token", "last layer, mean", "best middle layer, mean", "all layers, mean"
+LAST_TOKEN, MEAN = "last layer, last token", "last layer, mean"
+MIDDLE, DENSE = "best middle layer, mean", "all layers, mean"
 SIDES = BASELINE, LAST_TOKEN, MEAN, MIDDLE, DENSE, STC, EXIT
 DENSE_PARTS = "pooler=all-layers", "pooler.kinds=[hidden]", "pooler.poolings=[mean]"
 
@@ -65,17 +67,19 @@ def run(folder, base: str, seed: int, most: int, test_rows: int):
     test = some(unseen(whole.test, {"training": fingerprints(train.texts + validation.texts)}, "drop"), test_rows, 0)
     fit = models(data, base)
     found = {side: measure(model, test) for side, model in fit.items()}
-    main, versus = fit[STC].task().main_figure, {side: difference(found[side], found[STC]) for side in SIDES if side != STC}
+    main = fit[STC].task().main_figure
+    versus = {side: difference(found[side], found[STC]) for side in SIDES if side != STC}
     speed = exit_speed(fit[MEAN], fit[EXIT], test.texts[:100], repeats=3)
     cell = dict(
         data=name, model=base, seed=seed, main=main, train=len(train), validation=len(validation), test=len(test),
         scores={side: figures_of(result)[main] for side, result in found.items()}, stc_over=versus,
         middle=fit[MIDDLE].recipe_.pooler, blocks=fit[STC].facts_["full_depth"], depth=fit[STC].depth_,
-        exit_depth=fit[EXIT].depth_, exit_times_faster=speed["times_faster"], by_prefix=fit[STC].task().head.report_["by_prefix"],
-        command=command(),
+        exit_depth=fit[EXIT].depth_, exit_times_faster=speed["times_faster"],
+        by_prefix=fit[STC].task().head.report_["by_prefix"], command=command(),
     )
     save(path, json.dumps(cell, indent=1))
-    print(f"{name} {base} {seed}: " + ", ".join(f"{side} {100 * value:.1f}" for side, value in cell["scores"].items()), flush=True)
+    said = ", ".join(f"{side} {100 * value:.1f}" for side, value in cell["scores"].items())
+    print(f"{name} {base} {seed}: {said}", flush=True)
 
 
 def collect():
@@ -108,16 +112,14 @@ def collect():
 
 def draw(rows):
     """Each side's score above the last layer's last token, a panel a model."""
-    bases = list(dict.fromkeys(row["model"] for row in rows))
-    figure, panels = pyplot.subplots(1, len(bases), figsize=(5 * len(bases), 4), layout="constrained", sharey=True, squeeze=False)
-    for base, axes in zip(bases, panels[0]):
-        own = [row for row in rows if row["model"] == base]
-        for side, mark in zip((BASELINE, MEAN, MIDDLE, DENSE, STC), "xosD*"):
-            gains = [100 * (row["scores"][side] - row["scores"][LAST_TOKEN]) for row in own]
-            axes.plot(gains, range(len(own)), mark, label=side, markersize=9 if mark == "*" else 6)
-        axes.axvline(0, color="#777777", linewidth=1)
-        axes.set(yticks=range(len(own)), yticklabels=[row["data"] for row in own], title=base, xlabel="points above the last token")
-    panels[0][0].legend(fontsize=8)
+    bases, sides = list(dict.fromkeys(row["model"] for row in rows)), (BASELINE, MEAN, MIDDLE, DENSE, STC)
+    figure, panels = pyplot.subplots(len(bases), 1, figsize=(8, 3 * len(bases)), layout="constrained", squeeze=False)
+    for base, axes in zip(bases, panels[:, 0]):
+        gains = {
+            row["data"]: [100 * (row["scores"][side] - row["scores"][LAST_TOKEN]) for side in sides]
+            for row in rows if row["model"] == base
+        }
+        dots(gains, sides, f"{base}: points above the last layer's last token", axes)
     figure.savefig(RESULTS / "layers.png", dpi=130)
 
 

@@ -1839,6 +1839,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'clfm_kit/data/changes.py'),
                                        'clfm_kit.data.changes.LabelledFile._last': ( '03_data/changes.html#labelledfile._last',
                                                                                      'clfm_kit/data/changes.py'),
+                                       'clfm_kit.data.changes.LabelledFile._lines': ( '03_data/changes.html#labelledfile._lines',
+                                                                                      'clfm_kit/data/changes.py'),
                                        'clfm_kit.data.changes.LabelledFile._place': ( '03_data/changes.html#labelledfile._place',
                                                                                       'clfm_kit/data/changes.py'),
                                        'clfm_kit.data.changes.LabelledFile._read': ( '03_data/changes.html#labelledfile._read',

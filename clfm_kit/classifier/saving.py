@@ -128,7 +128,10 @@ def as_saved(facts: dict) -> Recipe:
         name, given = name_and_params(spec)
         now = _plain(defaults(kind, spec))
         then = saved.get(f"{kind} {name}", {})
-        moved = {each: value for each, value in then.items() if each not in given and (each not in now or now[each] != value)}
+        moved = {
+            each: value for each, value in then.items()
+            if each not in given and (each not in now or now[each] != value)
+        }
         return {"name": name, **given, **moved} if moved else spec
     for kind in PART_KINDS: setattr(recipe, kind, held(kind, getattr(recipe, kind)))
     pooler = make("pooler", recipe.pooler)

@@ -35,7 +35,7 @@ def specs_of(recipe: Recipe, tasks: Any = None, reject: Any = None) -> dict[str,
 TAGS = "tags"  # the head of tags, unless a task names another one
 
 def head_spec(task: Task, recipe: Recipe, pooler: Any) -> Any:  # str | dict
-    "What names the head of a task: its own; for tags `tags`, with the recipe's parameters where that names it; else the recipe's."
+    "What names the head of a task: its own; for tags `tags`, as the recipe has it where it does; else the recipe's."
     if task.head: return task.head
     words = task.part().unit == "word" and not hasattr(pooler, "task_widths")
     return TAGS if words and name_and_params(recipe.head)[0] != TAGS else recipe.head

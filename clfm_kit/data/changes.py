@@ -129,8 +129,14 @@ class LabelledFile:
 
         Raises `UserError` for a log that is damaged."""
         if not self.log.exists(): return []
-        whole = self.log.read_bytes().rpartition(b"\n")[0]
-        return [self._change(number, line) for number, line in enumerate(whole.splitlines(), 1) if line.strip()]
+        return [self._change(number, line) for number, line in enumerate(self._lines(), 1) if line.strip()]
+
+    def _lines(self) -> list[bytes]:
+        "The lines of the log; the last one only if it is whole."
+        *whole, last = self.log.read_bytes().split(b"\n")
+        try: json.loads(last)
+        except ValueError: return whole
+        return [*whole, last]
 
     def _change(self, number: int, line: bytes) -> dict:
         try: found = json.loads(line)
@@ -227,8 +233,11 @@ class LabelledFile:
         lines = [json.dumps({**now, "fingerprint": self._logged, **one}, ensure_ascii=False) + "\n" for one in found]
         try:
             with open(self.log, "a+b") as file:
-                file.seek(0)
-                file.truncate(file.read().rfind(b"\n") + 1)  # a line that was cut off while it was written
+                file.seek(max(file.tell() - 1, 0))
+                if file.read() not in (b"", b"\n"):  # what was cut off while it was written goes
+                    whole = b"".join(line + b"\n" for line in self._lines())
+                    file.truncate(0)
+                    file.write(whole)
                 file.write("".join(lines).encode("utf-8", "backslashreplace"))
         except OSError as error:
             reason = error.strerror or error

@@ -151,7 +151,8 @@ class Report(Result):
         shown = {row["label"]: (value(row["precision"]), row["recall"]) for row in ordered[:most]}
         axes = dots(shown, ["precision", "recall"], "share of rows", axes)
         axes.set_xlim(-0.03, 1.03)
-        return finding(axes, f"Found least: {ordered[0]['label']}, {ordered[0]['recall']:.0%} of {ordered[0]['support']} rows")
+        least = ordered[0]
+        return finding(axes, f"Found least: {least['label']}, {least['recall']:.0%} of {least['support']} rows")
 
     def __str__(self):
         wide = max(map(len, self.figures), default=0)

@@ -79,8 +79,8 @@ class Drift(Result):
         return found
 
     def plot(self, axes: Any = None, task: str | None = None, most: int = 20) -> Any:  # the matplotlib axes
-        """How the shares of `most` labels differ from those at the fit, the largest difference on top, with 95 % intervals;
-        `task` is needed with several.
+        """How the shares of `most` labels differ from those at the fit, with 95 % intervals, the largest difference on
+        top; `task` is needed with several.
 
         Raises `UserError` for a task there is not, and without matplotlib."""
         name = one_task(self.labels, task)
@@ -88,7 +88,7 @@ class Drift(Result):
         rows = {label: (one["low"], one["now"] - one["then"], one["high"]) for label, one in largest}
         moved = [label for label, one in self.labels[name].items() if one["clear"]]
         axes = intervals(rows, "share of answers, now minus then", axes)
-        return finding(axes, f"{len(moved)} of {len(self.labels[name])} labels are answered more or less often than before")
+        return finding(axes, f"{len(moved)} of {len(self.labels[name])} labels are answered more or less often")
 
     def remarks(self) -> list[str]:
         "What the figures say together."

@@ -186,7 +186,7 @@ class ErrorAnalysis(Result):
         """How often `most` labels are taken for others, the most frequent pairs on top.
 
         Raises `UserError` where nothing was mistaken, and without matplotlib."""
-        if not self.pairs: raise UserError(f"{self._about()}: no label is taken for another, so there is nothing to plot")
+        if not self.pairs: raise UserError(f"{self._about()}: no label is taken for another; nothing to plot")
         words = lambda pair: f"{pair['label'] or NOTHING} → {pair['predicted'] or NOTHING}"
         axes = bars({words(pair): pair["rows"] for pair in self.pairs[:most]}, "rows", axes)
         return finding(axes, f"Most often taken for another: {words(self.pairs[0])}")

@@ -227,7 +227,9 @@ class Tuning(Result):
         )
 
     def plot(self, axes=None):  # the matplotlib axes
-        "The value of each trial in turn, and the best so far as a line. Raises `UserError` as `best`, and without matplotlib."
+        """The value of each trial in turn, and the best so far as a line.
+
+        Raises `UserError` as `best`, and without matplotlib."""
         best = self.best
         found = [(number, trial["value"]) for number, trial in enumerate(self.trials) if not trial["failed"]]
         numbers, values = zip(*found)

@@ -19,7 +19,7 @@ from clfm_kit.data.rows import Rows, normalised
 from clfm_kit.errors import UserError
 from clfm_kit.evaluation.shift import share_interval
 from clfm_kit.study.cross_validation import cross_validate
-from .states import Reader
+from .states import vectors
 from .strategies import Pool, by_margin, by_mix
 
 # %% ../nbs/24_learner.ipynb #b1d9191d
@@ -66,7 +66,6 @@ class Learner:
         self.session, self.model, self.every, self.cache, self.told = session, model, every, cache, told
         self.curve: list[Point] = []
         self.said, self.thread, self.raised, self.since = "", None, None, every
-        self.reader: Reader | None = None  # loaded by the thread that learns first
         self.busy = False  # whether it is learning now
 
     def answered(self) -> None:
@@ -107,14 +106,13 @@ class Learner:
             row: [(labels[column], float(own[column])) for column in columns]
             for row, own, columns in zip(waiting, chances, best)
         }
-        self.session.wanted = [waiting[number] for number in self._order(rows, texts, labels, chances)]
+        self.session.wanted = [waiting[number] for number in self._order(clf, rows, texts, chances)]
 
-    def _order(self, rows: Rows, texts: list, labels: list, chances: np.ndarray) -> list[int]:
+    def _order(self, clf: Any, rows: Rows, texts: list, chances: np.ndarray) -> list[int]:
         "The numbers of texts in the order in which they are best asked."
-        self.reader = self.reader or Reader(self.model, self.cache)
         own, random = Counter(rows.labels), np.random.default_rng(len(rows))
-        counts = np.array([own[label] for label in labels], dtype=float)
-        pool = Pool(self.reader.read(texts), chances, self.reader.read(rows.texts), counts)
+        counts = np.array([own[label] for label in clf.task().schema.labels], dtype=float)
+        pool = Pool(vectors(clf.encoder_, texts), chances, vectors(clf.encoder_, rows.texts), counts)
         mixed, rest = by_mix(pool, self.every, random), by_margin(pool, len(texts), random)
         return [*dict.fromkeys([*mixed.tolist(), *rest.tolist()])]
 
