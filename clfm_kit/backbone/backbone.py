@@ -20,7 +20,7 @@ from torch import nn
 from transformers import AutoModel
 from transformers.quantizers.base import get_keys_to_not_convert
 
-from .blocks import SHORT, alike, context_length, find_blocks, look, probe_ids, text_model
+from .blocks import SHORT, alike, context_length, find_blocks, look, probe_ids, text_model, tolerance
 from .kernels import pack_linears
 from .loading import LanguageModel, hold, load_model, said, stored_type
 from .sites import Shape, deepest, depth, layer
@@ -197,9 +197,8 @@ class Backbone:
     def gives(self, sample: list | None, depth: int) -> bool:
         "Whether a text's states at a hidden layer are those of a former `sample`; True without one."
         if sample is None: return True
-        coarse = torch.float32 if self.model.dtype == torch.float32 and not self.binding else torch.bfloat16
         found = self.sample(depth)
-        return len(found) == len(sample) and alike(torch.tensor(found), torch.tensor(sample, dtype=coarse))
+        return len(found) == len(sample) and alike(torch.tensor(found), torch.tensor(sample), tolerance(self.model))
 
     @property
     def replayable(self) -> bool:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from clfm_kit.backbone.blocks import alike
+from clfm_kit.backbone.blocks import alike, tolerance
 from clfm_kit.backbone.kernels import product
 from clfm_kit.backbone.sites import hidden_site
 from clfm_kit.errors import UserError
@@ -107,10 +107,10 @@ def read_head(backbone):
     ids = torch.tensor([[1, 0, 2]], device=backbone.device)
     with torch.no_grad():
         whole, states = backbone.language_model(ids).logits[0], backbone.model(ids, **backbone.options)[0][0]
-        plain = backbone.language_model.get_output_embeddings()
-        if plain.weight.shape[1] == states.shape[1] and alike(plain(states), whole): return plain
+        plain, close = backbone.language_model.get_output_embeddings(), tolerance(backbone.language_model)
+        if plain.weight.shape[1] == states.shape[1] and alike(plain(states), whole, close): return plain
         own = OwnHead(backbone)
-        if alike(own(states), whole): return own
+        if alike(own(states), whole, close): return own
     raise UserError(
         f"{type(backbone.language_model).__name__} makes its logits of more than the last states, which pooler "
         f"'answers' cannot follow; use another decoder"

@@ -10,6 +10,7 @@ import torch
 from transformers import DynamicCache
 
 from clfm_kit.errors import UserError
+from clfm_kit.backbone.blocks import alike, tolerance
 from clfm_kit.backbone.tokens import pad
 from .attention import NAME
 
@@ -182,7 +183,7 @@ class Reader:
 
     def _right(self, prompt, wanted, expected) -> bool:
         "Whether the model, read in the way that is set, gives the expected states."
-        try: return _alike(self._try(prompt, wanted), expected)
+        try: return self._alike(self._try(prompt, wanted), expected)
         except UserError: raise
         # this architecture takes no such mask or cache
         except (TypeError, ValueError, RuntimeError, AttributeError, IndexError): return False
@@ -206,7 +207,7 @@ class Reader:
                 )
         if not alone: return self.node_states(seen[0], mask.to(seen[0].device), wanted)[-1]
         longest = max(seen, key=lambda states: states.shape[1])
-        if not _alike(longest[0, len(self.prefix) + len(prompt) - 1], seen[0][0, -1]):
+        if not self._alike(longest[0, len(self.prefix) + len(prompt) - 1], seen[0][0, -1]):
             raise UserError(
                 f"{type(self.backbone.model).__name__} reads texts in both directions "
                 f"and cannot be asked for an answer; use a "
@@ -214,8 +215,6 @@ class Reader:
             )
         return torch.stack([states[0, -1] for states in seen])
 
-def _alike(a, b) -> bool:
-    "Whether two readings give the same states, to the number type's tolerance."
-    return bool(
-        (a.float() - b.float()).abs().max() <= (1e-3 if b.dtype == torch.float32 else 0.1) * b.float().abs().max()
-    )
+    def _alike(self, a, b) -> bool:
+        "Whether two readings give the same states, to the tolerance of how the model is held."
+        return alike(a, b, tolerance(self.backbone.model))
