@@ -168,8 +168,12 @@ class GuardCallback(TrainerCallback):
                     f"the gradient of tensor {name!r} is not finite after step 1; "
                     f"lower training.learning_rate or use float32"
                 )
-        self.before = {name: tensor.detach().clone() for name, tensor, _ in trained}
-        self.idle = {name for name, tensor, _ in trained if not tensor.grad.any()}
+        steepest = {name: float(tensor.grad.abs().max()) for name, tensor, _ in trained}
+        rounding = torch.finfo(torch.float32).eps * max(steepest.values(), default=0.0)
+        # of no influence, as biases of keys are, which softmax cancels: these may stay as they are
+        lost = {name for name, slope in steepest.items() if 0 < slope <= rounding}
+        self.before = {name: tensor.detach().clone() for name, tensor, _ in trained if name not in lost}
+        self.idle = {name for name, slope in steepest.items() if not slope}
 
     def on_step_end(self, args, state, control, **kwargs):
         """Report the step, and let other fits go first.
