@@ -1,13 +1,14 @@
 """Label scoring in one pass against generating and scoring one by one; training memory; heads and instructions.
 
     python benchmarks/instruct.py speed --data FOLDER [--data FOLDER …] [--hidden 256] [--rows 32] [--repeats 3]
+    python benchmarks/instruct.py speed --data FOLDER --model FOLDER
     python benchmarks/instruct.py memory
     python benchmarks/instruct.py accuracy --model FOLDER --data FOLDER [--data FOLDER …] [--rows 600] [--tests 500]
     python benchmarks/instruct.py quality --model FOLDER --data FOLDER [--data FOLDER …] [--seeds 3] [--rows 600]
         [--tests 500] [--words 60] [--minutes 5]
 
-`speed` builds a decoder with random weights and 32,000 ids, its tokenizer trained on the texts of all `--data`, and
-asks it about the labels of the first (77 for BANKING77). Every side has the same model, prompt and rows; the sides
+`speed` builds a decoder with random weights and 32,000 ids, its tokenizer trained on the texts of all `--data`, or takes
+the one that is given, and asks it about the labels of the first (77 for BANKING77). Every side has the same model, prompt and rows; the sides
 alternate, and figures are medians of ratios. Generating has a cache, is as long as the longest label needs, is
 batched (16 texts, padded on the left) and, in a side of its own, not batched (the default of a Transformers
 pipeline); its answers are parsed as they usually are. Sides called `repeated` read the whole prompt for every text.
@@ -147,9 +148,11 @@ def speed(options):
     torch.set_num_threads(1)
     data = load_data(options.data[0])
     labels, texts = sorted(set(data.train.labels)), data.test.texts[:options.rows]
-    with tempfile.TemporaryDirectory() as folder:
-        others = [str(text) for place in options.data[1:] for text in load_data(place).train.texts]
-        decoder(folder, [*data.train.texts, *labels * 20, *others], options.hidden, options.layers)
+    with tempfile.TemporaryDirectory() as place:
+        folder = options.model or place
+        if not options.model:
+            others = [str(text) for more in options.data[1:] for text in load_data(more).train.texts]
+            decoder(folder, [*data.train.texts, *labels * 20, *others], options.hidden, options.layers)
         ways = {
             "names": dict(answers="names"),
             "codes": dict(answers="codes"),
@@ -165,7 +168,7 @@ def speed(options):
         plain, longest, answers = Backbone.load(folder, language_head=True), longest_answer(kits["names"]), {}
         sides = {
             name: lambda name=name, context=context: answers.__setitem__(
-                name, context.read(texts)["hidden.%d/answers" % options.layers]
+                name, context.read(texts)[f"hidden.{context.backbone.shape.depth}/answers"]
             )
             for name, context in kits.items()
         }
@@ -207,9 +210,10 @@ def speed(options):
         dict(side=name, seconds=found, **(kits[name].parts["pooler"].report if name in kits else {}))
         for name, found in seconds.items()
     ]
+    shape, model = plain.shape, Path(options.model).name if options.model else "random"
     write(
-        "instruct_speed", figures, rows, load=os.getloadavg(), texts=len(texts), hidden=options.hidden,
-        layers=options.layers,
+        f"instruct_speed_{model}" if options.model else "instruct_speed", figures, rows, load=os.getloadavg(),
+        texts=len(texts), hidden=shape.hidden, layers=shape.depth, model=model,
     )
 
 

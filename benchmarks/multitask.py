@@ -1,13 +1,14 @@
 """One model for intent and slots against one model for each, and merging of the two against training on both.
 
     python benchmarks/multitask.py --data FOLDER [--data FOLDER] [--rows N] [--epochs E] [--selector full]
-                                   [--mixed NEWS HOME] [--work FOLDER]
+                                   [--mixed NEWS HOME] [--work FOLDER] [--model FOLDER --lines]
 
 Rows carry `label` and `slots` with `tokens`. All sides get the same rows, epochs, rates and seed (with
 `--joint-epochs` the joint model gets as many of its own: twice `--epochs` is as much training as the two single
 models have together); latency is measured on the same texts, sides alternating, threads as given; the load of the
 machine is written down. With `--skip merging`, `--skip memory` or `--skip latency` a part is left out. Training rows
-are cut to 500 unless `--rows` says more (0: all). Test labels that the training rows never show count as errors.
+are cut to 500 unless `--rows` says more (0: all), test rows by `--test`. With `--lines` a decoder is tuned to answer
+both tasks in lines of text too (`multitask-lines`). Test labels that the training rows never show count as errors.
 Trained models and merged cells stay in `--work`; a run that was interrupted goes on there, in the middle of a
 training if need be.
 """
@@ -22,6 +23,7 @@ from pathlib import Path
 from common import alternate, peak_of, ratio, save, write
 
 TASKS = {"intent": "label", "slots": "slots"}
+LINES = "lines"
 METHODS = ("task-arithmetic", "ties", "dare", "breadcrumbs", "regmean")
 LOAD = """
 import sys, torch
@@ -32,13 +34,14 @@ for clf in models: clf.predict(["two smart bulbs"])
 """
 
 
-def parts_of(folder, tasks, limit):
-    """Rows by part, the training rows cut to `limit` (0: all), taken evenly."""
+def parts_of(folder, tasks, limit, test=0):
+    """Rows by part, the training rows cut to `limit` (0: all), taken evenly, the test rows to their first `test`."""
     from clfm_kit.data.tasks import load_tasks, read_tasks
     parts = load_tasks(folder, read_tasks(tasks))
     if limit and len(parts.train) > limit:
         step = len(parts.train) / limit
         parts.train = parts.train.take([int(number * step) for number in range(limit)])
+    if test and len(parts.test) > test: parts.test = parts.test.take(range(test))
     return parts
 
 
@@ -58,15 +61,15 @@ def fit(name, side, tasks, parts, arguments, selector, more=()):
             + (f"-{arguments.weight:g}" if side == "joint" and arguments.weight else ""),
     )
     if (folder / "clfm.json").exists(): return Classifier.from_pretrained(folder)
-    settings = [
-        f"selector={selector}", f"training.epochs={epochs}", f"training.learning_rate={arguments.rate}",
+    lines = side == LINES
+    settings = [] if lines else [f"selector={selector}"]
+    settings += [
+        f"training.epochs={epochs}", f"training.learning_rate={arguments.rate}",
         f"training.batch_size={arguments.batch}", f"seed={arguments.seed}",
     ]
-    settings += [*RECIPES.get(selector, ()), *arguments.set, *more]
-    clf = Classifier(
-        "token-sparse" if selector == "token-sparse" else "finetune", arguments.model, tasks=tasks,
-        settings=settings, cache=None,
-    )
+    settings += [*([] if lines else RECIPES.get(selector, ())), *arguments.set, *more]
+    recipe = "multitask-lines" if lines else "token-sparse" if selector == "token-sparse" else "finetune"
+    clf = Classifier(recipe, arguments.model, tasks=tasks, settings=settings, cache=None)
     clf.fit(parts, checkpoints=f"{folder}-steps").save_pretrained(folder)
     shutil.rmtree(f"{folder}-steps")
     print(
@@ -123,9 +126,13 @@ def latency(name, sides, texts, repeats):
     figures, rows = {}, []
     for size in (1, 32):
         turns = {"joint": run([sides["joint"]], size), "two": run([sides[task] for task in TASKS], size)}
+        if LINES in sides: turns[LINES] = run([sides[LINES]], size)
         for turn in turns.values(): turn()
         seconds = alternate(turns, repeats)
-        figures[f"{name}.latency_ratio_batch_{size}"] = ratio(seconds, "joint", "two")
+        figures |= {
+            f"{name}.latency_ratio_batch_{size}" + f".{side}" * (side != "joint"): ratio(seconds, side, "two")
+            for side in turns if side != "two"
+        }
         rows.append(dict(data=name, batch=size, texts=len(texts), seconds=seconds))
     return figures, rows
 
@@ -145,14 +152,16 @@ def data_set(folder, arguments):
     """Joint model against two with every seed, then latency, memory and merging with the first;
     each part as soon as it is done.
     """
-    name, parts = Path(folder).name, parts_of(folder, TASKS, arguments.rows)
+    name, parts = Path(folder).name, parts_of(folder, TASKS, arguments.rows, arguments.test)
     weighed = {"intent": dict(label="label", weight=1), "slots": dict(label="slots", weight=arguments.weight)}
     wanted, seeds = {task: {task: column} for task, column in TASKS.items()}, []
     wanted = {"joint": weighed if arguments.weight else TASKS, **wanted}
+    if arguments.lines: wanted[LINES] = TASKS
     for arguments.seed in [*range(1, arguments.seeds), 0]:
         sides = {side: fit(name, side, tasks, parts, arguments, arguments.selector) for side, tasks in wanted.items()}
         found = {side: quality(clf, parts.test) for side, clf in sides.items()}
-        seeds.append({f"{name}.joint.{figure}": value for figure, value in found["joint"].items()}
+        together = [side for side in ("joint", LINES) if side in found]
+        seeds.append({f"{name}.{side}.{figure}": value for side in together for figure, value in found[side].items()}
                      | {f"{name}.single.{figure}": value for task in TASKS for figure, value in found[task].items()})
         print({key: round(value, 4) for key, value in over_seeds(seeds).items()}, flush=True)
         facts = lambda key: {side: clf.facts_.get(key) for side, clf in sides.items()}
@@ -203,8 +212,9 @@ def mixed(news, home, arguments):
     from clfm_kit.data.rows import Splits
     from clfm_kit.data.tasks import read_tasks, united
     tasks, folders = {"topic": "label", "slots": "slots"}, {"topic": news, "slots": home}
-    parts = {task: parts_of(folder, {task: tasks[task]}, arguments.rows) for task, folder in folders.items()}
-    for splits in parts.values(): splits.test = splits.test.take(range(len(splits.test))[:arguments.test or None])
+    parts = {
+        task: parts_of(folder, {task: tasks[task]}, arguments.rows, arguments.test) for task, folder in folders.items()
+    }
     joined = lambda part: united([getattr(splits, part) for splits in parts.values()], read_tasks(tasks))
     both = Splits(**{part: joined(part) for part in ("train", "validation", "test")})
     name, short = f"{Path(news).name}+{Path(home).name}", [f"format.max_length={arguments.length}"]
@@ -249,6 +259,7 @@ def main():
     parser.add_argument("--merge", nargs="*", default=["full", "token-sparse", "lora"])
     parser.add_argument("--skip", nargs="*", default=[])
     parser.add_argument("--set", nargs="*", default=[])
+    parser.add_argument("--lines", action="store_true")
     for name, value in (
         ("rows", 500), ("epochs", 10), ("batch", 32), ("texts", 64), ("repeats", 5), ("threads", 1), ("seeds", 1),
         ("test", 0), ("length", 128), ("joint-epochs", 0),
