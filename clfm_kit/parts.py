@@ -17,7 +17,7 @@ from typing import Annotated, Any, Protocol
 
 from .errors import UserError, check_known, short
 from .plugins import catalogue
-from .shapes import check
+from .shapes import check, named_values
 
 # %% ../nbs/01_core/03_parts.ipynb #de1d9ab0
 class Part:
@@ -47,7 +47,11 @@ class Part:
         return {k: v for k, v in vars(self).items() if k.endswith("_") and not k.startswith("_")}
 
     def check(self):
-        "Called when a recipe is made. A part raises `UserError` for a parameter's value that cannot work."
+        """Called when a recipe is made. Raises `UserError` for a value that is none of those that an annotation names, as
+        `Literal` does; a part adds what else cannot work.
+        """
+        for name, one in inspect.signature(type(self)).parameters.items():
+            if named_values(one.annotation): check(getattr(self, name), one.annotation, name)
 
     def check_with(self, parts: dict):
         """Called with {kind: part} when all parts of a recipe are made.

@@ -9,9 +9,10 @@ __all__ = ['Settings', 'MOST', 'ENGINES', 'STEPS', 'ROUNDS', 'settings_of', 'Tra
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from types import NoneType
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from .errors import UserError, check_known, short
+from .shapes import check, named_values
 
 # %% ../nbs/01_core/04_settings.ipynb #782cd3a7
 Settings = TypeVar("Settings")
@@ -22,10 +23,14 @@ def settings_of(cls: type[Settings], given: Mapping[str, Any], what: str) -> Set
     """A dataclass of settings from a mapping; `what` names them in errors.
 
     Raises `UserError` for a name that does not exist or a number that cannot be."""
-    known = {field.name: get_args(field.type) or (field.type,) for field in fields(cls)}
+    shapes = {field.name: field.type for field in fields(cls)}
+    known = {name: get_args(shape) or (shape,) for name, shape in shapes.items()}
     for name, value in given.items():
         check_known(what, name, known)
-        if str in known[name] or value is None and NoneType in known[name]: continue
+        if named_values(shapes[name]):
+            check(value, shapes[name], f"training.{name}")
+            continue
+        if value is None and NoneType in known[name]: continue
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
             raise UserError(f"training.{name} is {short(value)}; a number from 0 up expected")
         if float not in known[name] and (value != int(value) or not 1 <= value <= MOST):
@@ -56,9 +61,9 @@ class Training:
     # to its end, as the loss falls most while the rates do. Later rounds stop at the first such validation.
     # Fewer than 50 validation rows stop nothing
     patience: int | None = None
-    head_start: str = "probe"  # the head begins as a probe on cached states, or "random"
+    head_start: Literal["probe", "random"] = "probe"  # the head begins as a probe on cached states, or "random"
     prefix_gigabytes: float = 20.0  # disk for states below the lowest trained block; 0: compute them anew
-    gradient_checkpointing: str = "none"  # "blocks": compute twice, hold less
+    gradient_checkpointing: Literal["none", "blocks"] = "none"  # "blocks": compute twice, hold less
     save_steps: int = 100  # between checkpoints, when a folder for them is given
 
     @classmethod
@@ -69,8 +74,6 @@ class Training:
             raise UserError(f"training.label_smoothing is {self.label_smoothing}; a share from 0 to below 1 expected")
         if self.warmup > 1:
             raise UserError(f"training.warmup is {self.warmup}; a share of the steps from 0 to 1 expected")
-        check_known("training.head_start", self.head_start, ("probe", "random"))
-        check_known("training.gradient_checkpointing", self.gradient_checkpointing, ("none", "blocks"))
         return self
 
     def sized(self, rows: int) -> "Training":

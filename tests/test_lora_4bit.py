@@ -307,7 +307,7 @@ def test_the_last_token_is_the_same_under_any_padding(read, ids, left, right):
 @pytest.mark.parametrize("settings, message", [
     (["selector.rank=65"], "larger than any map"), (["selector.targets='*query'"], "match no linear map"),
     (["selector.targets=*query"], "put it in quotes"), (["selector.rank=0"], "rank is 0"),
-    (["quantizer.compute=int4"], "unknown compute"),
+    (["quantizer.compute=int4"], "unknown quantizer.compute"),
     (["quantizer=none", "selector.initialization=loftq"], "not quantised"),
     (["selector=full"], "selector that adds weights, such as 'lora'"),
 ])

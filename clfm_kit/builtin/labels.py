@@ -67,6 +67,7 @@ class SingleLabel(TextLabels):
 
     def check(self):
         "Raises `UserError` for costs that are no mapping of labels to mappings of labels to numbers from 0 up."
+        super().check()
         told = self.costs if self.costs is not None else {}
         rows = told.values() if isinstance(told, dict) else [None]
         number = lambda cost: isinstance(cost, (int, float)) and not isinstance(cost, bool) and 0 <= cost < 1e9

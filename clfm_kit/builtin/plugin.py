@@ -8,7 +8,9 @@ __all__ = ['OFFERED', 'LADDER', 'OF_DECODERS', 'Unquantized', 'Frozen', 'registe
            'finetune', 'auto', 'keywords', 'label_names', 'zero_shot', 'register_recipes']
 
 # %% ../../nbs/06_builtin/10_plugin.ipynb #20002305fa
-from ..errors import UserError, unknown
+from typing import Literal
+
+from ..errors import UserError
 from ..hookspecs import hookimpl
 from ..parts import Part
 from ..plugins import catalogue
@@ -18,11 +20,7 @@ from ..recipes import Recipe
 class Unquantized(Part):
     "Hold the base in the number type its weights came in (`auto`), or in `float32` or `bfloat16`."
 
-    def __init__(self, dtype: str = "auto"): self.dtype = dtype
-
-    def check(self):
-        if self.dtype not in ("auto", "float32", "bfloat16"):
-            raise unknown("dtype", self.dtype, ("auto", "float32", "bfloat16"))
+    def __init__(self, dtype: Literal["auto", "float32", "bfloat16"] = "auto"): self.dtype = dtype
 
     def load_kwargs(self) -> dict:
         "What `from_pretrained` is told."

@@ -6,13 +6,15 @@
 __all__ = ['DECODINGS', 'decode_tags', 'Tags']
 
 # %% ../../nbs/06_builtin/03_tags.ipynb #ecd5303c
+from typing import Literal
+
 import numpy as np
 
 from .labels import SingleLabel
 from ..data.fields import read_tags
 from ..data.schemas import Schema
 from ..data.words import repair, spans
-from ..errors import UserError, unknown
+from ..errors import UserError
 from ..evaluation.tags import report_tags
 
 # %% ../../nbs/06_builtin/03_tags.ipynb #6ed4059a
@@ -47,11 +49,7 @@ class Tags(SingleLabel):
     "A BIO tag for each word; an answer is a list of spans of the text."
     kind, expects, unit, main_figure = "tags", "one tag for each word", "word", "entity_f1"
 
-    def __init__(self, decoding: str = "sequence"): self.decoding = decoding  # see `decode_tags`
-
-    def check(self):
-        "Raises `UserError` for a decoding that does not exist."
-        if self.decoding not in DECODINGS: raise unknown("decoding of tags", self.decoding, DECODINGS)
+    def __init__(self, decoding: Literal["sequence", "word"] = "sequence"): self.decoding = decoding  # see `decode_tags`
 
     def learn(self, values):
         "Take the tags that occur. Raises `UserError` when no text has an entity."

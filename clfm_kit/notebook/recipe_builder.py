@@ -8,6 +8,7 @@ __all__ = ['SIDE', 'question', 'refusals', 'reasons_in_words', 'written', 'train
 # %% ../../nbs/10_notebook/01_recipe_builder.ipynb #370a8b3e
 from dataclasses import fields, replace
 from functools import partial
+from typing import Any
 
 import yaml
 from markupsafe import Markup
@@ -18,10 +19,11 @@ from ..errors import UserError
 from ..hookspecs import HookSpecs
 from .training_monitor import TrainingMonitor
 from .widgets import View, library
-from ..parts import defaults, make, name_and_params
+from ..parts import defaults, make, name_and_params, parameters
 from ..plugins import catalogue
 from ..recipes import PART_KINDS, Recipe, check_training, parse_yaml
 from ..settings import Training
+from ..shapes import choices, named_values
 
 # %% ../../nbs/10_notebook/01_recipe_builder.ipynb #8d4ee944
 def question(kind: str) -> str:
@@ -186,11 +188,18 @@ class RecipeBuilder(View):
         for child, (name, value) in zip(place.children, found.items()):
             if self.refused != (kind, name, child.value): child.value = written(value)
 
+    def shape(self, kind: str, name: str) -> Any:
+        "The annotation of a parameter of the chosen part, or of a field of the training."
+        if kind == "training": return {field.name: field.type for field in fields(Training)}[name]
+        return parameters(kind, getattr(self.recipe, kind))[name].annotation
+
     def _field(self, kind, name):
-        field = library().Text(
-            description=name, continuous_update=False, style=dict(description_width="initial"),
-            layout=dict(width="16rem"),
-        )
+        "A menu where the values are a list, else a field to write in."
+        widgets, shape = library(), self.shape(kind, name)
+        how = dict(description=name, style=dict(description_width="initial"), layout=dict(width="16rem"))
+        values = named_values(shape)
+        if values and len(choices(shape)) == 1: field = widgets.Dropdown(options=[*map(written, values)], **how)
+        else: field = widgets.Text(continuous_update=False, **how)
         def change():
             if field.value != written(self.values(kind)[name]): self.set(kind, name, field.value)
         field.observe(self.callback(change), "value")

@@ -13,8 +13,8 @@ import numpy as np
 from clfm_kit.backbone.tokens import Encoded, touching
 from clfm_kit.data.rows import UNNAMED
 from clfm_kit.data.words import repair, spans
-from clfm_kit.errors import UserError, unknown
-from .format import Asking, same_tokens
+from clfm_kit.errors import UserError
+from .format import Asking, Chat, Prefix, same_tokens
 from .reading import Reader
 from .template import FIELDS, parse, read_template
 from .tree import Answer, AnswerTree
@@ -88,7 +88,7 @@ class Lines(Asking):
 
     def __init__(
         self, template: str | None = None, descriptions: dict | None = None, max_length: int | None = None,
-        chat: str = "auto", prefix: str = "shared",
+        chat: Chat = "auto", prefix: Prefix = "shared",
     ):
         self.template, self.descriptions, self.max_length, self.chat, self.prefix = (
             template, descriptions, max_length, chat, prefix
@@ -96,10 +96,7 @@ class Lines(Asking):
 
     def check(self):
         "Raises `UserError` for an unknown value, and for a template with other columns than the text."
-        for name, value, known in (
-            ("chat", self.chat, ("auto", "none")), ("prefix", self.prefix, ("shared", "repeated"))
-        ):
-            if value not in known: raise unknown(f"{name} of format 'lines'", value, known)
+        super().check()
         columns = [name for _, name in parse(read_template(self.template or "lines")) if name and name not in FIELDS]
         if columns != ["text"]:
             raise UserError(

@@ -18,7 +18,7 @@ from clfm_kit.backbone.sites import hidden_site
 from clfm_kit.errors import UserError
 from clfm_kit.parts import Part
 from .orders import InOrders, column_name
-from .tree import NORMALISATIONS, AnswerTree
+from .tree import AnswerTree, Normalisation
 
 # %% ../nbs/04_pooler.ipynb #6655c35d
 class _States(BaseModelOutputWithPast):
@@ -133,12 +133,7 @@ class Answers(HeadReader):
 
     encoder = InOrders
 
-    def __init__(self, normalisation: str = "vocabulary"): self.normalisation = normalisation
-
-    def check(self):
-        "Raises `UserError` for an unknown `normalisation`."
-        if self.normalisation not in NORMALISATIONS:
-            raise UserError(f"normalisation={self.normalisation!r} is not one of {', '.join(NORMALISATIONS)}")
+    def __init__(self, normalisation: Normalisation = "vocabulary"): self.normalisation = normalisation
 
     def check_with(self, parts):
         "Raises `UserError` for a format that asks nothing."

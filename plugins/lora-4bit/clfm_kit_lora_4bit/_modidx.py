@@ -103,8 +103,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                      'clfm_kit_lora_4bit/quantizers.py'),
                                                'clfm_kit_lora_4bit.quantizers.FourBit.bits': ( 'quantizers.html#fourbit.bits',
                                                                                                'clfm_kit_lora_4bit/quantizers.py'),
-                                               'clfm_kit_lora_4bit.quantizers.FourBit.check': ( 'quantizers.html#fourbit.check',
-                                                                                                'clfm_kit_lora_4bit/quantizers.py'),
                                                'clfm_kit_lora_4bit.quantizers.FourBit.load_kwargs': ( 'quantizers.html#fourbit.load_kwargs',
                                                                                                       'clfm_kit_lora_4bit/quantizers.py'),
                                                'clfm_kit_lora_4bit.quantizers.FourBit.notes': ( 'quantizers.html#fourbit.notes',

@@ -4,7 +4,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
   'syms': { 'clfm_kit_multitask.mixes': { 'clfm_kit_multitask.mixes.Joint': ('mixes.html#joint', 'clfm_kit_multitask/mixes.py'),
                                           'clfm_kit_multitask.mixes.Joint.__init__': ( 'mixes.html#joint.__init__',
                                                                                        'clfm_kit_multitask/mixes.py'),
-                                          'clfm_kit_multitask.mixes.Joint.check': ('mixes.html#joint.check', 'clfm_kit_multitask/mixes.py'),
                                           'clfm_kit_multitask.mixes.Joint.plan': ('mixes.html#joint.plan', 'clfm_kit_multitask/mixes.py'),
                                           'clfm_kit_multitask.mixes.Mixed': ('mixes.html#mixed', 'clfm_kit_multitask/mixes.py'),
                                           'clfm_kit_multitask.mixes.Mixed.__init__': ( 'mixes.html#mixed.__init__',

@@ -6,7 +6,9 @@
 __all__ = ['WEIGHTINGS', 'Joint', 'Mixed']
 
 # %% ../nbs/00_mixes.ipynb #0000277eaa
-from clfm_kit.errors import UserError, unknown
+from typing import Literal
+
+from clfm_kit.errors import UserError
 from clfm_kit.parts import Part
 
 # %% ../nbs/00_mixes.ipynb #00005c9df2
@@ -15,10 +17,7 @@ WEIGHTINGS = ("equal", "uncertainty")
 class Joint(Part):
     "Train all tasks together on the rows as they are."
 
-    def __init__(self, weighting: str = "equal"): self.weighting = weighting
-
-    def check(self):
-        if self.weighting not in WEIGHTINGS: raise unknown("weighting", self.weighting, WEIGHTINGS)
+    def __init__(self, weighting: Literal["equal", "uncertainty"] = "equal"): self.weighting = weighting
 
     def plan(self, sizes: dict) -> dict:
         "The rows an epoch draws from each data set, given {data set: rows}, and the weighting of losses."

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 
 from clfm_kit.backbone.sites import depth, is_text
-from clfm_kit.builtin.heads import REFITS, Lesson
+from clfm_kit.builtin.heads import Lesson, Refit
 from clfm_kit.builtin.logistic import GRID, SPANNING, LogisticPath, even_folds, folds_for
-from clfm_kit.errors import UserError, unknown
+from clfm_kit.errors import UserError
 from clfm_kit.parts import Count, Part
 from clfm_kit.shapes import Axes
 from clfm_kit_stc.search import (
-    EXIT_RULES, LOGISTIC, MIXTURES, Rows, choose, dense_candidates, entries, gram_of, judged, logistic_candidates,
+    EXIT_RULES, LOGISTIC, Mixtures, Rows, choose, dense_candidates, entries, gram_of, judged, logistic_candidates,
     logit_scale, prior, ridge, size_of, sparse_candidates, unit, views,
 )
 
@@ -59,7 +59,7 @@ class Sparsify(Part):
 
     def __init__(
         self, penalty: float = 0.03, etas=(0.5, 0.8, 0.95), strengths=(0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
-        mixtures: str = "each", exit_at="best", rows: Count = 1500, refit: str = "train+validation",
+        mixtures: Mixtures = "each", exit_at="best", rows: Count = 1500, refit: Refit = "train+validation",
         max_features: Count = 6144,
     ):
         self.penalty, self.etas, self.strengths, self.mixtures = penalty, etas, strengths, mixtures
@@ -69,9 +69,7 @@ class Sparsify(Part):
 
     def check(self):
         "Raises `UserError` for a value that cannot work."
-        for name, known in (("mixtures", MIXTURES), ("refit", REFITS)):
-            if getattr(self, name) not in known:
-                raise unknown(f"{name} of head 'sparsify'", getattr(self, name), known)
+        super().check()
         if self.exit_at not in EXIT_RULES and (
             isinstance(self.exit_at, bool) or not isinstance(self.exit_at, int) or self.exit_at < 0
         ):

@@ -109,8 +109,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                            'clfm_kit_token_sparse/selectors.py'),
                                                  'clfm_kit_token_sparse.selectors.TokenSparse._table': ( 'selectors.html#tokensparse._table',
                                                                                                          'clfm_kit_token_sparse/selectors.py'),
-                                                 'clfm_kit_token_sparse.selectors.TokenSparse.check': ( 'selectors.html#tokensparse.check',
-                                                                                                        'clfm_kit_token_sparse/selectors.py'),
                                                  'clfm_kit_token_sparse.selectors.TokenSparse.check_with': ( 'selectors.html#tokensparse.check_with',
                                                                                                              'clfm_kit_token_sparse/selectors.py'),
                                                  'clfm_kit_token_sparse.selectors.TokenSparse.found': ( 'selectors.html#tokensparse.found',
