@@ -94,7 +94,8 @@ def collect():
         scores = {side: mean(cell["scores"][side] for cell in cells) for side in SIDES}
         gains = {
             side: dict(
-                difference=mean(cell["stc_over"][side]["difference"] for cell in cells),
+                # ends of intervals too: means over seeds
+                **{end: mean(cell["stc_over"][side][end] for cell in cells) for end in ("difference", "low", "high")},
                 clearly_better=sum(cell["stc_over"][side]["low"] > 0 for cell in cells),
                 clearly_worse=sum(cell["stc_over"][side]["high"] < 0 for cell in cells),
             )

@@ -339,6 +339,64 @@ def sparse():
     ])
 
 
+ROUNDED = "SmolLM2-135M's weights were rounded to four bits once before they came here."
+
+
+def interval(gain):
+    """A difference in points with its interval; a dash for none."""
+    if not gain: return "–"
+    return "{:+.1f} ({:+.1f} … {:+.1f})".format(*(100 * gain[end] for end in ("difference", "low", "high")))
+
+
+def decoder_layers():
+    """What the layers of frozen models hold, a row a model and data set."""
+    found = load("layers")
+    if not found: return ""
+    sides = [side for side in found["rows"][0]["scores"] if side != "STC, early exit"]
+    middle = "best middle layer, mean"
+    lines = [
+        f"Per cent of test rows right, frozen models, at most 2,000 training rows. {ROUNDED} The interval is that of one "
+            "draw of rows; with several draws its ends are means. Made by `python benchmarks/layers.py`.",
+        "",
+        f"| model | data set | {' | '.join(sides)} | STC above the {middle} | draws | early exit: blocks |",
+        "|---" * (len(sides) + 5) + "|",
+    ]
+    lines += [
+        f"| {row['model']} | {row['data']} | {' | '.join(percent(row['scores'][side]) for side in sides)} "
+        f"| {interval(row['stc_over'][middle])} | {row['seeds']} | {row['exit_depth']:.0f} of {row['blocks']} |"
+        for row in found["rows"]
+    ]
+    return "\n".join([*lines, "", "![Each side above the last token of the last layer](../benchmarks/results/layers.png)"])
+
+
+def heads():
+    """Encoders, a head on a decoder and instructions on equal rows, a row a side."""
+    found = load("heads")
+    if not found: return ""
+    other, by_side = "MiniLM, all weights", {}
+    for row in found["rows"]: by_side.setdefault(row["side"], {})[row["data"]] = row
+    sets = sorted({row["data"] for row in found["rows"] if row["side"].startswith("SmolLM2, head")})
+    lines = [
+        f"320 rows, a fifth of them for validation, four epochs in batches of 8, texts cut to 60 words, 300 test rows. {ROUNDED} "
+            f"The difference is to {other}, paired, with its 95 % interval. Made by `python benchmarks/heads.py`.",
+        "",
+        f"| side | weights trained | {' | '.join(f'{name} | difference' for name in sets)} | texts a second | seconds of one core to fit |",
+        "|---" * (2 * len(sets) + 4) + "|",
+    ]
+    for side, found in by_side.items():
+        rows = {name: found[name] for name in sets if name in found}
+        if not rows: continue
+        shown = [
+            f"{percent(rows[name]['score'])} | {interval(rows[name]['over'].get(other))}" if name in rows else "– | –" for name in sets
+        ]
+        median = lambda what, rows=rows: statistics.median(row[what] for row in rows.values())
+        lines.append(
+            f"| {side} | {median('trained_weights'):,.0f} | {' | '.join(shown)} | {median('rows_per_second'):.0f} "
+            f"| {median('processor_seconds'):,.0f} |"
+        )
+    return "\n".join(lines)
+
+
 def fill(path, text):
     """Put a text between the markers of a file."""
     path.write_text(re.sub(
@@ -352,6 +410,8 @@ QUESTIONS = {
     "Are all layers better than the last one?": (
         lambda: FORMER, layers, lambda: "![STC against the last layer](../benchmarks/results/stc.png)"
     ),
+    "And on a decoder?": (decoder_layers,),
+    "An encoder, a head on a decoder, or instructions?": (heads,),
     "How does it compare with other tools?": (peers,),
     "What does encoding cost?": (speed,),
 }
