@@ -33,7 +33,7 @@ def choices(shape) -> tuple:
     return get_args(shape) if get_origin(shape) in (Union, UnionType) else (shape,)
 
 def named_values(shape) -> tuple:
-    "The values that a shape names: those of its `Literal`s."
+    "The values that a shape names with `Literal`."
     return tuple(value for each in choices(shape) if get_origin(each) is Literal for value in get_args(each))
 
 def stored_as(shape) -> Any:
