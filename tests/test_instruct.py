@@ -306,6 +306,38 @@ def test_shared_and_repeated_prompts_have_the_same_gradients(decoder):
         torch.testing.assert_close(found["shared"][name], found["repeated"][name], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("formats", [{}, {"prefix": "repeated"}, {"answers": "codes"}, {"chat": "none"}])
+def test_training_reads_the_right_answer_alone(folder, formats, monkeypatch):
+    """With the same loss and the same gradients as the whole tree, from fewer tokens."""
+    context = bound(folder, LABELS, **formats)
+    head, pooler = context.parts["head"], context.parts["pooler"]
+    (column,) = context.read(TEXTS[:1])
+    head.build({column: len(LABELS)}, context.schema)
+    encoder = TextEncoder(context.backbone, context.parts["format"], pooler)
+    objectives = {UNNAMED: Objective(head, context.schema, ClassWeights.even(len(LABELS)))}
+    network = pooler.network(encoder, Heads({UNNAMED: head}), {UNNAMED: [column]}, objectives, {UNNAMED: 1.0})
+    batch = Examples(encoder, Rows(TEXTS, [LABELS[number] for number in (0, 1, 2, 4)]), context.schemas).batch(np.arange(4))
+    context.backbone.model.requires_grad_(True)
+    read, widths, found = context.backbone.read, [], []
+    def watched(ids, *more):
+        widths.append(ids.shape[1])
+        return read(ids, *more)
+    monkeypatch.setattr(context.backbone, "read", watched)
+    for model in (None, network):
+        loss = network.losses(batch, model=model)[UNNAMED]
+        loss.backward()
+        found.append((loss.item(), {name: p.grad for name, p in context.backbone.model.named_parameters()}))
+        context.backbone.model.zero_grad()
+    assert widths[1] < widths[0] if len(pooler.tree) > pooler.tree.deepest else widths[1] == widths[0]
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-4)
+    for name, gradient in found[0][1].items():
+        torch.testing.assert_close(gradient, found[1][1][name], rtol=1e-3, atol=1e-5)
+    for smoothing, objective in ((0.1, "answer"), (0.0, "labels")):
+        head.objective = objective
+        network.losses(batch, smoothing, network)
+    assert widths[2:] == [widths[0]] * 2, "a loss that compares labels reads them all"
+
+
 def test_a_prompt_is_read_once_and_again_when_weights_change(decoder):
     context = bound(decoder, LABELS)
     reader = context.parts["format"].reader

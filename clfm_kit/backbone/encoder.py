@@ -231,12 +231,14 @@ class TextEncoder:
 class LaterFeatures(Mapping):
     "{column: Column}, read when first asked for."
 
-    def __init__(self, read): self.read = read
+    def __init__(self, read): self.read, self.kept = read, None
 
-    @cached_property
+    @property
     def columns(self) -> dict:
         "{column: Column}; reads the first time. Raises what reading raises."
-        return self.read()
+        # no `cached_property`: Python 3.11 locks all of a class for one, and reading lets other threads go first
+        if self.kept is None: self.kept = self.read()
+        return self.kept
 
     def __getitem__(self, column): return self.columns[column]
 

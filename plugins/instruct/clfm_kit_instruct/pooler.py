@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MOST_LOGITS', 'OwnHead', 'by_parts', 'log_normalisers', 'word_logits', 'token_logits', 'answer_scores', 'read_head',
-           'HeadReader', 'Answers']
+           'AnswerNetwork', 'answers_in_line', 'HeadReader', 'Answers']
 
 # %% ../nbs/04_pooler.ipynb #e03c0f79
 import torch
@@ -15,8 +15,10 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from clfm_kit.backbone.blocks import alike, tolerance
 from clfm_kit.backbone.kernels import product
 from clfm_kit.backbone.sites import hidden_site
+from clfm_kit.backbone.tokens import pad
 from clfm_kit.errors import UserError
 from clfm_kit.parts import Part
+from clfm_kit.training.network import Network, Objective
 from .orders import InOrders, column_name
 from .tree import AnswerTree, Normalisation
 
@@ -116,6 +118,53 @@ def read_head(backbone):
         f"'answers' cannot follow; use another decoder"
     )
 
+# %% ../nbs/04_pooler.ipynb #e7e2f748
+class AnswerNetwork(Network):
+    "Reads no answer but the right one in training, where the loss asks for no other."
+
+    def losses(self, batch: dict, smoothing: float = 0.0, model=None) -> dict:
+        "The mean loss of the task. A selector, which gives no `model`, looks at all tokens of a batch."
+        alone = model is not None and not smoothing and self._asks_for_one()
+        return super().losses(batch | dict(alone=alone), smoothing, model)
+
+    def _asks_for_one(self) -> bool:
+        "Whether the loss is that of each right answer over the vocabulary, and no stored states are put in."
+        pooler, (objective, *more) = self.encoder.pooler, self.objectives.values()
+        return (
+            pooler.exclusive and pooler.tree.normalisation == "vocabulary" and pooler.reader.scoring == "tree"
+            and type(objective) is Objective and getattr(objective.head, "objective", "labels") == "answer"
+            and not more and self.encoder.prefix is None
+        )
+
+    def forward(self, batch: dict) -> dict:  # {task: logits}
+        if not batch.get("alone"): return super().forward(batch)
+        pooler, seen = self.encoder.pooler, []
+        (name, head), = self.heads.tasks.items()
+        column, = self.columns[name]
+        targets = batch["targets"][name].clamp(min=0)  # a row without a label is left out later
+        ids, mask, *places = answers_in_line(batch, pooler.tree, targets.tolist(), self.backbone.tokenizer.pad_token_id)
+        with self.backbone.lock:
+            inputs = pooler.reader.in_line(ids.to(self.backbone.device), mask.to(self.backbone.device))
+            self.backbone.read(ids, mask, {site: seen.append for site in self.sites}, inputs)
+        row, place, token = (torch.tensor(values, device=pooler.head.weight.device) for values in places)
+        states = seen[0][row.to(seen[0].device), place.to(seen[0].device)].to(pooler.head.weight)
+        own = token_logits(states, token, pooler.head) - log_normalisers(states, pooler.head)
+        values = own.new_zeros(len(ids), len(pooler.tree.answers))
+        values = values.index_put((row, targets.to(row.device)[row]), own, accumulate=True)
+        with torch.autocast(self.backbone.device.type, enabled=False): return {name: head.logits({column: values})}
+
+def answers_in_line(batch: dict, tree, targets: list, pad_id: int) -> tuple:
+    """Prompts of a batch that is read with a tree, each followed by one answer: ids and mask [B, T], and rows, places and
+    tokens [N] of what is scored, each place that before its token.
+    """
+    lengths, found, scored = (batch["mask"].sum(1) - len(tree)).tolist(), [], []
+    for row, (ids, length, target) in enumerate(zip(batch["ids"].tolist(), lengths, targets)):
+        answer = tree.answers[target]
+        found.append(ids[:length] + answer.tokens[:-1])
+        first = length - 1 + len(answer.given)
+        scored += [(row, first + number, token) for number, token in enumerate(answer.scored)]
+    return *pad(found, pad_id), *map(list, zip(*scored))
+
 # %% ../nbs/04_pooler.ipynb #a126d06d
 class HeadReader(Part):
     "What poolers share that read the language-model head: values for each label, in float32."
@@ -131,7 +180,7 @@ class Answers(HeadReader):
     answers.
     """
 
-    encoder = InOrders
+    encoder, network = InOrders, AnswerNetwork
 
     def __init__(self, normalisation: Normalisation = "vocabulary"): self.normalisation = normalisation
 

@@ -67,17 +67,26 @@ class Reader:
         ids, mask = ids.to(self.backbone.device), mask.to(self.backbone.device)
         branches = self.tree is not None and self.scoring == "tree"
         if branches and self.shared and self.merges and not torch.is_grad_enabled(): return self._merged(ids, mask)
-        if not (branches and len(self.tree)) and not self.shared: return self.backbone.plain_inputs(ids, mask)
-        found = dict(input_ids=ids, past_key_values=self.past(len(ids)), use_cache=bool(self.shared))
-        ahead = torch.ones(len(ids), self.shared, dtype=mask.dtype, device=mask.device)
-        if not (branches and len(self.tree)):
-            return found | dict(
-                attention_mask=torch.cat([ahead, mask], 1),
-                position_ids=self.shared + torch.arange(ids.shape[1], device=ids.device).expand(len(ids), -1),
-            )
+        if not (branches and len(self.tree)): return self.in_line(ids, mask)
         sees, positions = tree_mask(self.tree, mask.sum(1), ids.shape[1])
-        sees = torch.cat([ahead.bool().unsqueeze(1).expand(-1, ids.shape[1], -1), sees], 2).unsqueeze(1)
-        return found | dict(attention_mask=self.form(sees), position_ids=positions + self.shared)
+        sees = torch.cat([self._ahead(mask).bool().unsqueeze(1).expand(-1, ids.shape[1], -1), sees], 2).unsqueeze(1)
+        return self._behind(ids) | dict(attention_mask=self.form(sees), position_ids=positions + self.shared)
+
+    def in_line(self, ids, mask) -> dict:
+        "Ids, mask, positions and the shared prefix for sequences [B, T] without branches, padded on the right."
+        if not self.shared: return self.backbone.plain_inputs(ids, mask)
+        places = torch.arange(ids.shape[1], device=ids.device).expand(len(ids), -1)
+        return self._behind(ids) | dict(
+            attention_mask=torch.cat([self._ahead(mask), mask], 1), position_ids=self.shared + places
+        )
+
+    def _behind(self, ids) -> dict:
+        "What is read, and the prefix that it stands behind."
+        return dict(input_ids=ids, past_key_values=self.past(len(ids)), use_cache=bool(self.shared))
+
+    def _ahead(self, mask):
+        "The mask of the shared prefix for each row of a batch."
+        return torch.ones(len(mask), self.shared, dtype=mask.dtype, device=mask.device)
 
     def _merged(self, ids, mask) -> dict:
         """The same, with one copy of the prefix for all rows, to which `shared_prefix_attention` looks;
