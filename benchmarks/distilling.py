@@ -17,8 +17,8 @@ from collections import defaultdict
 from pathlib import Path
 
 from common import RESULTS, command, save, write
-from heads import DECODER, HELD_OUT, difference
-from defaults import packed
+from defaults import difference, packed
+from heads import DECODER, HELD_OUT
 from layers import some
 
 from clfm_kit import Classifier, load_data

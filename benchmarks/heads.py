@@ -1,7 +1,7 @@
 """A head on a decoder in four bits, instructions, prompts without training, and encoders: equal rows and equal epochs.
 
     python benchmarks/heads.py --data DIR [--data DIR …] [--side NAME …] [--seeds 3] [--rows 320] [--epochs 4]
-    python benchmarks/heads.py --collect        the table and the plots of all cells
+    python benchmarks/heads.py --collect        the table of all cells
 
 A cell is a data set, a side and a seed, which draws the rows; a fifth of them are validation rows. Test rows are the
 same for all seeds. Texts are cut to `--words`. Every side that trains sees its rows `--epochs` times, in batches of
@@ -19,16 +19,12 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-import numpy as np
 from common import RESULTS, command, save, write
-from defaults import packed, unpacked
+from defaults import difference, packed
 from layers import some
-from matplotlib import pyplot
 
 from clfm_kit import Classifier, Recipe, load_data
 from clfm_kit.data.rows import UNNAMED, split_off
-from clfm_kit.display.plots import BLUE, GREEN, GREY, ORANGE, RED, finding
-from clfm_kit.evaluation.significance import paired_bootstrap
 from clfm_kit.study.comparison import BASELINE
 from clfm_kit.study.measuring import baseline_run, classifier_run, measured
 
@@ -51,7 +47,6 @@ UNTRAINED = {
     "SmolLM2, prompt with examples": ("instruct-zero-shot", DECODER, ("format.shots=1",)),
 }
 SIDES = BASELINE, *TRAINED, *UNTRAINED
-FAMILIES = {"MiniLM": BLUE, "mpnet": BLUE, HEAD: ORANGE, "SmolLM2, instructions": GREEN, "SmolLM2": GREY, "TF": RED}
 
 
 def parts_of(folder: str, seed: int, options):
@@ -102,16 +97,8 @@ def run(folder: str, side: str, seed: int, options):
           f"{found.cost['trained_weights']:,} weights trained", flush=True)
 
 
-def difference(splits: list, side: str, other: str):
-    """How much better a side is than another on the seeds that both have, with its interval; None without any."""
-    both = [each for each in splits if side in each and other in each]
-    if side == other or not both: return None
-    values = lambda name: np.concatenate([unpacked(each[name]) for each in both])
-    return paired_bootstrap(values(other), values(side), both[0][side]["statistic"]).to_dict()
-
-
 def collect():
-    """Write means over seeds, and how sides stand to the head and to the encoder, to `heads.json`; and the plots."""
+    """Write means over seeds, and how sides stand to the head and to the encoder, to `heads.json`."""
     found = defaultdict(lambda: defaultdict(dict))
     for path in sorted(CELLS.glob("*.json")):
         cell = json.loads(path.read_text())
@@ -135,25 +122,6 @@ def collect():
             figures[f"{name}: {side}"] = round(100 * rows[-1]["score"], 2)
     write("heads", figures, rows, command="python benchmarks/heads.py --collect",
           note="SmolLM2's weights were rounded to 4 bits once, before they came here.")
-    draw(rows)
-
-
-def draw(rows: list):
-    """Mean score of each side over the data sets that all have, against trained weights and against texts a second."""
-    names = [name for name in {row["data"] for row in rows} if {row["side"] for row in rows if row["data"] == name} >= set(SIDES)]
-    if not names: return
-    figure, panels = pyplot.subplots(1, 2, figsize=(12, 4.6), sharey=True, layout="constrained")
-    for axes, what, said in zip(
-        panels, ("trained_weights", "rows_per_second"), ("weights trained", "texts answered a second, one thread")
-    ):
-        for side in SIDES:
-            mine = [row for row in rows if row["side"] == side and row["data"] in names]
-            place = statistics.median(row[what] for row in mine), 100 * statistics.mean(row["score"] for row in mine)
-            axes.scatter(*place, color=next(colour for begin, colour in FAMILIES.items() if side.startswith(begin)))
-            axes.annotate(side, place, xytext=(5, 4), textcoords="offset points", fontsize=7)
-        axes.set(xscale="symlog" if what == "trained_weights" else "log", xlabel=said, ylabel="main figure")
-        finding(axes, f"Quality against {said.split(',')[0]}, mean of {len(names)} data sets")
-    figure.savefig(RESULTS / "heads.png", dpi=130)
 
 
 if __name__ == "__main__":

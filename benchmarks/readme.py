@@ -411,10 +411,9 @@ def mean_of(name):
     return percent(statistics.mean(cells[data, name]["score"] for data in sets))
 
 
-def score_of(file, name):
-    """A figure of a result file in per cent, as some files hold it already."""
-    value = load(file)["figures"][name]
-    return f"{value:.1f}" if value > 1 else percent(value)
+def figure(file, name):
+    """A figure of a result file."""
+    return load(file)["figures"][name]
 
 
 HWU = "hwu64_slots.{}.{}".format
@@ -423,21 +422,21 @@ MEASURED = {  # what the table of techniques says of each, between `<!-- measure
     "probe": lambda: f"those sets: {mean_of('probe')} and {mean_of('keywords')}",
     "stc": lambda: (
         f"those sets: {mean_of('stc')} and {mean_of('stc+keywords')}; on a frozen decoder "
-        f"{score_of('layers', 'smollm2-135m trec6: STC')} % of TREC-6, last token "
-        f"{score_of('layers', 'smollm2-135m trec6: last layer, last token')}"
+        f"{figure('layers', 'smollm2-135m trec6: STC'):.1f} % of TREC-6, last token "
+        f"{figure('layers', 'smollm2-135m trec6: last layer, last token'):.1f}"
     ),
     "few-shot": lambda: f"those sets: {mean_of('few-shot')}",
     "token-sparse": lambda: f"those sets: {mean_of('token-sparse')}",
-    "finetune": lambda: f"{score_of('heads', 'trec6: MiniLM, all weights')} % of TREC-6 with 257 rows",
-    "lora-4bit": lambda: f"{score_of('heads', 'trec6: SmolLM2, head on LoRA in 4 bits')} % of the same, on SmolLM2-135M",
+    "finetune": lambda: f"{figure('heads', 'trec6: MiniLM, all weights'):.1f} % of TREC-6 with 257 rows",
+    "lora-4bit": lambda: f"{figure('heads', 'trec6: SmolLM2, head on LoRA in 4 bits'):.1f} % of the same, on SmolLM2-135M",
     "zero-shot": lambda: (
-        f"{score_of('zero_shot', 'banking77, minilm, three templates, 0 rows')} % of 77 intents without a labelled row"
+        f"{percent(figure('zero_shot', 'banking77, minilm, three templates, 0 rows'))} % of 77 intents without a labelled row"
     ),
     "multitask": lambda: (
-        f"intents {score_of('multitask_hwu64', HWU('joint', 'intent.accuracy'))} %, alone "
-        f"{score_of('multitask_hwu64', HWU('single', 'intent.accuracy'))}; F1 of slots "
-        f"{score_of('multitask_hwu64', HWU('joint', 'slots.entity_f1'))}, alone "
-        f"{score_of('multitask_hwu64', HWU('single', 'slots.entity_f1'))}"
+        f"intents {percent(figure('multitask_hwu64', HWU('joint', 'intent.accuracy')))} %, alone "
+        f"{percent(figure('multitask_hwu64', HWU('single', 'intent.accuracy')))}; F1 of slots "
+        f"{percent(figure('multitask_hwu64', HWU('joint', 'slots.entity_f1')))}, alone "
+        f"{percent(figure('multitask_hwu64', HWU('single', 'slots.entity_f1')))}"
     ),
 }
 

@@ -44,8 +44,7 @@ class GradientSparse(Part):
     def __init__(
         self, weights: float | str = WEIGHTS, cost: float | None = COST, seconds: float | None = None,
         granularity: Granularity = "row", score: Score = "gradient", lowest: int | str | None = None,
-        calibration: Count = 128,
-        trial_texts: Count = 512,
+        calibration: Count = 128, trial_texts: Count = 512,
     ):
         # shares of the blocks' linear weights and of full fine-tuning's cost; or a time for training
         self.weights, self.cost, self.seconds = weights, cost, seconds
@@ -233,8 +232,8 @@ class TokenSparse(GradientSparse):
     def __init__(
         self, weights: float | str = WEIGHTS, cost: float | None = COST, seconds: float | None = None,
         granularity: Granularity = "row", score: Score = "gradient", lowest: int | str | None = None,
-        calibration: Count = 128, trial_texts: Count = 512, longest: Count = 4, groups: Count = 1000, embeddings: Embeddings = "frozen",
-        reference: str | None = None,
+        calibration: Count = 128, trial_texts: Count = 512, longest: Count = 4, groups: Count = 1000,
+        embeddings: Embeddings = "frozen", reference: str | None = None,
     ):
         super().__init__(weights, cost, seconds, granularity, score, lowest, calibration, trial_texts)
         # tokens in a group; most groups; whose embedding rows move too
