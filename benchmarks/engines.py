@@ -57,7 +57,7 @@ def measured(name, count, rounds):
         }
         for number, (name, way) in enumerate(WAYS.items()):
             clf, path = Classifier.from_pretrained(Path(folder, "model")), Path(folder, f"{number}.onnx")
-            columns = clf._columns()
+            columns = clf.columns()
             way(written(clf, columns, folder), path, examples_of(clf.encoder_.backbone, sample))
             clf.encoder_ = OnnxEncoder(clf, columns, path, "onnx-int8")
             opened[f"int8, {name}"] = clf

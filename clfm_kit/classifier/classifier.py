@@ -22,13 +22,13 @@ from .asked import asked
 from .estimator import TextEstimator, Unfitted
 from .explanation import Explanation, explain
 from .choosing import Choice, choose
+from .judging import labelled, report_on, weighted_score
 from .naming import check_named, descriptions_of
-from .fitting import as_it_is, fit_aside, learn, row_weights_of
+from .fitting import as_it_is, fit_aside, learn
 from .saving import load, push, save
 from .specs import head_spec, specs_of
-from .task import PIECE, Answers, FittedTask, joined_answers, joined_report, together
+from .task import PIECE, Answers, FittedTask, joined_answers, together
 from ..data.rows import UNNAMED, Rows
-from ..data.tasks import load_rows
 from ..data.words import word_places
 from ..errors import UserError, unknown
 from ..evaluation.metrics import Report
@@ -83,25 +83,28 @@ class Classifier(TextEstimator):
     @property
     def classes_(self) -> Any:
         "The labels [C] in the order of the columns of `predict_proba`; {task: labels} where tasks have names."
-        return self._unwrapped({name: np.array(task.schema.labels) for name, task in self._fitted().items()})
+        return self._unwrapped({name: np.array(task.schema.labels) for name, task in self.fitted_tasks().items()})
 
     @checked
-    def task(self, name: str | None = None) -> FittedTask:
-        "The fitted task of this name; without one the only task. Raises `UserError` for one that does not exist."
-        tasks = self._fitted()
+    def task(
+        self,
+        name: str | None = None,  # may be left out where there is one task
+    ) -> FittedTask:
+        "A fitted task. Raises `UserError` for one that does not exist, and without a name where there are several."
+        tasks = self.fitted_tasks()
         if name is None and len(tasks) == 1: return next(iter(tasks.values()))
         if name is None:
             raise UserError(f"this classifier has several tasks: {', '.join(tasks)}; say which one is meant")
         if name not in tasks: raise unknown("task", name, tasks)
         return tasks[name]
 
-    def _fitted(self) -> dict:
+    def fitted_tasks(self) -> dict:
         if not hasattr(self.ready(), "tasks_"): raise Unfitted(UNFITTED)
         return self.tasks_
 
-    def _columns(self) -> list:
+    def columns(self) -> list:
         "All columns that heads read."
-        return list(dict.fromkeys(column for task in self._fitted().values() for column in task.columns))
+        return list(dict.fromkeys(column for task in self.fitted_tasks().values() for column in task.columns))
 
     def _unwrapped(self, found: dict) -> Any: return found if self.named else found[UNNAMED]
 
@@ -122,12 +125,14 @@ class Classifier(TextEstimator):
             self.recipe_.tasks = {name: task.to_dict() for name, task in self.specs_.items()}
 
     def open(
-        self, schemas: dict, deep: int | None = None, rows: Rows | None = None, run: Any = None, tokenizer: Any = None
+        self,
+        schemas: dict,  # {task: Schema}, the labels that parts are bound to
+        deep: int | None = None,  # load only so many blocks
+        rows: Rows | None = None,  # what is learned from
+        run: Any = None,  # who is told of it; None: this classifier
+        tokenizer: Any = None,  # in place of the base's own
     ) -> TextEncoder:
-        """Load the base, with `deep` only so many blocks, and bind the parts to it and the labels {task: Schema};
-        `rows` are those to learn from, `run` is who is told, this classifier without; `tokenizer` takes the place of
-        the base's own.
-        """
+        "Load the base, and bind the parts to it and to the labels. For those who write techniques; `fit` calls it."
         run = self if run is None else run
         emit(run, "load", model=self.model)
         speaks = any(getattr(part, "needs_language_head", False) for part in self.parts_.values())
@@ -145,7 +150,7 @@ class Classifier(TextEstimator):
         return self.encoder_
 
     def head_of(self, name: str) -> Any:
-        "A fresh head of a task: the recipe's own where there is one, else that of the task or the recipe by name."
+        "A fresh head of the task of this name: the recipe's own where there is one, else that of the task."
         spec = self.specs_[name]
         if name == UNNAMED and not self.recipe_.tasks and spec.part().unit == "text": return self.parts_["head"]
         head = make("head", head_spec(spec, self.recipe_, self.parts_["pooler"]))
@@ -161,14 +166,15 @@ class Classifier(TextEstimator):
         return words if schema.unit == "word" else self.encoder_.widths
 
     def fit(
-        self, data: Any = None, labels: Any = None, validation: Any = None, checkpoints: Any = None,
-        sample_weight: Any = None,
+        self,
+        data: Any = None,  # texts, or a data set: name, path, table, `Splits`, …; None: labels given by name suffice
+        labels: Any = None,  # one for each text, a list of them where they are many; None: they stand in the data set
+        validation: Any = None,  # rows to calibrate and to stop by, as `data`; None: a part of the training rows
+        checkpoints: Any = None,  # a folder from which a killed run goes on, where weights are trained
+        sample_weight: Any = None,  # [N], how much each training row counts, or how often it is drawn
     ) -> "Classifier":
-        """Learn from texts and labels, or from a data set (name, path, `Splits`, …) with a column for each task.
+        """Learn from texts and labels, or from a data set with a column for each task. Returns itself.
 
-        Without data it is made of labels that were given by name. Where weights are trained, `checkpoints` is a folder
-        from which a killed run goes on.
-        `sample_weight` says how much each training row counts: in the solution of a head, or how often it is drawn.
         Raises `UserError` before weights load if the data cannot work; a classifier whose fit fails stays what it was.
         """
         how = choose if self._recipe().candidates else learn
@@ -184,15 +190,15 @@ class Classifier(TextEstimator):
 
     # ---- answering
 
-    def _words(self) -> bool:
+    def answers_words(self) -> bool:
         "Whether a task answers with words."
-        return any(task.schema.unit == "word" for task in self._fitted().values())
+        return any(task.schema.unit == "word" for task in self.fitted_tasks().values())
 
     def _answering(self) -> TextEncoder:
         "The encoder that answers: past the state cache, unless answers are kept."
         return self.encoder_ if getattr(self, "answers_kept_", False) else self.encoder_.uncached()
 
-    def _texts(self, given: Any) -> tuple:  # (texts, places of their words or None)
+    def texts(self, given: Any) -> tuple:  # (texts, places of their words or None)
         "The texts in whatever `fit` takes, in the columns that it read them from."
         return asked(given, self.specs_, self.facts_.get("text", "text"))
 
@@ -200,13 +206,13 @@ class Classifier(TextEstimator):
         """{task: [what(task, features, encoded)]} of texts, some thousand at a time;
         `encoded` are `EncodedTexts` where a task answers with words.
         """
-        found: dict = {name: [] for name in self._fitted()}
-        given, places = self._texts(texts)
-        if not self._words(): places = None
+        found: dict = {name: [] for name in self.fitted_tasks()}
+        given, places = self.texts(texts)
+        if not self.answers_words(): places = None
         elif places is None or tokens is not None: places = word_places(given, tokens)
         for start in range(0, max(len(given), 1), PIECE):  # no texts are one piece too, of no words
             some, words = given[start:start + PIECE], places and places[start:start + PIECE]
-            features = self._answering().features(some, self._columns(), words)
+            features = self._answering().features(some, self.columns(), words)
             encoded = self.encoder_.encoded(some, words) if words else None
             for name, task in self.tasks_.items():
                 if some or task.schema.unit == "text": found[name].append(what(task, features, encoded))
@@ -219,14 +225,15 @@ class Classifier(TextEstimator):
         return self
 
     @as_it_is
-    def answers(self, texts: Any, thresholds: Any = None, tokens: Any = None) -> dict[str, Answers]:
+    def answers(
+        self,
+        texts: Any,  # one text, a list, or a series, table, file or data set as `fit` takes it
+        thresholds: Any = None,  # in place of the tuned ones: a number, one for each label, or {task: thresholds}
+        tokens: Any = None,  # the words of each text, a list of lists, where a task answers with words
+    ) -> dict[str, Answers]:
         """All that is said of texts, {task: Answers}, in one reading;
-        the task of a classifier without named tasks is called "label".
-
-        `thresholds` overrides the tuned ones, {task: thresholds} where tasks have names;
-        `tokens` are the words of each text.
-        """
-        self._fitted()
+        the task of a classifier without named tasks is called "label"."""
+        self.fitted_tasks()
         if self.named and thresholds is not None:
             if not isinstance(thresholds, dict):
                 raise UserError(
@@ -240,21 +247,34 @@ class Classifier(TextEstimator):
         return {name: joined_answers(self.tasks_[name], pieces) for name, pieces in found.items()}
 
     @as_it_is
-    def answer(self, texts: Any, thresholds: Any = None, tokens: Any = None) -> tuple[Any, Any]:
+    def answer(
+        self,
+        texts: Any,  # one text, a list, or a series, table, file or data set as `fit` takes it
+        thresholds: Any = None,  # in place of the tuned ones: a number, one for each label, or {task: thresholds}
+        tokens: Any = None,  # the words of each text, a list of lists, where a task answers with words
+    ) -> tuple[Any, Any]:
         "Labels as from `predict` and probabilities as from `predict_proba`, in one reading."
         found = self.answers(texts, thresholds, tokens)
         pick = lambda what: self._unwrapped({name: getattr(each, what) for name, each in found.items()})
         return pick("labels"), pick("probabilities")
 
-    def predict(self, texts: Any, thresholds: Any = None, tokens: Any = None) -> Any:
-        """Labels [N] of `texts`: one text, a list, or a series, table, file or data set as `fit` takes it, of which the
-        test rows where there are several parts.
+    def predict(
+        self,
+        texts: Any,  # one text, a list, or a series, table, file or data set as `fit` takes it
+        thresholds: Any = None,  # in place of the tuned ones: a number, one for each label, or {task: thresholds}
+        tokens: Any = None,  # the words of each text, a list of lists, where a task answers with words
+    ) -> Any:
+        """Labels [N] of texts; of a data set those of its test rows where there are several parts.
 
         For several labels a text, a list of lists; for tags, a list of spans (slot, start, end, text, probability) for
         each text. None where the reject option leaves a text unanswered; {task: labels} where tasks have names."""
         return self.answer(texts, thresholds, tokens)[0]
 
-    def predict_proba(self, texts: Any, tokens: Any = None) -> Any:
+    def predict_proba(
+        self,
+        texts: Any,  # one text, a list, or a series, table, file or data set as `fit` takes it
+        tokens: Any = None,  # the words of each text, a list of lists, where a task answers with words
+    ) -> Any:
         """Calibrated probabilities [N, C], also of texts that `predict` leaves unanswered;
         rows sum to one unless labels are many.
 
@@ -262,7 +282,11 @@ class Classifier(TextEstimator):
         return self.answer(texts, None, tokens)[1]
 
     @as_it_is
-    def decision_function(self, texts: Any, tokens: Any = None) -> Any:
+    def decision_function(
+        self,
+        texts: Any,  # one text, a list, or a series, table, file or data set as `fit` takes it
+        tokens: Any = None,  # the words of each text, a list of lists, where a task answers with words
+    ) -> Any:
         "Logits before the temperature, float32, shaped as `predict_proba`."
         found = self._asked(
             texts, tokens, lambda task, features, encoded: task.by_text(task.unscaled(task.logits(features)), encoded)
@@ -270,7 +294,10 @@ class Classifier(TextEstimator):
         return self._unwrapped({name: together(pieces) for name, pieces in found.items()})
 
     @as_it_is
-    def confidence(self, texts: Any) -> Any:
+    def confidence(
+        self,
+        texts: Any,  # one text, a list, or a series, table, file or data set as `fit` takes it
+    ) -> Any:
         """How much each text looks like those of training [N], by the score of the reject option; below its cut a
         text is not answered.
 
@@ -288,72 +315,49 @@ class Classifier(TextEstimator):
     @as_it_is
     @checked
     def explain(
-        self, text: Any, label: str | float | bool | None = None, task: str | None = None, features: Whole = 8
+        self,
+        text: Any,  # one
+        label: str | float | bool | None = None,  # None: the likeliest
+        task: str | None = None,  # None: the first that has one answer for a whole text
+        features: Whole = 8,  # how many of those that the head itself names
     ) -> Explanation:
-        """Why `text` gets `label` (without one: the likeliest) from a task (the first that has one answer a text);
-        `features` limits the head's own list.
-
-        Raises `UserError` for an unknown label, and for a task of tags."""
-        tasks = self._fitted()
+        "Why a text gets a label. Raises `UserError` for an unknown label, and for a task of tags."
+        tasks = self.fitted_tasks()
         name = task or next((name for name, found in tasks.items() if found.schema.unit == "text"), None)
         if name not in tasks or tasks[name].schema.unit == "word":
             raise UserError(
                 f"task {name!r} has no answer for a whole text that could be explained; "
                 f"the tasks are {', '.join(tasks)}"
             )
-        given, _ = self._texts(text)
+        given, _ = self.texts(text)
         if len(given) != 1: raise UserError(f"{len(given)} texts given; explain looks at one")
         return explain(tasks[name], self._answering(), given[0], label, features)
 
     # ---- judging
 
     @as_it_is
-    def evaluate(self, data: Any, labels: Any = None, out_of_scope: Any = None) -> Report:
-        """A report on labelled texts, or on the test rows of a data set (else its validation,
-        else its training rows).
-
-        `out_of_scope`: texts or a data set that belong to no label. Raises `UserError` for rows without labels,
-        or unknown ones.
-        """
-        rows, *read = self._read(data, labels)
-        return note_seen(self._report(*read, out_of_scope), rows.texts, self.trained_on_)
-
-    def _read(self, data: Any, labels: Any) -> tuple:  # (rows, {task: logits}, features, rows, encoded words or None)
-        "What there is to judge: labelled rows, and what each task says of them."
-        self._fitted()
-        if labels is None: rows = load_rows(data, self.specs_, text=self.facts_.get("text", "text")).measured
-        else: rows = load_rows(self._texts(data)[0], self.specs_, labels).measured
-        if not any(rows.by_task.get(name) for name in self.tasks_):
-            raise UserError(f"{rows.source} has no labels to evaluate against")
-        places = (rows.places or word_places(rows.texts)) if self._words() else None
-        features = self.encoder_.features(rows.texts, self._columns(), places)
-        logits = {name: task.logits(features) for name, task in self.tasks_.items()}
-        encoded = None if places is None else self.encoder_.encoded(rows.texts, places)
-        return rows, logits, features, rows, encoded
-
-    def _report(self, logits: dict, features: Any, rows: Rows, encoded: Any, out_of_scope: Any = None) -> Report:
-        "The report on rows from {task: logits} of all texts or words."
-        reports, right = self._judged(logits, features, rows, encoded, out_of_scope)
-        return joined_report(reports, right, len(rows)) if self.named else reports[UNNAMED]
-
-    def _judged(
-        self, logits: dict, features: Any, rows: Rows, encoded: Any, out_of_scope: Any = None
-    ) -> tuple:  # ({task: Report}, {task: {row: whether it is right}})
-        reports: dict = {}
-        right: dict = {}
-        for name, task in self.tasks_.items():
-            read = lambda texts, task=task: self.encoder_.features(texts, task.columns)
-            asked = out_of_scope if task.reject or not self.named else None
-            reports[name], right[name] = task.report(logits[name], features, rows, encoded, read, asked)
-        return reports, right
+    def evaluate(
+        self,
+        data: Any,  # texts, or a data set, of which the test rows, else the validation, else the training rows
+        labels: Any = None,  # one for each text; None: they stand in the data set
+        out_of_scope: Any = None,  # texts or a data set that belong to no label
+    ) -> Report:
+        "A report on labelled rows. Raises `UserError` for rows without labels, or unknown ones."
+        self.fitted_tasks()
+        rows, *read = labelled(self, data, labels)
+        return note_seen(report_on(self, rows, *read, out_of_scope), rows.texts, self.trained_on_)
 
     @as_it_is
-    def score(self, texts: Any, labels: Any, sample_weight: Any = None) -> float:
+    def score(
+        self,
+        texts: Any,  # as `evaluate` takes them
+        labels: Any,  # one for each text
+        sample_weight: Any = None,  # [N], how much each row counts, where the figure is a share of rows
+    ) -> float:
         """The main figure on labelled texts: accuracy, micro-F1 where labels are many; of several tasks,
-        the share of rows right in all.
-
-        `sample_weight` is how much each row counts, where the figure is a share of rows."""
-        if sample_weight is not None: return self._weighted_score(texts, labels, sample_weight)
+        the share of rows right in all."""
+        self.fitted_tasks()
+        if sample_weight is not None: return weighted_score(self, texts, labels, sample_weight)
         figures = self.evaluate(texts, labels).figures
         name, task = next(iter(self.tasks_.items()))
         own = f"{name}.{task.main_figure}" if self.named else task.main_figure
@@ -362,37 +366,34 @@ class Classifier(TextEstimator):
             raise UserError(f"there is no score: {getattr(value, 'reason', f'{own} was not measured')}")
         return value
 
-    def _weighted_score(self, texts: Any, labels: Any, sample_weight: Any) -> float:
-        "The share of rows right in all tasks, each row counting as much as its weight."
-        for task in self._fitted().values():
-            if task.schema.unit == "word" or not task.schema.exclusive or task.main_figure != "accuracy":
-                raise UserError(f"the score is {task.main_figure}, no share of rows; leave sample_weight out")
-        rows, *read = self._read(texts, labels)
-        right = self._judged(*read)[1].values()
-        everywhere = sorted(set.intersection(*map(set, right)))  # rows with a label of every task
-        weights = row_weights_of(sample_weight, len(rows))[everywhere]
-        return float(np.average([all(found[row] for found in right) for row in everywhere], weights=weights))
-
     # ---- saving
 
-    def save_pretrained(self, folder: Any) -> Path:
+    def save_pretrained(
+        self,
+        folder: Any,  # new, empty, or a saved classifier that is replaced
+    ) -> Path:
         "Write the classifier to `folder`, all or nothing; returns it. Raises `UserError` when it cannot be written."
         return save(self.ready(), folder)
 
     @classmethod
     @checked
     def from_pretrained(
-        cls, source: str | PathLike[str], model: str | PathLike[str] | None = None, cache: Any = None,
-        accept_other_base: bool = False, trust_remote_code: bool = False, revision: str | None = None,
+        cls,
+        source: str | PathLike[str],  # a folder, or the id of a repository on the Hub
+        model: str | PathLike[str] | None = None,  # where its base is now; None: where it was
+        cache: Any = None,  # "default" or a folder: what is read to answer is kept there too
+        accept_other_base: bool = False,  # take a base whose weights are not those that it was fitted on
+        trust_remote_code: bool = False,  # run the Python code that the base brings, where it brings any
+        revision: str | None = None,  # of the repository on the Hub: a branch, tag or commit
     ) -> "Classifier":
-        """The classifier saved in a folder, or on the Hub at a `revision`; `model` says where its base is now.
-
-        With a `cache` ("default" or a folder) what it reads to answer is kept there too. Python code that the base
-        brings is run with `trust_remote_code` alone. Raises `UserError` if anything is missing, damaged or different.
-        """
+        "A saved classifier. Raises `UserError` if anything is missing, damaged or different."
         found = load(cls, source, model, cache, accept_other_base, trust_remote_code, revision)
         return found if cache is None else found.keep_answers()
 
-    def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
-        "Upload the classifier to the Hub as `repo_id`; `kwargs` go to `HfApi.create_repo`."
+    def push_to_hub(
+        self,
+        repo_id: str,  # such as "name/model"
+        **kwargs: Any,  # as `HfApi.create_repo` takes them, such as private=True
+    ) -> Any:
+        "Upload the classifier to the Hub."
         return push(self, repo_id, **kwargs)

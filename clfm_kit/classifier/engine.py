@@ -73,8 +73,8 @@ def _cannot(clf) -> str:
     encoder, backbone = clf.encoder_, clf.encoder_.backbone
     own = type(encoder) is not TextEncoder or "inputs" in vars(backbone)
     if own: return "one of its parts reads in a way of its own"
-    if not [column for column in clf._columns() if not is_text(column)]: return "it reads no states"
-    if clf._words(): return "it answers with words, whose places a graph does not know"
+    if not [column for column in clf.columns() if not is_text(column)]: return "it reads no states"
+    if clf.answers_words(): return "it answers with words, whose places a graph does not know"
     if name_and_params(clf.recipe_.format)[0] == "pair": return "the segments of two texts are no input of the graph"
     if backbone.together != "padded" or backbone.least > 1: return "its base cannot read texts of any lengths together"
     if backbone.binding: return "its base is held, or read, in a way that no graph knows"
@@ -110,10 +110,10 @@ def with_engine(clf, engine: str, texts: Any = None) -> Any:
 
     Raises `UserError` for an unknown engine, for a model that it cannot run, and where too many answers differ."""
     check_known("engine", engine, ENGINES)
-    clf._fitted()
+    clf.fitted_tasks()
     if engine == "torch": return clf
     if why := _cannot(clf): raise UserError(f"engine {engine!r} cannot read for this model: {why}; use engine 'torch'")
-    allowed, columns = ENGINE[engine], [column for column in clf._columns() if not is_text(column)]
+    allowed, columns = ENGINE[engine], [column for column in clf.columns() if not is_text(column)]
     some = load_data("helpdesk").validation.texts[:allowed.texts] if texts is None else list(texts)
     some = [*some, " ".join(map(str, some[:16]))]
     ours, examples = clf.answers(some), examples_of(clf.encoder_.backbone, some)

@@ -89,12 +89,12 @@ class Graph(nn.Module):
 # %% ../../nbs/08_classifier/07_export.ipynb #10d01589
 def reading(clf) -> dict:
     "How a text becomes ids, JSON-able. Raises `UserError` for a classifier that does more than a graph of ids can say."
-    if any(map(is_text, clf._columns())):
+    if any(map(is_text, clf.columns())):
         raise UserError(
             "this model reads words and letter sequences, which are counted in the text before there are token ids, and a "
             "graph begins with ids; fit it without pooler 'keywords' to export it"
         )
-    for task in clf._fitted().values():
+    for task in clf.fitted_tasks().values():
         if task.schema.unit == "word":
             raise UserError(
                 f"task {task.name!r} answers with words, whose places a graph of ids does not know; "

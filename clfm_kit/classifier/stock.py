@@ -54,7 +54,7 @@ def plain_map(clf, form: str) -> PlainMap:
 
 def _more_than_a_map(clf) -> str:
     "Why a fitted classifier is no linear map of one state; empty where it is one."
-    tasks, recipe = list(clf._fitted().values()), clf.recipe_
+    tasks, recipe = list(clf.fitted_tasks().values()), clf.recipe_
     part = lambda kind: name_and_params(getattr(recipe, kind))[0]
     if len(tasks) > 1: return f"this model has {len(tasks)} tasks"
     if tasks[0].schema.unit == "word": return "this model answers with words"

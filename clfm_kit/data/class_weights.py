@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['NAMES', 'balanced_weights', 'named_weights', 'ClassWeights', 'learn_class_weights', 'groups', 'epoch_rows',
-           'row_weights']
+           'row_weights', 'row_weights_of']
 
 # %% ../../nbs/03_data/06_class_weights.ipynb #a322cfcc
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -157,3 +158,12 @@ def row_weights(
         )
         weights = weights * (1 - true).clip(1e-8) ** class_weights.gamma
     return (weights / weights.mean()).astype(np.float32) if weights.size else weights.astype(np.float32)
+
+# %% ../../nbs/03_data/06_class_weights.ipynb #1802000002
+def row_weights_of(given: Any, rows: int) -> np.ndarray:  # float64 [rows]
+    "How much each of some rows counts. Raises `UserError` for anything but one number from 0 up for each."
+    try: found = np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError): found = np.zeros(0)
+    if found.shape != (rows,) or not np.isfinite(found.sum()) or (found < 0).any() or not found.any():
+        raise UserError(f"sample_weight must be {rows} numbers from 0 up, one for each row, and not all of them 0")
+    return found

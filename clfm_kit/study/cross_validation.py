@@ -163,7 +163,7 @@ def cross_validate(
         calibrations.append({name: task.calibration for name, task in clf.tasks_.items()})
         reports.append(clf.evaluate(outside))
         emit(None, "fold", done=number + 1, total=folds)
-    encoded = clf.encoder_.encoded(rows.texts, rows.places) if clf._words() else None
+    encoded = clf.encoder_.encoded(rows.texts, rows.places) if clf.answers_words() else None
     return _together(rows, schemas, found, calibrations, reports, encoded)
 
 def prepared(recipe, model: str | PathLike[str] = "minilm", cache="default") -> Classifier:

@@ -30,7 +30,7 @@ def labelled_by(teacher: Classifier, rows: Rows) -> Rows:
 
     Raises `UserError` when it never answers some of those it knows.
     """
-    places = (rows.places or word_places(rows.texts)) if teacher._words() else None
+    places = (rows.places or word_places(rows.texts)) if teacher.answers_words() else None
     found = Rows(rows.texts, places=places, source=rows.source)
     for name, answers in teacher.answers(rows.texts, tokens=found.tokens).items():
         schema, said, cut = answers.task.schema, answers.probabilities, answers.task.calibration.thresholds

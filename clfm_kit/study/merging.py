@@ -17,6 +17,7 @@ import numpy as np
 from ..backbone.encoder import TextEncoder
 from ..classifier.artifacts import read_artifact
 from ..classifier.classifier import Classifier
+from ..classifier.judging import report_on
 from ..data.rows import Splits
 from ..data.tasks import load_tasks, set_aside, united
 from ..display.tables import Result, Table
@@ -255,12 +256,12 @@ def _merge(merger, method, sources):
 
 def _calibrated(clf, examples):
     "Learn each task's calibration anew on validation rows, and report on them."
-    features = clf.encoder_.features(examples.texts, clf._columns(), examples.rows.places)
+    features = clf.encoder_.features(examples.texts, clf.columns(), examples.rows.places)
     logits = {name: task.logits(features) for name, task in clf.tasks_.items()}
     for name, task in clf.tasks_.items():
         known = examples.labelled(name)
         task.calibration = calibrate(logits[name][known], examples.flat(name)[known], task.schema)
-    return clf._report(logits, features, examples.rows, examples.encoded if clf._words() else None)
+    return report_on(clf, examples.rows, logits, features, examples.encoded if clf.answers_words() else None)
 
 # %% ../../nbs/09_study/09_merging.ipynb #acf138a2
 def _assembled(sources, method, base) -> Classifier:
