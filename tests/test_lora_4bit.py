@@ -1,6 +1,7 @@
 """Decoders, quantised bases and LoRA: every architecture through fit, save and reload, and what must be refused."""
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 pytest.importorskip("clfm_kit_lora_4bit")
 from clfm_kit import Classifier, UserError, load_data
 from clfm_kit.backbone.backbone import Backbone
+from clfm_kit.backbone.sharing import held_once
 from clfm_kit.data.rows import Splits
 
 SIZES = dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=4)
@@ -102,6 +104,26 @@ def tuned(decoder, rows, tmp_path_factory):
 def test_a_fresh_process_gives_the_same_logits(tuned, rows):
     fitted, _, logits = tuned["last"]
     np.testing.assert_array_equal(logits, fitted.decision_function(rows.texts[:9]))
+
+
+def test_adapters_of_several_models_take_turns_on_one_base(tuned, decoder, rows, tmp_path):
+    frozen = Classifier("probe", decoder("llama"), ["quantizer=nf4", "pooler=last"], cache=None)
+    frozen = frozen.fit(rows.texts, rows.labels)
+    folders = [tuned["last"][1], frozen.save_pretrained(tmp_path / "frozen"), tuned["attention"][1]]
+    apart = [tuned["last"][0], frozen, tuned["attention"][0]]
+    with held_once(): together = [Classifier.from_pretrained(folder) for folder in folders]
+    assert len({id(clf.encoder_.backbone.model) for clf in together}) == 1
+    asked = rows.texts[:9]
+    expected = [clf.decision_function(asked) for clf in apart]
+    for number in (0, 1, 2, 1, 0, 2):
+        np.testing.assert_array_equal(together[number].decision_function(asked), expected[number])
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda turn: together[turn % 3].decision_function(asked), range(18)))
+    for turn, logits in enumerate(found): np.testing.assert_array_equal(logits, expected[turn % 3])
+    first = together[0]
+    first.delta_.unapply(first.encoder_.backbone)  # the others keep theirs
+    np.testing.assert_array_equal(together[2].decision_function(asked), expected[2])
+    np.testing.assert_array_equal(together[1].decision_function(asked), expected[1])
 
 
 @pytest.mark.parametrize(

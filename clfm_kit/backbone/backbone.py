@@ -9,7 +9,6 @@ __all__ = ['SAMPLE', 'LIVE', 'QUANTISED', 'Backbone', 'maps_in_fewer_bits', 'cal
 # %% ../../nbs/05_backbone/06_backbone.ipynb #a04394ea
 import hashlib
 import os
-import threading
 import weakref
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property, partial
@@ -20,6 +19,7 @@ from torch import nn
 from transformers import AutoModel
 from transformers.quantizers.base import get_keys_to_not_convert
 
+from .access import Access
 from .blocks import SHORT, alike, context_length, find_blocks, look, probe_ids, text_model, tolerance
 from .kernels import pack_linears
 from .loading import LanguageModel, hold, load_model, said, stored_type
@@ -35,9 +35,8 @@ LIVE: weakref.WeakSet = weakref.WeakSet()  # all backbones of this process
 
 def _begin_anew() -> None:
     "Free the backbones in a forked process: it has no other thread that could end a pass which went on when it began."
-    locks: dict = {}  # one for each model, which several backbones may read
     for backbone in LIVE:
-        backbone.lock = locks.setdefault(id(backbone.model), threading.RLock())
+        backbone.lock.free()
         for hook in backbone.hooks: hook.remove()
         backbone.hooks = []
 
@@ -54,7 +53,7 @@ class Backbone:
         self.passes = 0  # batches read so far
         # what states depend on beside files and format: how weights are held, what parts made of the inputs
         self.binding: list = []
-        self.lock = threading.RLock()
+        self.lock = Access(model)
         self.hooks: list = []  # of the pass that goes on
         LIVE.add(self)
         self._changed: list = []  # (change, hash of the base with it), in the order in which they were applied

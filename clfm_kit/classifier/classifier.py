@@ -137,7 +137,8 @@ class Classifier(TextEstimator):
         emit(run, "load", model=self.model)
         speaks = any(getattr(part, "needs_language_head", False) for part in self.parts_.values())
         alters = any(getattr(part, "alters_base", False) for part in self.parts_.values())
-        backbone = (Backbone.load if alters or self.parts_["selector"].trains else load_frozen)(
+        trains = self.parts_["selector"].trains and not hasattr(getattr(self, "delta_", None), "put_on")
+        backbone = (Backbone.load if alters or trains else load_frozen)(
             self._source(), deep, self.parts_["quantizer"], speaks, self.recipe_.attention, tokenizer,
         )
         cache = cache_folder() if self.cache == "default" else self.cache and place(self.cache)

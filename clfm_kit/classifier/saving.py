@@ -18,6 +18,7 @@ from huggingface_hub import HfApi, snapshot_download
 
 from .. import __version__
 from ..backbone.cache import tokenizer_hash
+from ..backbone.sharing import wear
 from ..backbone.sites import depth
 from ..backbone.sources import KNOWN, base_folder, load_tokenizer, model_source, revision
 from .artifacts import json_state, read_artifact, set_state, write_artifact
@@ -168,9 +169,10 @@ def _open_as_fitted(clf, schemas, base: dict, delta, accept_other_base: bool, to
                 f"this classifier was fitted on ({base['hash'][:12]}…); give the right one with model=…, or pass "
                 f"accept_other_base=True"
             )
-        if delta is not None: delta.apply(backbone)
+        if delta is not None: wear(backbone, delta)
         with fitting("clfm.json: model.states"):
             if accept_other_base or backbone.gives(base["states"], base["depth"]): return
+        backbone.lock.drop()
     raise UserError(
         f"base model {clf.model!r} gives other states than it did when this classifier was fitted, though its files "
         f"are the same; use the versions of torch and transformers of that time, fit again, or pass accept_other_base=True"

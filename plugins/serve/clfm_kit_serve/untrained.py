@@ -56,7 +56,8 @@ def options_of(given: Any) -> tuple:  # of (name, description)
 def why_not(clf: Any) -> str:
     "Why the base of a classifier cannot compare a text with names; empty where it can."
     backbone = clf.encoder_.backbone
-    if clf.delta_ is not None: return "training changed its base, which no longer compares as it did"
+    if clf.delta_ is not None and not can_share(backbone):
+        return "training changed its base, which no longer compares as it did"
     if is_decoder(backbone.model.config): return "its base is a decoder, and encoders compare"
     if backbone.loaded_depth < backbone.shape.depth:
         return f"of the {backbone.shape.depth} blocks of its base it holds {backbone.loaded_depth}"
