@@ -313,6 +313,36 @@ def speed():
     return "\n".join(lines)
 
 
+def served():
+    """How a server answers under load, and after many requests."""
+    found, long = load("serving"), load("serving_soak")
+    if not found: return ""
+    f = found["figures"]
+    lines = [
+        f"32 clients that send one text each, two cores of an {found['hardware']['processor']}, "
+        "one thread of PyTorch; median of rounds in which the sides took turns (`python benchmarks/serving.py`):", "",
+        "| figure | value |", "|---|---|",
+        f"| requests per second with dynamic batching | {f['requests_a_second']:.0f} |",
+        f"| times the same server that answers each request by itself | {f['times_one_by_one']:.1f} |",
+        f"| times a plain FastAPI endpoint | {f['times_fastapi']:.1f} |",
+        f"| times LitServe with batches of up to 32 | {f['times_litserve']:.2f} |",
+        f"| wrong or lost answers | {f['wrong_or_lost']} |",
+        f"| median latency of a client alone | {f['alone_p50_ms']:.0f} ms |",
+        f"| median and 99th percentile at half of the full load | {f['half_load_p50_ms']:.0f} and "
+        f"{f['half_load_p99_ms']:.0f} ms |",
+        f"| from start to the first answer, times loading in Python | {f['start_over_loading']:.2f} |",
+    ]
+    if long:
+        f = long["figures"]
+        lines += [
+            "", f"{f['requests']:,} requests of short texts, {f['malformed']} malformed ones in between: "
+            f"{f['wrong_or_lost']} wrong or lost, {f['malformed_not_refused']} malformed ones not refused. Memory was "
+            f"{f['memory_mb_at_10']:.0f} MB after a tenth, {f['memory_mb_at_50']:.0f} MB after half and "
+            f"{f['memory_mb_at_100']:.0f} MB at the end.",
+        ]
+    return "\n".join(lines)
+
+
 SIDES = {
     "baseline": BASELINE, "trainer": "`Trainer`, all weights", "finetune": "recipe `finetune`, all weights",
     "token-sparse": "`token-sparse`", "gradient-sparse": "control `gradient-sparse`",
@@ -482,6 +512,7 @@ def main():
     fill(ROOT / "docs" / "benchmarks.md", questions())
     fill(ROOT / "plugins" / "stc" / "README.md", f"{FORMER}\n\n{layers()}")
     fill(ROOT / "plugins" / "token-sparse" / "README.md", sparse())
+    fill(ROOT / "plugins" / "serve" / "README.md", served())
 
 
 if __name__ == "__main__": main()

@@ -4,7 +4,6 @@ behind LitServe with batches (`pip install litserve`). Both answer `POST /predic
     python benchmarks/serving_baselines.py fastapi MODEL PORT
 """
 import argparse
-import os
 
 from clfm_kit import Classifier
 
@@ -27,18 +26,9 @@ def fastapi(folder, port):
 
 
 def litserve(folder, port):
-    "A worker that takes requests in batches, of 32 at most within 3 ms, as `clfm serve` waits."
-    os.environ["LIT_SERVER_API_KEY"] = ""
-    import litserve as ls
-    class Api(ls.LitAPI):
-        def setup(self, device): self.clf = Classifier.from_pretrained(folder)
-        def decode_request(self, request): return request["text"]
-        def batch(self, inputs): return list(inputs)
-        def predict(self, texts): return answers(self.clf, texts)
-        def unbatch(self, output): return output
-        def encode_response(self, output): return {"answers": [output]}
-    server = ls.LitServer(Api(max_batch_size=32, batch_timeout=0.003), accelerator="cpu", workers_per_device=1)
-    server.run(host="127.0.0.1", port=port, log_level="error", generate_client_file=False, access_log=False)
+    "LitServe's own loop, see `serving_litserve.py`."
+    from serving_litserve import serve
+    serve(folder, port)
 
 
 SIDES = {"fastapi": fastapi, "litserve": litserve}
