@@ -41,9 +41,10 @@ def test_a_busy_machine_has_time_unless_it_was_told_how_much(tiny, messages, mon
     assert "no time" in fitted(tiny, texts, labels, QUICK, time=120).choice_.tried[1]["out"]
 
 
-def test_two_rows_cannot_let_a_training_take_the_lead():
-    assert not better(np.array([0.0, 0.0]), np.array([-1.0, -0.6]), trains=True)
-    assert better(np.zeros(100), np.linspace(-1.0, -0.8, 100), trains=True)
+def test_a_later_candidate_takes_the_lead_unless_it_is_worse_by_half_an_error():
+    spread = np.tile([1.0, -1.0], 50)  # of standard deviation 1, so half an error of 100 rows is 0.05
+    assert better(spread - 0.04, np.zeros(100)) and not better(spread - 0.06, np.zeros(100))
+    assert better(np.zeros(2), np.array([-1.0, -0.6])) and not better(np.array([-1.0, -0.6]), np.zeros(2))
 
 
 def test_one_row_in_a_class(tiny, messages):

@@ -148,12 +148,11 @@ def judged(clf: Any, train, other) -> np.ndarray:  # [2, rows of train, then of 
 # %% ../../nbs/08_classifier/05_choosing.ipynb #35c0000013
 PASSES = 10  # passes over the texts that a round of training weights is taken to cost
 
-def better(scores: np.ndarray, best: np.ndarray, trains: bool) -> bool:
-    "Whether a candidate takes another's place by its scores [N], on the rows that both have."
+def better(scores: np.ndarray, best: np.ndarray) -> bool:
+    "Whether a candidate takes an earlier one's place by its scores [N], on the rows that both have."
     gain = (scores - best)[np.isfinite(scores) & np.isfinite(best)]
     if not len(gain): return False
-    errors = 0.5 + 16 / len(gain) if trains else -0.5
-    return bool(gain.mean() * len(gain) ** 0.5 > errors * gain.std())
+    return bool(gain.mean() * len(gain) ** 0.5 > -0.5 * gain.std())
 
 def megabytes(clf: Any) -> float:
     "What a fitted classifier has learned, heads and change of the base."
@@ -247,9 +246,9 @@ class Contest:
             return
         one.seconds = self.spent() - begun
         if trial.depth_ and not self.reading: self.reading = reading_time(trial, self.train.texts, self.spent)
-        self.compare(one, trial, trains)
+        self.compare(one, trial)
 
-    def compare(self, one: Tried, trial: Any, trains: bool) -> None:
+    def compare(self, one: Tried, trial: Any) -> None:
         "Let a fitted candidate lead where it should."
         right, scores = np.zeros((2, 0)) if self.alone else judged(trial, self.train, self.other)
         some = right[np.isfinite(right)]
@@ -259,7 +258,7 @@ class Contest:
         one.out = ", ".join(f"over the {name} of the budget, {self.auto.budget[name]:g}" for name in over)
         if self.leads is not None:
             if over: return
-            if not self.leads[0].out and not better(scores, self.leads[2], trains): return
+            if not self.leads[0].out and not better(scores, self.leads[2]): return
         self.leads = one, trial, scores
 
 # %% ../../nbs/08_classifier/05_choosing.ipynb #35c0000025
