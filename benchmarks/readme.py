@@ -343,6 +343,26 @@ def served():
     return "\n".join(lines)
 
 
+def served_plot():
+    """Draw requests per second of each side, a point a round, into `serving.png`."""
+    found, names = load("serving"), {
+        "one by one": "clfm serve, one by one", "fastapi": "plain FastAPI", "litserve": "LitServe, batches of 32",
+        "batching": "clfm serve",
+    }
+    if not found: return ""
+    axes = axes_of(None, 6.5, 2.2)
+    for place, name in enumerate(names):
+        rates = [row["requests_a_second"] for row in found["rows"] if row["side"] == name]
+        color = GREEN if name == "batching" else BLUE
+        axes.barh(place, statistics.median(rates), height=0.55, color=color, alpha=0.35)
+        axes.plot(rates, [place] * len(rates), "o", color=color, markersize=5)
+    axes.set_yticks(range(len(names)), names.values())
+    axes.set(xlabel="requests per second, 32 clients")
+    finding(axes, f"Batches answer {found['figures']['times_one_by_one']:.1f} times as many requests")
+    axes.figure.savefig(RESULTS / "serving.png", dpi=130)
+    return "![Requests per second of four servers](../benchmarks/results/serving.png)"
+
+
 SIDES = {
     "baseline": BASELINE, "trainer": "`Trainer`, all weights", "finetune": "recipe `finetune`, all weights",
     "token-sparse": "`token-sparse`", "gradient-sparse": "control `gradient-sparse`",
@@ -495,6 +515,7 @@ QUESTIONS = {
     "An encoder, a head on a decoder, or instructions?": (heads,),
     "How does it compare with other tools?": (peers,),
     "What does encoding cost?": (speed,),
+    "How many requests does a server answer?": (served, served_plot),
 }
 
 
