@@ -13,7 +13,7 @@ from itertools import cycle
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from ..display.plots import GREY, MARKS, axes_of, literal
+from ..display.plots import GREY, MARKS, axes_of, finding, literal
 from ..errors import UserError
 from .metrics import calibration_error, reliability
 from .priors import SPREADS, best_spread, fit_shifts, soft_targets
@@ -104,12 +104,13 @@ def plot_reliability(series: dict, axes=None, bins: int = 15):  # the matplotlib
     """
     axes = axes_of(axes, 4.2, 4.2)
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, label="calibrated")
+    errors = {name: calibration_error(stated, correct, bins) for name, (stated, correct) in series.items()}
     for (name, (stated, correct)), (marker, colour), line in zip(series.items(), cycle(MARKS), cycle(LINES)):
         table = reliability(stated, correct, bins)
         rows, claimed, observed = (table[name][table["rows"] > 0] for name in ("rows", "stated", "observed"))
         axes.plot(
             claimed, observed, line, color=colour, marker=marker, markersize=5,
-            label=f"{literal(name)}, ECE {calibration_error(stated, correct, bins):.3f}",
+            label=f"{literal(name)}, ECE {errors[name]:.3f}",
         )
         axes.scatter(
             claimed, observed, s=20 + 400 * rows / max(len(stated), 1), color=colour, marker=marker, alpha=0.35,
@@ -117,4 +118,5 @@ def plot_reliability(series: dict, axes=None, bins: int = 15):  # the matplotlib
         )
     axes.set(xlabel="stated probability", ylabel="observed share of right", xlim=(0, 1), ylim=(0, 1.02))
     axes.legend(loc="upper left", frameon=False)
-    return axes
+    closest = min(errors, key=lambda name: errors[name])
+    return finding(axes, f"{closest} is {100 * errors[closest]:.1f} points off on average")

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.stats import binomtest, t
 
 from ..data.rows import normalised
-from ..display.plots import intervals
+from ..display.plots import finding, intervals
 from ..errors import UserError, check_known
 from .metrics import Report, Undefined, evaluate, plain
 from .shift import share_interval
@@ -265,4 +265,5 @@ def plot_differences(differences: dict, axes=None):  # the matplotlib axes
     for place, found in enumerate(differences.values()):
         if not isinstance(found, Undefined): continue
         axes.annotate(found.reason, (0, place), xytext=(6, 0), textcoords="offset points", va="center")
-    return axes
+    better = [name for name, (low, _, _) in rows.items() if low > 0]
+    return finding(axes, f"Clearly better than the baseline: {', '.join(better) or 'none'}")
