@@ -89,11 +89,11 @@ def ratio(seconds: dict, slow: str, fast: str) -> float:
 
 
 def peak_of(code: str, *arguments) -> dict:
-    """Run Python code in a fresh process; the JSON it prints last, with `peak_mb`, the most resident memory it held.
+    """Run Python code in a fresh process; what it leaves in `facts`, with `peak_mb`, the most resident memory it held.
     """
     # VmHWM starts anew with the process; ru_maxrss would keep the parent's
     wrapped = (
-        code + "\nimport json; print(json.dumps(dict(peak_mb=next(int(l.split()[1]) "
+        code + "\nimport json; print(json.dumps(dict(globals().get('facts', {}), peak_mb=next(int(l.split()[1]) "
             "for l in open('/proc/self/status') if l.startswith('VmHWM')) / 1e3)))"
     )
     done = subprocess.run(

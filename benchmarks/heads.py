@@ -38,6 +38,7 @@ TRAINED = {  # side -> (recipe, base, settings)
     "MiniLM, token-sparse": ("token-sparse", "minilm", ()),
     "mpnet, token-sparse": ("token-sparse", "mpnet", ()),
     HEAD: ("lora-4bit", DECODER, ()),
+    "SmolLM2, token-sparse": ("token-sparse", DECODER, ("pooler=last",)),
     "SmolLM2, instructions, rank 44": ("instruct", DECODER, ("selector.rank=44",)),
     "SmolLM2, instructions, rank 224": ("instruct", DECODER, ("selector.rank=224",)),
 }
