@@ -319,8 +319,8 @@ def served():
     if not found: return ""
     f = found["figures"]
     lines = [
-        f"32 clients that send one text each, two cores of an {found['hardware']['processor']}, "
-        "one thread of PyTorch; median of rounds in which the sides took turns (`python benchmarks/serving.py`):", "",
+        f"32 clients that send one text each, {found['hardware']['cores']} cores of an {found['hardware']['processor']}, "
+        f"{found['hardware']['torch_threads']} threads of PyTorch; median of rounds in which the sides took turns (`python benchmarks/serving.py`):", "",
         "| figure | value |", "|---|---|",
         f"| requests per second with dynamic batching | {f['requests_a_second']:.0f} |",
         f"| times the same server that answers each request by itself | {f['times_one_by_one']:.1f} |",

@@ -178,10 +178,12 @@ def soak(folder, texts, expected, number, clients):
 
 def compared(folder, texts, expected, clients, rounds):
     "Figures and rows of all sides in turn."
-    servers = {"batching": start(folder), "one by one": start(folder, "--batch-tokens", "1", "--wait", "0")}
-    servers |= {side: start_baseline(side, folder) for side in ("fastapi", "litserve") if find_spec(side)}
-    rates, wrong, found = {name: [] for name in servers}, 0, []
+    servers, wrong, found = {}, 0, []
     try:
+        servers["batching"] = start(folder)
+        servers["one by one"] = start(folder, "--batch-tokens", "1", "--wait", "0")
+        for side in filter(find_spec, ("fastapi", "litserve")): servers[side] = start_baseline(side, folder)
+        rates = {name: [] for name in servers}
         for _, port in servers.values(): saturated(port, texts[:64], clients)
         for turn in range(rounds):
             for name, (_, port) in servers.items():

@@ -11,6 +11,7 @@ from http.client import HTTPConnection
 
 import numpy as np
 import pytest
+import uvicorn
 from command import clfm, refused, started
 from fastapi.testclient import TestClient
 
@@ -19,6 +20,7 @@ from clfm_kit.backbone.backbone import Backbone
 from clfm_kit.backbone.sharing import held_once, load_frozen
 from clfm_kit_serve.app import make_app
 from clfm_kit_serve.batching import Batcher
+from clfm_kit_serve.connections import settings_of
 from clfm_kit_serve.requests import Refused
 from clfm_kit_serve.settings import Limits
 
@@ -117,6 +119,54 @@ def test_what_is_malformed_is_refused_in_one_sentence(client):
     assert client.post("/predict/one", json=dict(text="a")).status_code == 200
 
 
+QUOTES = b'\\"' * 1_900_000
+
+
+@pytest.mark.parametrize(
+    "body", [b'"' + QUOTES, b'{"text": ["' + QUOTES, b"[]," * 1_200_000, b"[" * 3_900_000],
+    ids=["one string", "a string inside", "many lists", "deep"],
+)
+def test_a_large_body_that_is_no_json_is_refused_after_one_look(body, client):
+    reply = client.post("/predict/one", content=body, headers={"content-type": "application/json"})
+    assert reply.status_code == 400 and ("is no JSON" in reply.json()["error"] or "brackets deep" in reply.json()["error"])
+
+
+@pytest.mark.parametrize("more, said", [
+    (dict(model=["one"]), "model must be the name of one"), (dict(model={"one": 1}), "model must be the name of one"),
+    (dict(model=3), "model must be the name of one"), (dict(), "name one of one, several"), (dict(model="ones"), "did you mean 'one'?"),
+    (dict(model="one", questions={"q": {"type": ["choice"]}}), "must have a type"),
+    (dict(model="one", questions={"q": {"type": {}}}), "must have a type"),
+])
+def test_a_decision_that_names_no_model_or_type_is_refused(more, said, client):
+    asked = dict(state="a", questions={"q": dict(type="choice", criteria={"a": None, "b": None})})
+    reply = client.post("/v1/systemone", json=asked | more)
+    assert 400 <= reply.status_code < 500 and said in reply.json()["error"]
+
+
+def test_who_does_not_ask_or_does_not_listen_is_let_go(clf):
+    app = make_app({"m": clf}, limits := Limits(slow=0.5, ending=1))
+    server = uvicorn.Server(settings_of(app, limits))
+    with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(server.run, [listening])
+        connect = lambda: socket.create_connection(listening.getsockname(), 60)
+        for silent in (b"", b"POST /pre", b"POST /predict HTTP/1.1\r\nhost: a\r\n"):
+            with connect() as client:
+                client.sendall(silent)
+                assert client.recv(1000) == b""
+        body = json.dumps(dict(texts=["a"] * 250)).encode()
+        head = b"POST /predict HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
+        with connect() as deaf:
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            deaf.settimeout(5)
+            try:
+                for _ in range(400): deaf.sendall(head + body)
+            except TimeoutError: pass  # the server no longer reads what it cannot answer
+            while not any(one.flow.write_paused for one in server.server_state.connections): threading.Event().wait(0.01)
+            server.should_exit = True
+            ended.result(60)
+    assert app.state.server.cut >= 1
+
+
 @pytest.mark.parametrize("path, method, status, said", [
     ("/predict", "POST", 404, "this server has several models; ask one of /predict/one"),
     ("/predict/ones", "POST", 404, "did you mean 'one'?"), ("/nowhere", "GET", 404, "no such route"),
@@ -135,6 +185,7 @@ def test_a_token_opens_what_is_not_open(clf):
             assert reply.status_code == 401 and reply.headers["www-authenticate"] == "Bearer"
         assert client.get("/metrics").status_code == 401
         assert client.post("/predict", json=dict(text="a"), headers={"authorization": "Bearer geheim"}).status_code == 200
+        assert client.get("/metrics", headers={"authorization": "bearer geheim"}).status_code == 200
 
 
 def test_the_page_loads_nothing_from_elsewhere_and_the_routes_are_described(client):
@@ -143,7 +194,12 @@ def test_the_page_loads_nothing_from_elsewhere_and_the_routes_are_described(clie
     assert "http:" not in page.text and "https:" not in page.text and "src=" not in page.text and '"several"' in page.text
     told = client.get("/openapi.json").json()["paths"]
     assert told["/predict"]["post"]["requestBody"]["content"]["application/json"]["examples"]["one"]["value"]["text"]
-    assert "429" in told["/predict/{model}"]["post"]["responses"] and client.get("/docs").status_code == 404
+    replies = told["/predict/{model}"]["post"]["responses"]
+    example = lambda status: replies[status]["content"]["application/json"]["example"]
+    real = client.post("/predict/one", json=dict(text="a")).json()
+    assert example("200").keys() == real.keys() and example("200")["answers"][0].keys() <= real["answers"][0].keys()
+    assert "Retry-After" in replies["429"]["headers"] and len({example(status)["error"] for status in replies if status != "200"}) == 9
+    assert client.get("/docs").status_code == 404
     assert client.get("/readyz").json() == dict(ready=True, models=["one", "several", "marks", "late", "tasks"])
 
 

@@ -35,7 +35,7 @@ def predict(
     )] = None,
     out: Annotated[Optional[str], typer.Option(
         "--out", help="With --data, a file for its rows with the answers beside them: .csv, .tsv, .jsonl or .parquet. "
-        "A call that was stopped goes on where it was."
+        "A call that was stopped goes on where it was; a file of that name is replaced once all rows are answered."
     )] = None,
     restart: Annotated[bool, typer.Option(
         "--restart", help="With --out, forget what an earlier call, of other data or another model, has kept."

@@ -6,7 +6,7 @@
 __all__ = ['Sample', 'Move', 'mean_move', 'share_interval', 'share_move', 'variation', 'by_chance']
 
 # %% ../../nbs/04_evaluation/05_shift.ipynb #97bd70fb
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -52,8 +52,9 @@ class Move(NamedTuple):
         return self.low > 0 or self.high < 0
 
 def mean_move(then: Sample, now: Sample) -> Move:
-    "How the mean of one sample differs from that of another; both have rows."
-    spread = 1.96 * float(np.hypot(then.deviation / then.rows**0.5, now.deviation / now.rows**0.5))
+    "How the mean of one sample differs from that of another; both have rows, and few of them vary as all do."
+    least = (then + replace(now, mean=then.mean)).deviation  # within both
+    spread = 1.96 * float(np.hypot(*(max(one.deviation, least) / one.rows**0.5 for one in (then, now))))
     difference = now.mean - then.mean
     return Move(then.mean, now.mean, difference - spread, difference + spread)
 

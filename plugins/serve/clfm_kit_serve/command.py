@@ -20,6 +20,7 @@ from clfm_kit.errors import UserError
 from clfm_kit.paths import place
 
 from .app import make_app, token_of
+from .connections import settings_of
 from .settings import Limits
 
 # %% ../nbs/07_command.ipynb #df05b2bb77
@@ -84,9 +85,10 @@ def serve(
             print(f"clfm: {host} may be reached by others, and no CLFM_KIT_TOKEN is set", file=sys.stderr)
         print(f"{', '.join(named)} at {where}; Ctrl-C ends it", file=sys.stderr, flush=True)
         try:
-            uvicorn.Server(uvicorn.Config(
-                told, log_level="error", access_log=False, server_header=False, timeout_keep_alive=30, lifespan="on"
-            )).run([listening])
+            uvicorn.Server(settings_of(told, limits)).run([listening])
         except KeyboardInterrupt: pass  # the signal is told again once all is answered
     finally: listening.close()
-    print("clfm: every accepted request was answered", file=sys.stderr)
+    cut = told.state.server.cut
+    ended = "every accepted request was answered"
+    if cut: ended = f"{cut} requests were cut off: their clients took no answer in {limits.ending} seconds"
+    print(f"clfm: {ended}", file=sys.stderr)

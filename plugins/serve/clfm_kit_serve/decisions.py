@@ -48,7 +48,7 @@ def questions_of(given: Any, model: Model) -> list:  # of Question
 
 def _question(name: str, asked: Any, model: Model) -> Question:
     kind = asked.get("type") if isinstance(asked, dict) else None
-    if kind not in KINDS: raise Refused(422, f"question {short(name)} must have a type, choice, score or noul")
+    if not isinstance(kind, str) or kind not in KINDS: raise Refused(422, f"question {short(name)} must have a type, choice, score or noul")
     tasks, what = model.clf.tasks_, f"question {short(name)}"
     task = name if name in tasks else next(iter(tasks)) if len(tasks) == 1 else None
     if task is None: raise Refused(422, f"{what}: no task has this name; {unknown('task', name, tasks)}")

@@ -7,7 +7,6 @@ __all__ = ['Refused', 'read_json', 'texts_of']
 
 # %% ../nbs/01_requests.ipynb #58bfcaf7d3
 import json
-import re
 from typing import Any
 
 from clfm_kit.classifier.asked import asked
@@ -29,21 +28,20 @@ def read_json(body: bytes, content: str, depth: int) -> dict:
     if kind != "application/json": raise Refused(415, f"content-type {short(kind)} given; application/json expected")
     try: text = body.decode("utf-8")
     except UnicodeDecodeError as error: raise Refused(400, f"byte {error.start} of the body is not UTF-8") from error
-    if _deepest(text) > depth: raise Refused(400, f"the JSON is more than {depth} brackets deep")
+    deep = Refused(400, f"the JSON is more than {depth} brackets deep")
     try: found = json.loads(text)
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error: raise deep from error
+    except ValueError as error:
         where = getattr(error, "pos", 0)
         raise Refused(400, f"the body is no JSON (character {where})") from error
     if not isinstance(found, dict): raise Refused(400, 'the body is no JSON object; {"texts": ["…"]} expected')
-    return found
+    inside = [found]
+    for _ in range(depth):
+        inside = [each for outer in inside for each in _held(outer) if isinstance(each, (dict, list))]
+        if not inside: return found
+    raise deep
 
-def _deepest(text: str) -> int:
-    "How deep brackets are nested outside of strings."
-    depth = most = 0
-    for found in re.finditer(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', text, re.S):
-        if found[0] in "[{": most = max(most, depth := depth + 1)
-        elif found[0] in "]}": depth -= 1
-    return most
+def _held(outer: Any) -> Any: return outer.values() if isinstance(outer, dict) else outer
 
 # %% ../nbs/01_requests.ipynb #223b91ef09
 def texts_of(given: dict, tasks: dict, text: str, limits: Limits) -> list:

@@ -24,6 +24,7 @@ class Limits:
     tokens: int = 8192  # of one batch, estimated; 1 answers each request by itself
     wait: float = 3.0  # milliseconds that the first request of a batch waits for others
     slow: float = 20.0  # seconds in which a request must have arrived
+    ending: int = 120  # seconds in which clients must have taken their answers, once the server is to end
 
     def __post_init__(self):
         for field in fields(self):
