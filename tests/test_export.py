@@ -178,6 +178,9 @@ def test_the_program_in_the_folder_runs_where_neither_the_kit_nor_torch_is(tasks
     done = python("-c", ask, tasks[1], json.dumps(MANY))
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == Reader(tasks[1]).predict(MANY)
+    typed = python(tasks[1] / "predict.py", *TEXTS[:2])
+    assert typed.stdout.splitlines() == [*map(str, Reader(tasks[1]).predict(TEXTS[:2]))], typed.stderr
+    assert "usage" in python(tasks[1] / "predict.py").stderr
 
 
 def test_the_maximum_of_windows_goes_along(tiny, tmp_path):

@@ -170,7 +170,7 @@ def test_who_does_not_ask_or_does_not_listen_is_let_go(clf):
 @pytest.mark.parametrize("path, method, status, said", [
     ("/predict", "POST", 404, "this server has several models; ask one of /predict/one"),
     ("/predict/ones", "POST", 404, "did you mean 'one'?"), ("/nowhere", "GET", 404, "no such route"),
-    ("/predict/one", "GET", 405, "another method"), ("/predict/../metrics/x", "POST", 404, "no such route"),
+    ("/predict/one", "GET", 405, "another method"), ("/predict/one/", "POST", 404, "no such route"), ("/predict/../metrics/x", "POST", 404, "no such route"),
 ])
 def test_what_is_not_there_is_said(path, method, status, said, client):
     reply = client.request(method, path, **(dict(json=dict(text="a")) if method == "POST" else {}))

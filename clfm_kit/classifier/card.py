@@ -201,11 +201,12 @@ def _known(reject):
 def _limits(facts, schemas):
     "What a reader should know before relying on the model."
     strangers = [line for name, task in facts["tasks"].items() for line in _strangers(task, schemas[name])]
-    worst = {title: report["figures"].get("worst_class_recall") for title, report in facts["reports"].items()}
+    own = {part: facts["reports"][part] for part in ("validation", "test") if part in facts["reports"]}
+    worst = {part: report["figures"].get("worst_class_recall") for part, report in own.items()}
     return "\n".join([
         *dict.fromkeys(strangers), "- Figures hold for texts like those it was fitted and measured on.",
         *["- The base runs Python code of its own; it was trusted when the model was fitted, and answers need it too."]
             * bool(facts["facts"].get("remote_code")),
-        *(f"- Worst class on {escaped(title)}: recall {found:.2f}." for title, found in worst.items()
+        *(f"- Worst class on {part} rows: recall {found:.2f}." for part, found in worst.items()
           if isinstance(found, float)),
     ])

@@ -77,7 +77,7 @@ class Server:
             self.metrics.batch.labels(model.name).observe(len(texts))
             self.metrics.reading.labels(model.name).observe(seconds)
         batcher = Batcher(model.answer, self.pool, self.limits, told)
-        self.metrics.queue.labels(model.name).set_function(lambda: batcher.texts)
+        self.metrics.queue.labels(model.name).set_function(lambda: batcher.texts + self.comparing[model.name].texts)
         return batcher
 
     @asynccontextmanager
@@ -201,7 +201,7 @@ def make_app(classifiers: dict, limits: Limits = Limits(), token: str | None = N
     server = Server(classifiers, limits)
     app = FastAPI(
         title="clfm serve", version=__version__, docs_url=None, redoc_url=None, lifespan=server.running,
-        swagger_ui_oauth2_redirect_url=None,
+        swagger_ui_oauth2_redirect_url=None, redirect_slashes=False,
     )
     app.state.server = server
 
