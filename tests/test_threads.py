@@ -18,7 +18,7 @@ from command import Forked
 from clfm_kit import Classifier
 from clfm_kit.backbone import upkeep
 from clfm_kit.backbone.backbone import Backbone
-from clfm_kit.backbone.cache import ShardWriter
+from clfm_kit.backbone.cache import Shard, ShardWriter, shards
 from clfm_kit.backbone.encoder import TextEncoder
 from clfm_kit.builtin.formats import Plain
 from clfm_kit.builtin.poolers import Mean
@@ -232,6 +232,26 @@ def merged(folder, found, monkeypatch, write, merge=upkeep._merge):
     with monkeypatch.context() as patch:
         patch.setattr(ShardWriter, "commit", write)
         merge(folder, found)
+
+
+def test_a_shard_that_goes_while_it_is_merged_leaves_nothing_damaged(tiny, tmp_path, monkeypatch):
+    encoder, texts = TextEncoder(Backbone.load(tiny), Plain(), Mean(), tmp_path), [f"text {number}" for number in range(4)]
+    expected = np.concatenate([np.asarray(encoder.features([text])["hidden.3/mean"]) for text in texts])
+    folder, = {path.parent.parent for path in tmp_path.rglob("keys.npy")}
+    found, keys = [shard for shard, *_ in shards(folder)], Shard.keys
+
+    def going(self):
+        read = keys(self)
+        if self.path == found[1].path: upkeep.remove(self.path)
+        return read
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Shard, "keys", going)
+        upkeep._merge(folder, found)
+    assert len([*shards(folder)]) == 3 and not [*folder.glob(".part*")]
+    for shard, stored, arrays in shards(folder):
+        assert all(len(values) == len(stored) for values in arrays.values()), shard
+    np.testing.assert_array_equal(encoder.features(texts)["hidden.3/mean"], expected)
 
 
 # ---- memory

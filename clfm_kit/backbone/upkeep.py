@@ -41,11 +41,12 @@ def _merge(folder: Path, found: list) -> None:
     try: writer, seen = ShardWriter(folder), set()
     except OSError: return  # a full disk; the small shards serve as well
     try:
+        names = found[0].columns  # asked once: of a shard that goes meanwhile a list of files is empty, and no error
+        if not names: return writer.discard()
         for shard in found:
             keys = shard.keys()
             rows = [row for row, key in enumerate(keys) if key not in seen and not seen.add(key)]
-            names = shard.columns if rows else []
-            stored = {name: shard.column(name)[rows] for name in names}
+            stored = {name: shard.column(name)[rows] for name in names} if rows else {}
             if rows: writer.write({"keys": as_bytes(keys[row] for row in rows), **stored})
         writer.commit()
     except OSError: return writer.discard()
