@@ -148,22 +148,24 @@ def test_who_does_not_ask_or_does_not_listen_is_let_go(clf):
     server = uvicorn.Server(settings_of(app, limits))
     with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(1) as pool:
         ended = pool.submit(server.run, [listening])
-        connect = lambda: socket.create_connection(listening.getsockname(), 60)
-        for silent in (b"", b"POST /pre", b"POST /predict HTTP/1.1\r\nhost: a\r\n"):
-            with connect() as client:
-                client.sendall(silent)
-                assert client.recv(1000) == b""
-        body = json.dumps(dict(texts=["a"] * 250)).encode()
-        head = b"POST /predict HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
-        with connect() as deaf:
-            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            deaf.settimeout(5)
-            try:
-                for _ in range(400): deaf.sendall(head + body)
-            except TimeoutError: pass  # the server no longer reads what it cannot answer
-            while not any(one.flow.write_paused for one in server.server_state.connections): threading.Event().wait(0.01)
-            server.should_exit = True
-            ended.result(60)
+        connect = lambda: socket.create_connection(listening.getsockname(), 20)
+        try:
+            for silent in (b"", b"POST /pre", b"POST /predict HTTP/1.1\r\nhost: a\r\n"):
+                with connect() as client:
+                    client.sendall(silent)
+                    assert client.recv(1000) == b""
+            body = json.dumps(dict(texts=["a"] * 250)).encode()
+            head = b"POST /predict HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
+            with connect() as deaf:
+                deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                deaf.settimeout(5)
+                try:
+                    for _ in range(400): deaf.sendall(head + body)
+                except TimeoutError: pass  # the server no longer reads what it cannot answer
+                while not any(one.flow.write_paused for one in server.server_state.connections): threading.Event().wait(0.01)
+                server.should_exit = True
+                ended.result(60)
+        finally: server.should_exit = True
     assert app.state.server.cut >= 1
 
 
