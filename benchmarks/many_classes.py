@@ -34,6 +34,8 @@ else:
     clf.fit(texts, labels)
     facts = dict(processor_seconds=time.process_time() - began, seconds=clf.facts_["seconds"], passes=clf.facts_["backbone_passes"])
 """
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", action="append", required=True)

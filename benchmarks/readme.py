@@ -88,7 +88,8 @@ def summary():
         gains = [row["against"]["tfidf"] for row in rows if "tfidf" in row["against"]]
         better, worse = sum(gain["low"] > 0 for gain in gains), sum(gain["high"] < 0 for gain in gains)
         below = [100 * (best[row["data"]] - row["score"]) for row in rows]
-        apart = (f"{better} sets", f"{worse} sets") if gains else ("–", "–")
+        counted = lambda count: f"{count} set" if count == 1 else f"{count} sets"
+        apart = (counted(better), counted(worse)) if gains else ("–", "–")
         seconds = statistics.median(row["processor_seconds"] for row in rows)
         lines.append(
             f"| {words} | {percent(statistics.mean(row['score'] for row in rows))} | {' | '.join(apart)} | "

@@ -133,7 +133,7 @@ def test_a_large_body_that_is_no_json_is_refused_after_one_look(body, client):
 
 @pytest.mark.parametrize("more, said", [
     (dict(model=["one"]), "model must be the name of one"), (dict(model={"one": 1}), "model must be the name of one"),
-    (dict(model=3), "model must be the name of one"), (dict(), "name one of one, several"), (dict(model="ones"), "did you mean 'one'?"),
+    (dict(model=3), "model must be the name of one"), (dict(), "say which, in the path or as model: one, several"), (dict(model="ones"), "did you mean 'one'?"),
     (dict(model="one", questions={"q": {"type": ["choice"]}}), "must have a type"),
     (dict(model="one", questions={"q": {"type": {}}}), "must have a type"),
 ])
@@ -170,9 +170,10 @@ def test_who_does_not_ask_or_does_not_listen_is_let_go(clf):
 
 
 @pytest.mark.parametrize("path, method, status, said", [
-    ("/predict", "POST", 404, "this server has several models; ask one of /predict/one"),
+    ("/predict", "POST", 404, "this server has several models; say which, in the path or as model: one, several"),
     ("/predict/ones", "POST", 404, "did you mean 'one'?"), ("/nowhere", "GET", 404, "no such route"),
-    ("/predict/one", "GET", 405, "another method"), ("/predict/one/", "POST", 404, "no such route"), ("/predict/../metrics/x", "POST", 404, "no such route"),
+    ("/predict/one", "GET", 405, "another method"), ("/predict/one/", "POST", 404, "no such route"),
+    ("/predict/../metrics/x", "POST", 404, "no such route"),
 ])
 def test_what_is_not_there_is_said(path, method, status, said, client):
     reply = client.request(method, path, **(dict(json=dict(text="a")) if method == "POST" else {}))

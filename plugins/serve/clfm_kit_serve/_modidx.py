@@ -41,6 +41,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'clfm_kit_serve/connections.py'),
                                             'clfm_kit_serve.connections.Patient._watch': ( 'connections.html#patient._watch',
                                                                                            'clfm_kit_serve/connections.py'),
+                                            'clfm_kit_serve.connections.Patient.asked': ( 'connections.html#patient.asked',
+                                                                                          'clfm_kit_serve/connections.py'),
                                             'clfm_kit_serve.connections.Patient.connection_lost': ( 'connections.html#patient.connection_lost',
                                                                                                     'clfm_kit_serve/connections.py'),
                                             'clfm_kit_serve.connections.Patient.connection_made': ( 'connections.html#patient.connection_made',

@@ -97,7 +97,7 @@ class Server:
         "The model that is meant. Raises `Refused` where it is not said, or unknown."
         if name is None and len(self.models) == 1: return next(iter(self.models.values()))
         if name is None:
-            raise Refused(404, f"this server has several models; ask one of /predict/{', /predict/'.join(self.models)}")
+            raise Refused(404, f"this server has several models; say which, in the path or as model: {', '.join(self.models)}")
         if name not in self.models: raise Refused(404, str(unknown("model", name, self.models)))
         return self.models[name]
 
@@ -117,8 +117,6 @@ class Server:
         given = read_json(await body_of(request, self.limits), kind, self.limits.depth)
         named = given.get("model")
         if named is not None and not isinstance(named, str): raise Refused(422, "model must be the name of one, a text")
-        if named is None and len(self.models) > 1:
-            raise Refused(404, f"this server has several models; name one of {', '.join(self.models)} in model")
         model = self.model(named if named is not None and (named in self.models or len(self.models) > 1) else None)
         state = state_of(given.get("state"), model.text)
         questions = questions_of(given.get("questions"), model)

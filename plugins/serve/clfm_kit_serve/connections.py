@@ -32,19 +32,23 @@ class Patient(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         super().connection_lost(error)
         if self.waiting is not None: self.waiting.cancel()
 
+    @property
+    def asked(self) -> bool:
+        "Whether a request is being answered."
+        return self.cycle is not None and not self.cycle.response_complete
+
     def _watch(self) -> None:
         "Begin to wait for a request, or end it where there is one."
-        asked = self.cycle is not None and not self.cycle.response_complete
-        if asked and self.waiting is not None:
+        if self.asked and self.waiting is not None:
             self.waiting.cancel()
             self.waiting = None
-        elif not asked and self.waiting is None:
+        elif not self.asked and self.waiting is None:
             self.waiting = asyncio.get_running_loop().call_later(self.slow, self._drop)
 
     def _drop(self) -> None:
         self.waiting = None
-        answered = self.cycle is not None and self.cycle.response_complete and self.timeout_keep_alive_task is not None
-        if not answered and not self.transport.is_closing(): self.transport.close()
+        rests = self.timeout_keep_alive_task is not None  # answered, and uvicorn counts how long it says nothing
+        if not self.asked and not rests and not self.transport.is_closing(): self.transport.close()
 
 def settings_of(app: Any, limits: Limits) -> uvicorn.Config:
     "How uvicorn serves an application: silent, and with an end to its patience."
