@@ -21,6 +21,7 @@ from clfm_kit.backbone.sharing import held_once, load_frozen
 from clfm_kit_serve.app import make_app
 from clfm_kit_serve.batching import Batcher
 from clfm_kit_serve.connections import settings_of
+from clfm_kit_serve.recent import Recent
 from clfm_kit_serve.requests import Refused
 from clfm_kit_serve.settings import Limits
 
@@ -91,6 +92,33 @@ def test_requests_at_once_are_answered_together_and_each_gets_its_own(clf):
     batches = next(float(line.split()[-1]) for line in said.splitlines() if line.startswith('clfm_batch_texts_count{model="m"}'))
     assert batches < 40 and 'clfm_request_seconds_count{route="/predict",status="200"} 64.0' in said
     assert all(f'clfm_drift{{figure="{name}",model="m",task="label"}}' in said for name in ("labels", "labels_by_chance", "unsure"))
+
+
+def test_drift_is_told_with_intervals_and_no_text_is_kept_unless_asked(clf):
+    order = np.argsort(clf.predict_proba(TEXTS).max(1), kind="stable")
+    for strangest in (0, 2):
+        with TestClient(make_app({"m": clf}, Limits(strangest=strangest), "word"), headers={"authorization": "Bearer word"}) as client:
+            assert client.get("/drift").json() == {"models": {"m": None}}
+            assert client.get("/drift", headers={"authorization": "Bearer other"}).status_code == 401
+            client.post("/predict", json=dict(texts=TEXTS))
+            found, said = client.get("/drift").json()["models"]["m"], client.get("/metrics").text
+        assert found["rows"] == len(TEXTS) and found["remarks"]
+        assert [one["text"] for one in found["strangest"]["label"]] == [TEXTS[row] for row in order[:strangest]]
+        assert not any(text in said for text in TEXTS)
+        numbers = {line.split(" ")[0]: float(line.split(" ")[1]) for line in said.splitlines() if line.startswith("clfm_drift")}
+        for name in ("probability", "unsure"):
+            ends = [numbers[f'clfm_drift{end}{{figure="{name}",model="m",task="label"}}'] for end in ("_low", "", "_high")]
+            told = found["figures"][f"label: {name}"]
+            assert np.allclose(ends, [told["low"], told["now"] - told["then"], told["high"]]) and ends == sorted(ends)
+
+
+def test_only_the_last_thousand_texts_count(clf):
+    recent = Recent(clf, most=1)
+    for text in ("first", *TEXTS[:20]): recent.add([text] * 100, clf.answers([text] * 100))
+    assert recent.count == 2100 and recent.seen().rows == 1000
+    assert recent.drift().strangest["label"][0]["row"] >= 1100
+    recent.add([], clf.answers([]))
+    assert recent.count == 2100
 
 
 MALFORMED = [

@@ -88,7 +88,6 @@ def opened(folder: str, model: Optional[str], trust: bool, engine: str):
 
 def check_engine(engine: str):
     "Raise `UserError` for an engine that does not exist."
-    if engine == "ray": raise UserError("rows are answered on a Ray cluster by clfm predict-ray, which the plugin ray offers")
     check_known("engine", engine, ENGINES)
 
 def tracked(name: Optional[str]):

@@ -49,6 +49,7 @@ def predict(
     "Predict labels with probabilities, of texts or of the rows of a file. Labels that the rows have are not looked at."
     if not texts and not data: raise UserError('give texts or --data, as in: clfm predict my-model "a text"')
     check_known("way to write formulas", formulas, FORMULAS)
+    if engine == "ray": raise UserError("a Ray cluster answers by clfm predict-ray, which the plugin ray offers")
     check_engine(engine)
     if out is not None: _check_out(out, texts)
     if restart and out is None: raise UserError("--restart goes with --out")

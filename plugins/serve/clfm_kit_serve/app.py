@@ -61,7 +61,7 @@ class Server:
     "Classifiers by name, each with its queue; one thread answers for all."
 
     def __init__(self, classifiers: dict, limits: Limits) -> None:
-        self.models = {name: Model(name, clf) for name, clf in classifiers.items()}
+        self.models = {name: Model(name, clf, limits.strangest) for name, clf in classifiers.items()}
         self.limits, self.metrics, self.ready = limits, Metrics(), False
         self.cut = 0  # requests whose clients did not take their answers in time
         self.pool = ThreadPoolExecutor(1, "clfm-answers")
@@ -110,6 +110,11 @@ class Server:
         answers = await self.batchers[model.name].ask(texts)
         self.metrics.count(model, answers)
         return dict(**model.about(), answers=answers)
+
+    def drift(self) -> dict:
+        "What has moved in the last answers, by model; None where none was given, or nothing is remembered of the fit."
+        found = {name: model.recent.drift() for name, model in self.models.items()}
+        return {"models": {name: one and one.to_dict() for name, one in found.items()}}
 
     async def decide(self, request: Request) -> dict:
         "The reply to a request for typed decisions."
@@ -234,6 +239,9 @@ def make_app(classifiers: dict, limits: Limits = Limits(), token: str | None = N
 
     @app.get("/metrics")
     async def metrics(): return Response(generate_latest(server.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/drift")
+    def drift(): return JSONResponse(server.drift())
 
     @app.get("/", response_class=HTMLResponse)
     async def home(): return HTMLResponse(page(list(server.models)), headers={"Content-Security-Policy": POLICY})

@@ -68,11 +68,14 @@ def serve(
     queue: Annotated[int, typer.Option("--queue", help="Texts that may wait; then requests get 429.")] = DEFAULT.queue,
     texts: Annotated[int, typer.Option("--max-texts", help="Of one request.")] = DEFAULT.texts,
     letters: Annotated[int, typer.Option("--max-letters", help="Of one text.")] = DEFAULT.letters,
+    strangest: Annotated[int, typer.Option(
+        "--strangest", help="Texts that /drift shows, of the last ones those least like the fit; 0 keeps no text."
+    )] = DEFAULT.strangest,
     model: Annotated[Optional[str], typer.Option("--model", help="Where the base model of the saved ones is now.")] = None,
     engine: Engine = "torch", trust: Trust = False,
 ):
     "Answer over HTTP, many requests at once. CLFM_KIT_TOKEN holds a token that requests must bring."
-    limits = Limits(texts=texts, letters=letters, queue=queue, tokens=tokens, wait=wait)
+    limits = Limits(texts=texts, letters=letters, queue=queue, tokens=tokens, wait=wait, strangest=strangest)
     named = names_of(folders)
     check_engine(engine)
     for folder in folders: check_given(None, folder)

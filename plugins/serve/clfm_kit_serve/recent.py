@@ -8,48 +8,46 @@ __all__ = ['WINDOW', 'Recent']
 # %% ../nbs/02b_recent.ipynb #cbb675bd
 from collections import deque
 from collections.abc import Sequence
+from functools import reduce
+from operator import add
 from threading import Lock
 from typing import Any
 
-import numpy as np
-
-from clfm_kit.classifier.reference import piece_figures, said
-from clfm_kit.evaluation.shift import Sample
-from clfm_kit.study.drift import moves_of
+from clfm_kit.study.drift import Answered, Drift, answer_moves, compared, text_moves
 
 # %% ../nbs/02b_recent.ipynb #39251988
-WINDOW = 1000  # answers of each task, and texts, that are looked at
+WINDOW = 1000  # the last texts that are looked at, and those of the batch that began before them
 
 class Recent:
-    "The last answers of a classifier; none where it remembers nothing of its fit."
+    "The last answers of a classifier, with `most` of the least typical texts; none where it remembers nothing of its fit."
 
-    def __init__(self, clf: Any) -> None:
-        self.clf, self.reference = clf, clf.facts_.get("reference", {"texts": {}, "tasks": {}})
-        self.texts: dict = {name: deque(maxlen=WINDOW) for name in self.reference["texts"]}
-        self.tasks: dict = {name: deque(maxlen=WINDOW) for name, one in self.reference["tasks"].items() if one["rows"]}
-
+    def __init__(self, clf: Any, most: int = 0) -> None:
+        self.clf, self.most, self.count = clf, most, 0
+        self.batches: deque[Answered] = deque()
         self._lock = Lock()  # one thread answers, another one is asked for figures
 
     def add(self, texts: Sequence, answers: dict) -> None:
         "Count texts and their {task: Answers}."
-        pieces = piece_figures(self.clf.encoder_.backbone.tokenizer, texts) if self.texts else {}
-        left = lambda found: [label is None for label in found.labels]
-        task = self.clf.task
-        told = {name: (*said(task(name), answers[name].probabilities), left(answers[name])) for name in self.tasks}
+        if "reference" not in self.clf.facts_: return
+        batch = Answered.of(self.clf, texts, answers, self.count, self.most)
         with self._lock:
-            for name, values in pieces.items(): self.texts[name].extend(values)
-            for name, one in told.items(): self.tasks[name].extend(zip(*one))
+            self.batches.append(batch)
+            self.count += batch.rows
+            while sum(one.rows for one in self.batches) - self.batches[0].rows >= WINDOW: self.batches.popleft()
 
-    def figures(self) -> dict[tuple, float]:
-        "{(task, figure): how far it has moved} of all that was counted; the task of a figure of texts is empty."
-        with self._lock:
-            texts = {name: np.array(values) for name, values in self.texts.items() if values}
-            tasks = {name: tuple(map(np.array, zip(*kept))) for name, kept in self.tasks.items() if kept}
-        above = lambda values, mean: float(values.mean()) - mean
-        found = {("", name): above(values, self.reference["texts"][name]["mean"]) for name, values in texts.items()}
-        for name, (decided, sure, left) in tasks.items():
-            was, low = self.reference["tasks"][name], int((sure < self.reference["tasks"][name]["low"]).sum())
-            moves = moves_of(was, self.clf.task(name), decided.sum(0), Sample.of(sure), low, int(left.sum()))
-            found |= {(name, figure): one["now"] - one["then"] for figure, one in moves.items()}
-            found[name, "labels_by_chance"] = moves["labels"]["by_chance"]
-        return found
+    def seen(self) -> Answered | None:
+        "All that was counted; None before the first text."
+        with self._lock: batches = list(self.batches)
+        return reduce(add, batches) if batches else None
+
+    def drift(self) -> Drift | None:
+        "What has moved since the fit; None before the first text."
+        seen = self.seen()
+        return None if seen is None else compared(self.clf, seen)
+
+    def moves(self) -> dict[tuple[str, str], dict]:
+        "{(task, figure): then, now, and the interval of the difference}; the task of a figure of texts is empty."
+        seen = self.seen()
+        if seen is None: return {}
+        tasks = {"": text_moves(self.clf, seen)} | answer_moves(self.clf, seen)
+        return {(task, name): one for task, figures in tasks.items() for name, one in figures.items()}

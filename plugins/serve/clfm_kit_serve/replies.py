@@ -18,11 +18,11 @@ from .untrained import Comparing
 
 # %% ../nbs/03_replies.ipynb #640f99239e
 class Model:
-    "A classifier that is asked by name, and what identifies it."
+    "A classifier that is asked by name, and what identifies it; so many of its `strangest` texts are kept."
 
-    def __init__(self, name: str, clf: Any) -> None:
+    def __init__(self, name: str, clf: Any, strangest: int = 0) -> None:
         self.name, self.clf, self.text = name, clf, clf.facts_.get("text", "text")
-        self.revision, self.recent, self.comparing = fingerprint(clf)[:16], Recent(clf), Comparing(clf)
+        self.revision, self.recent, self.comparing = fingerprint(clf)[:16], Recent(clf, strangest), Comparing(clf)
 
     def about(self) -> dict:
         "What a reply says of the model."
@@ -76,15 +76,20 @@ class Metrics:
 
 # %% ../nbs/03_replies.ipynb #8edf8ae7
 class Drift:
-    "A collector for Prometheus of how far the last answers of models have moved from those of their fits."
+    "A collector for Prometheus: how far the last answers of models have moved from those of their fits, with intervals."
 
     def __init__(self, models: list) -> None: self.models = models
 
     def collect(self) -> list:
         "All figures, as `prometheus_client` wants them."
-        found = GaugeMetricFamily(
-            "clfm_drift", "how far the last answers have moved from those of the fit", labels=["model", "task", "figure"],
-        )
+        said = "how far the last answers have moved from those of the fit"
+        told = {"": said, "_low": f"{said}: 95 % interval, lower end", "_high": f"{said}: 95 % interval, upper end"}
+        labels = ["model", "task", "figure"]
+        found = {end: GaugeMetricFamily(f"clfm_drift{end}", words, labels=labels) for end, words in told.items()}
         for model in self.models:
-            for (task, figure), value in model.recent.figures().items(): found.add_metric([model.name, task, figure], value)
-        return [found]
+            for (task, figure), one in model.recent.moves().items():
+                name = [model.name, task, figure]
+                found[""].add_metric(name, one["now"] - one["then"])
+                if "by_chance" in one: found[""].add_metric([*name[:2], f"{figure}_by_chance"], one["by_chance"])
+                for end in {"low", "high"} & one.keys(): found[f"_{end}"].add_metric(name, one[end])
+        return [*found.values()]

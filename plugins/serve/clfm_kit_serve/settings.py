@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from clfm_kit.errors import UserError
 
 # %% ../nbs/00_settings.ipynb #66e2b43cc5
-LEAST = dict(wait=0, slow=0.001)  # of those that may be less than 1
+LEAST = dict(wait=0, slow=0.001, strangest=0)  # of those that may be less than 1
 
 @dataclass(frozen=True)
 class Limits:
@@ -24,6 +24,7 @@ class Limits:
     tokens: int = 8192  # of one batch, estimated; 1 answers each request by itself
     wait: float = 3.0  # milliseconds that the first request of a batch waits for others
     slow: float = 20.0  # seconds in which a request must have arrived
+    strangest: int = 0  # texts that are kept and shown, of the last ones those least like the fit
     ending: int = 120  # seconds in which clients must have taken their answers, once the server is to end
 
     def __post_init__(self):
