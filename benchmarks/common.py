@@ -17,7 +17,7 @@ PACKAGES = (
 
 
 def hardware() -> dict:
-    """The machine in words: processor, cores that may be used, memory in GB, accelerator."""
+    """The machine in words: processor, its vector instructions, cores that may be used, memory in GB, accelerator."""
     import torch
     name = next(
         (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
@@ -25,7 +25,7 @@ def hardware() -> dict:
     )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     return dict(
-        processor=name, cores=len(os.sched_getaffinity(0)), memory_gb=round(memory, 1),
+        processor=name, vectors=torch.backends.cpu.get_cpu_capability(), cores=len(os.sched_getaffinity(0)), memory_gb=round(memory, 1),
         torch_threads=torch.get_num_threads(),
         accelerator=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     )

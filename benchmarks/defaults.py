@@ -22,7 +22,8 @@ from common import RESULTS, save, write
 from sklearn.linear_model import LogisticRegression
 
 from clfm_kit import Classifier, load_data
-from clfm_kit.data.rows import UNNAMED, Splits, text_groups
+from clfm_kit.data.rows import UNNAMED, Splits
+from clfm_kit.data.splitting import text_groups
 from clfm_kit.data.tasks import rows_to_fit
 from clfm_kit.evaluation.significance import paired_bootstrap
 from clfm_kit.study.baseline import Baseline

@@ -22,7 +22,8 @@ from heads import DECODER, HELD_OUT
 from layers import some
 
 from clfm_kit import Classifier, load_data
-from clfm_kit.data.rows import UNNAMED, Splits, split_off
+from clfm_kit.data.rows import UNNAMED, Splits
+from clfm_kit.data.splitting import split_off
 from clfm_kit.study.baseline import Baseline
 from clfm_kit.study.comparison import BASELINE
 from clfm_kit.study.distilling import distil

@@ -1,7 +1,8 @@
 """What runs a base: plain transformers in batches sorted by length, PyTorch as this kit reads, ONNX Runtime in float32 and in
-eight bits. In turn, on the same texts; processor seconds, labels that change, and which way to round was taken.
+eight bits. In turn, on the same texts; processor seconds, labels that change, and which way to round was taken. Beside them
+the matrix products of the linear maps alone, in the batches of plain transformers.
 
-    python benchmarks/engines.py --data DIR [--data DIR …] [--texts 512] [--rounds 5]
+    python benchmarks/engines.py --data DIR [--data DIR …] [--texts 512] [--rounds 5] [--out engines]
 """
 import argparse
 import gc
@@ -23,21 +24,33 @@ from clfm_kit.classifier.reader import Reader
 from clfm_kit.classifier.rounding import WAYS, examples_of
 
 PLAIN = "plain transformers, sorted by length"
+PRODUCTS = "matrix products alone"
 BATCH = 32
 
 
-def plain(texts):
-    """Means of the last layer by a loop that a careful user writes."""
+def batches(tokenizer, texts):
+    """What transformers reads of texts, those of about one length together."""
+    order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+    for start in range(0, len(order), BATCH):
+        some = [texts[row] for row in order[start:start + BATCH]]
+        yield tokenizer(some, padding=True, truncation=True, return_tensors="pt")
+
+
+def plain():
+    """Means of the last layer by a loop that a careful user writes, and the products of its linear maps alone."""
     source = model_source("minilm")
     tokenizer, model = AutoTokenizer.from_pretrained(source), AutoModel.from_pretrained(source).eval()
+    maps = [module.weight.detach().T for module in model.encoder.modules() if isinstance(module, torch.nn.Linear)]
+    values = {len(weight): torch.randn(BATCH * model.config.max_position_embeddings, len(weight)) for weight in maps}
     def read(texts):
-        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
         with torch.inference_mode():
-            for start in range(0, len(order), BATCH):
-                some = [texts[row] for row in order[start:start + BATCH]]
-                batch = tokenizer(some, padding=True, truncation=True, return_tensors="pt")
-                model(**batch).last_hidden_state.mean(1).numpy()
-    return read
+            for batch in batches(tokenizer, texts): model(**batch).last_hidden_state.mean(1).numpy()
+    def multiply(texts):
+        with torch.inference_mode():
+            for batch in batches(tokenizer, texts):
+                tokens = batch["input_ids"].numel()
+                for weight in maps: values[len(weight)][:tokens] @ weight
+    return {PLAIN: read, PRODUCTS: multiply}
 
 
 def measured(name, count, rounds):
@@ -62,7 +75,7 @@ def measured(name, count, rounds):
             clf.encoder_ = OnnxEncoder(clf, columns, path, "onnx-int8")
             opened[f"int8, {name}"] = clf
     sides = {f"export, {form}": reader.predict for form, reader in alone.items()}  # one text at a time
-    sides |= {PLAIN: plain(texts)} | {engine: clf.predict for engine, clf in opened.items()}
+    sides |= plain() | {engine: clf.predict for engine, clf in opened.items()}
     for side in sides.values(): side(texts[:64])
     seconds = {name: [] for name in sides}
     for _ in range(rounds):
@@ -80,6 +93,7 @@ def measured(name, count, rounds):
         rounded=made["rounded"], processor_seconds=seconds,
         texts_per_second={name: len(texts) / statistics.median(found) for name, found in seconds.items()},
         onnx_times_plain=ratio(seconds, PLAIN, "onnx"), torch_times_plain=ratio(seconds, PLAIN, "torch"),
+        products_times_plain=ratio(seconds, PLAIN, PRODUCTS),
         int8_times_onnx={name: ratio(seconds, "onnx", f"int8, {name}") for name in WAYS},
     )
 
@@ -89,18 +103,20 @@ def main():
     parser.add_argument("--data", action="append", required=True)
     parser.add_argument("--texts", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", default="engines", help="the name of the file of results, one a machine")
     options = parser.parse_args()
     rows = [measured(name, options.texts, options.rounds) for name in options.data]
     figures = {}
     for row in rows:
-        for name in ("onnx_times_plain", "torch_times_plain"): figures[f"{row['data']} {name}"] = row[name]
+        for name in ("onnx_times_plain", "torch_times_plain", "products_times_plain"):
+            figures[f"{row['data']} {name}"] = row[name]
         for name in WAYS:
             figures[f"{row['data']} int8, {name}: times onnx"] = row["int8_times_onnx"][name]
             figures[f"{row['data']} int8, {name}: labels that change"] = row["changed"][f"int8, {name}"]
         figures[f"{row['data']} int8 export, one text at a time: times float32"] = row["export_int8_times_float32"]
         figures[f"{row['data']} int8 export, one text at a time: labels that change"] = row["export_changed"]
         figures[f"{row['data']} way that is kept: its place"] = 1 + list(WAYS).index(row["rounded"])
-    write("engines", figures, rows)
+    write(options.out, figures, rows)
 
 
 if __name__ == "__main__": main()

@@ -24,7 +24,8 @@ from defaults import difference, packed
 from layers import some
 
 from clfm_kit import Classifier, Recipe, load_data
-from clfm_kit.data.rows import UNNAMED, split_off
+from clfm_kit.data.rows import UNNAMED
+from clfm_kit.data.splitting import split_off
 from clfm_kit.study.comparison import BASELINE
 from clfm_kit.study.measuring import baseline_run, classifier_run, measured
 

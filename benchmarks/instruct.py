@@ -271,7 +271,7 @@ def accuracy(options):
     import numpy as np
     import torch
     from clfm_kit import Classifier, Recipe, load_data
-    from clfm_kit.data.rows import split_off
+    from clfm_kit.data.splitting import split_off
     from clfm_kit_instruct.generation import generate, prompts_of
     torch.set_num_threads(1)
     epochs = options.epochs
@@ -328,7 +328,7 @@ def sides_of(options):
 def quality_row(options, data, name, side, seed):
     """Fit one side on one draw of training rows and measure it on the test rows."""
     from clfm_kit import Classifier
-    from clfm_kit.data.rows import split_off
+    from clfm_kit.data.splitting import split_off
     recipe, changed = sides_of(options)[side]
     settings = (
         [f"seed={seed}"] + [f"{key if '.' in key else 'training.' + key}={value}" for key, value in changed.items()]

@@ -24,7 +24,8 @@ from common import RESULTS, save, write
 from sklearn.metrics import average_precision_score
 
 from clfm_kit import load_data
-from clfm_kit.data.rows import Rows, text_groups
+from clfm_kit.data.rows import Rows
+from clfm_kit.data.splitting import text_groups
 from clfm_kit.data.schemas import learn_schema
 from clfm_kit.evaluation.significance import over_seeds
 from clfm_kit.parts import make

@@ -20,7 +20,8 @@ from matplotlib import pyplot
 from stc import best_middle, difference, exit_speed, figures_of, fitted
 
 from clfm_kit import load_data
-from clfm_kit.data.rows import Splits, split_off
+from clfm_kit.data.rows import Splits
+from clfm_kit.data.splitting import split_off
 from clfm_kit.display.plots import dots
 from clfm_kit.evaluation.significance import fingerprints
 from clfm_kit.study.baseline import Baseline

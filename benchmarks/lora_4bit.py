@@ -48,7 +48,7 @@ SIDES = {
 def rows_of(folder, limit, seed=0):
     """Training rows, cut to `limit`; validation rows; at most 1,000 test rows."""
     from clfm_kit import load_data
-    from clfm_kit.data.rows import split_off
+    from clfm_kit.data.splitting import split_off
     data = load_data(folder)
     train, validation, test = data.train, data.validation, data.test
     if limit and limit < len(train): _, train = split_off(train, limit / len(train), seed)

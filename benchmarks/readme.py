@@ -8,9 +8,10 @@ import statistics
 from pathlib import Path
 
 from common import RESULTS
+from matplotlib import pyplot
 from peers import against
 
-from clfm_kit.display.plots import BLUE, GREEN, GREY, axes_of, finding
+from clfm_kit.display.plots import BLUE, GREEN, GREY, MARKS, axes_of, finding
 from clfm_kit.evaluation.metrics import Undefined
 from clfm_kit.study.comparison import BASELINE
 
@@ -314,6 +315,68 @@ def speed():
     return "\n".join(lines)
 
 
+def vectors_of(found):
+    """A machine by its processor and the vector instructions that its results were measured with."""
+    return f"{found['hardware']['processor'].split('(')[0].strip()}, {found['hardware'].get('vectors', 'AVX512')}"
+
+
+def engine_files(): return [found for name in ("engines", "engines_avx2") if (found := load(name))]
+
+
+def engines():
+    """What ONNX Runtime and eight bits bring on each machine."""
+    lines = [
+        "Texts per processor second on MiniLM-L6, against a loop over plain transformers in batches sorted by length (`python "
+        "benchmarks/engines.py`). *Products alone* are the matrix products of the linear layers of those batches, by PyTorch, and "
+        "nothing else; the engines make batches with less padding. Eight bits are the export that is kept, one "
+        "text at a time, against float32 in the same way; the texts are others than those that chose it.",
+        "",
+        "| machine | data set | PyTorch, as this kit reads | ONNX Runtime | products alone | eight bits, times float32 | answers changed by eight bits |",
+        "|" + "---|" * 7,
+    ]
+    for found in engine_files():
+        for row in found["rows"]:
+            limit = f"{row['products_times_plain']:.2f}" if "products_times_plain" in row else "–"
+            lines.append(
+                f"| {vectors_of(found)} | {row['data']} | {row['torch_times_plain']:.2f} | {row['onnx_times_plain']:.2f} | {limit} | "
+                f"{row['export_int8_times_float32']:.2f} | {percent(row['export_changed'])} % |"
+            )
+    return "\n".join(lines)
+
+
+def engines_plot():
+    """Draw each way to run a base, speed against answers that change, a panel a machine, into `engines.png`."""
+    machines = engine_files()
+    figure, panels = pyplot.subplots(
+        1, len(machines), figsize=(4 * len(machines), 3.2), sharey=True, squeeze=False, layout="constrained"
+    )
+    for found, axes in zip(machines, panels[0]):
+        for way, (mark, colour) in zip(SHORT_WAYS, MARKS):
+            speeds = [row["texts_per_second"][way] / row["texts_per_second"][PLAIN] for row in found["rows"]]
+            axes.plot(speeds, [100 * row["changed"][way] for row in found["rows"]], mark, color=colour, label=SHORT_WAYS[way])
+        axes.axvline(1, color=GREY, linewidth=1)
+        axes.axhline(1, color=GREY, linewidth=1, linestyle=":")
+        axes.set(title=vectors_of(found), xlabel="speed, plain transformers = 1")
+    quick = [(row["texts_per_second"][way] / row["texts_per_second"][PLAIN], 100 * row["changed"][way])
+             for found in machines for row in found["rows"] for way in list(SHORT_WAYS)[1:3]]
+    (slow, fast), (few, many) = ((min(values), max(values)) for values in zip(*quick))
+    figure.suptitle(
+        f"In batches, eight bits are {slow:.1f} to {fast:.1f} times as fast and change {few:.0f} to {many:.0f} % of answers",
+        fontsize=10,
+    )
+    panels[0][0].set_ylabel("answers changed, %")
+    panels[0][-1].legend(fontsize=7)
+    figure.savefig(RESULTS / "engines.png", dpi=130)
+    return "![Speed of engines against answers that change, a point a data set, in batches](../benchmarks/results/engines.png)"
+
+
+PLAIN = "plain transformers, sorted by length"
+SHORT_WAYS = {
+    "onnx": "float32", "int8, one scale": "eight bits", "int8, one scale, maps that narrow left whole": "eight bits, in part",
+    "int8, a scale for each 32": "eight bits, a scale for each 32",
+}
+
+
 def served():
     """How a server answers under load, and after many requests."""
     found, long = load("serving"), load("serving_soak")
@@ -516,6 +579,7 @@ QUESTIONS = {
     "An encoder, a head on a decoder, or instructions?": (heads,),
     "How does it compare with other tools?": (peers,),
     "What does encoding cost?": (speed,),
+    "What do ONNX Runtime and eight bits bring?": (engines, engines_plot),
     "How many requests does a server answer?": (served, served_plot),
 }
 

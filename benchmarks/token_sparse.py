@@ -62,7 +62,7 @@ USUAL = ["baseline", "probe", "finetune", "top-layers", "token-sparse", *PEERS] 
 def rows_of(folder, limit, seed):
     """Training rows cut to `limit` where one is given, validation rows cut as much, and all test rows."""
     from clfm_kit import load_data
-    from clfm_kit.data.rows import split_off
+    from clfm_kit.data.splitting import split_off
     data = load_data(folder)
     cut = lambda rows: (
         split_off(rows, limit / len(data.train), seed)[1] if limit and limit < len(data.train) else rows

@@ -80,7 +80,9 @@ def check_pooler(part, again=None):
     "Padding changes nothing, sites exist, core's names mean core's poolings."
     torch.manual_seed(0)
     shape, text = Shape(depth=3, hidden=8, ffn=16), torch.randn(2, 5, 8)
-    for site in part.sites(shape): assert shape.width(site) > 0, f"site {site!r} does not exist in {shape}"
+    sites = part.sites(shape)
+    assert not isinstance(sites, str), f"{part!r}: sites is the text {sites!r}; a list of sites expected"
+    for site in sites: assert shape.width(site) > 0, f"site {site!r} does not exist in {shape}"
     whole = part.pool(text, torch.ones(2, 5, dtype=torch.long))
     for left, right in ((3, 0), (0, 3), (2, 1)):
         junk = lambda n: torch.full((2, n, 8), 1e3)
@@ -130,8 +132,19 @@ def _check_by_name(head):
         f"{head!r}: logits are {logits.dtype} {tuple(logits.shape)}, not float32 (5, 3)"
     )
 
+def _check_fit_takes(part):
+    "Raise `AssertionError` for a head whose `fit` does not take what it is called with."
+    if not hasattr(part, "fit"): return
+    try: inspect.signature(part.fit).bind({}, (), None, validation=None, row_weight=None, seed=0, progress=None)
+    except TypeError as error:
+        raise AssertionError(
+            f"{part!r}: fit({error}); it gets features, targets and schema, and validation, row_weight, seed and progress "
+            f"by name: take **settings for those that you do not use"
+        ) from error
+
 def check_head(part, again):
     "Shape, type, seed, skill and round trip, for one label and for several."
+    _check_fit_takes(part)
     if not getattr(part, "needs_rows", True) and not getattr(part, "per_label", False): return _check_by_name(part)
     for schema in (SingleLabel.of(("a", "b", "c")), MultiLabel.of(("a", "b", "c"))):
         head, twin = _fit(again(), schema), _fit(again(), schema)

@@ -12,7 +12,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from clfm_kit.data import files
-from clfm_kit.data.rows import Rows, Splits, load_data, normalised, read_rows, split_off
+from clfm_kit.data.rows import Rows, Splits, load_data, read_rows
+from clfm_kit.data.splitting import normalised, split_off
 from clfm_kit.data.report import data_report
 from clfm_kit.errors import UserError
 from clfm_kit.builtin.formats import Encoded
@@ -197,7 +198,8 @@ def test_holding_out_is_proportional():
 
 def test_holding_out_several_tasks_is_the_same_in_every_process():
     code = (
-        "import random\nfrom clfm_kit.data.rows import Rows, split_off\nchoice = random.Random(5).choice\n"
+        "import random\nfrom clfm_kit.data.rows import Rows\nfrom clfm_kit.data.splitting import split_off\n"
+        "choice = random.Random(5).choice\n"
         "for _ in range(40):\n"
         "    tasks = {name: [choice('xy') for _ in range(12)] for name in 'ab'}\n"
         "    print(split_off(Rows([f'text {n}' for n in range(12)], tasks), 0.2)[1].texts)\n"

@@ -13,7 +13,8 @@ from clfm_kit.builtin.labels import MultiLabel
 from clfm_kit.data.fields import plain_labels
 from clfm_kit.data.files import Files, records_of
 from clfm_kit.data.report import DataWarning, data_report
-from clfm_kit.data.rows import Splits, normalised
+from clfm_kit.data.rows import Splits
+from clfm_kit.data.splitting import normalised
 from clfm_kit.data.schemas import learn_schema
 from clfm_kit.data.tasks import Task, load_rows, load_tasks, read_tasks, rows_to_fit
 from clfm_kit.data.texts import load_texts

@@ -4,7 +4,8 @@ from collections import Counter
 from itertools import combinations
 
 import pytest
-from clfm_kit.data.rows import SHIPPED, load_data, normalised, shipped
+from clfm_kit.data.rows import SHIPPED, load_data, shipped
+from clfm_kit.data.splitting import normalised
 from clfm_kit.data.report import data_report
 
 HELPDESK = ("helpdesk", "helpdesk-out-of-scope")

@@ -97,6 +97,7 @@ OFFERED = {
     "command": {  # in the order of `clfm --help`
         "plugins": ("clfm_kit.cli.catalogue_commands:plugins", "list plugins and the parts they offer"),
         "recipes": ("clfm_kit.cli.catalogue_commands:recipes", "list recipes and what they are made of"),
+        "split": ("clfm_kit.cli.split_command:split", "put test rows of a file aside, before anything is fitted"),
         "fit": ("clfm_kit.cli.fit_commands:fit", "fit a classifier and save it, with its card, to a folder"),
         "predict": ("clfm_kit.cli.predict_commands:predict", "predict labels with probabilities"),
         "zero-shot": ("clfm_kit.cli.zero_shot:zero_shot", "predict labels that are given by name, without a labelled row"),

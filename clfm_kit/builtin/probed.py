@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.linear_model import RidgeCV
 
 from ..backbone.encoder import TextEncoder
-from ..data.rows import text_groups
+from ..data.splitting import text_groups
 from ..parts import Count, Layers
 from .poolers import Mean
 from ..backbone.sites import layer

@@ -92,7 +92,8 @@ def reading(clf) -> dict:
     if any(map(is_text, clf.columns())):
         raise UserError(
             "this model reads words and letter sequences, which are counted in the text before there are token ids, and a "
-            "graph begins with ids; fit it without pooler 'keywords' to export it"
+            "graph begins with ids; fit it without pooler 'keywords' to export it: with --recipe stc, probe or token-sparse, "
+            "or let the default choose among those: --set 'candidates=[probe, stc, token-sparse]'"
         )
     for task in clf.fitted_tasks().values():
         if task.schema.unit == "word":
@@ -168,8 +169,12 @@ COMMAND = '''
 
 if __name__ == "__main__":
     import sys
-    if len(sys.argv) < 2: sys.exit('usage: python predict.py "a text" ["another" …]')
-    for label in Reader(Path(__file__).parent).predict(sys.argv[1:]): print(label)
+    usage = 'usage: python predict.py "a text" ["another" …], or - for texts from standard input, one a line'
+    given = sys.argv[1:] or sys.exit(usage)
+    if given[0] in ("-h", "--help"): sys.exit(print(usage))
+    texts = (line.rstrip("\\n") for line in sys.stdin) if given == ["-"] else given
+    reader = Reader(Path(__file__).parent)
+    for text in texts: print(*reader.predict([text]))
 '''
 
 def program() -> str:
@@ -209,8 +214,8 @@ def parity(clf: Classifier, folder, texts) -> dict:
     """
     asked, changed, largest = reader.Reader(folder), np.zeros(len(texts), dtype=bool), 0.0
     theirs = [asked.answer(str(text)) for text in texts]
-    for output, answers in zip(outputs(clf), clf.answers(texts).values()):
-        labels, chances = zip(*(answer[output] for answer in theirs))
+    for name, answers in clf.answers(texts).items():
+        labels, chances = zip(*(answer[name if clf.named else "label"] for answer in theirs))
         ours = answers.labels.tolist() if isinstance(answers.labels, np.ndarray) else answers.labels
         changed |= np.array([one != other for one, other in zip(ours, labels)]) & ~np.asarray(_at_the_edge(answers))
         largest = max(largest, float(np.abs(answers.probabilities - np.array(chances)).max()))

@@ -35,14 +35,16 @@ class Reader:
         return [how["before"] + piece + how["after"] or [how["pad"]] for piece in pieces]
 
     def answer(self, text: str) -> dict:  # {task: (label or labels, probabilities [C])}
-        "What each task says of a text; None in the place of a label where the text is left unanswered."
+        """What each task says of a text, the only one as "label"; None in the place of a label where the text is left
+        unanswered."""
         ids = self.sequences(text)
         mask = np.arange(max(map(len, ids))) < np.array([*map(len, ids)])[:, None]
         padded = np.full(mask.shape, self.about["reading"]["pad"], dtype=np.int64)
         padded[mask] = np.concatenate(ids)
         values = self.session.run(None, dict(input_ids=padded, attention_mask=mask.astype(np.int64)))
         found = {output.name: value[0] for output, value in zip(self.session.get_outputs(), values)}
-        return {name: self._decided(task, name, found) for name, task in self.about["outputs"].items()}
+        called = (lambda name: name) if self.about["named"] else (lambda name: "label")
+        return {called(name): self._decided(task, name, found) for name, task in self.about["outputs"].items()}
 
     def _decided(self, task: dict, name: str, found: dict) -> tuple:
         chances = found[name].astype(np.float64)

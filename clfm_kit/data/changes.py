@@ -22,7 +22,7 @@ from .report import spellings
 from .rows import PROPOSED, SHIPPED, Rows, columns_read
 from .writing import ending, write_records
 from ..errors import UserError
-from ..paths import check_file, fresh_file
+from ..paths import check_file, fresh_file, place
 
 # %% ../../nbs/03_data/10_changes.ipynb #8c8764c2
 def known_label(label: Any, known: Iterable[Any]) -> Any:
@@ -204,16 +204,23 @@ class LabelledFile:
         if name == self.label: read_label(text, name, f"{self.path.name} row {row}")
         return text
 
+    def save_rows(self, rows: Iterable[int], path: Any) -> None:
+        "Write some of the rows to another file, as this one is written. Raises `UserError` where that cannot be."
+        self._write([self.records[row] for row in rows], place(path))
+
     def _save(self, path: Path) -> None:
+        self._write(self.records, path)
+        if path == self.path: self._seen = hashlib.sha256(path.read_bytes()).hexdigest()
+
+    def _write(self, records: list, path: Path) -> None:
         columns = list(dict.fromkeys(chain.from_iterable(self.records)))
         try:
             with fresh_file(path, self._encoding) as file:
                 file.write(self._mark)
-                write_records(self.records, file, self.form, "kept", columns, **self._dialect)
+                write_records(records, file, self.form, "kept", columns, **self._dialect)
         except UnicodeEncodeError as error:
             letter = error.object[error.start]
             raise UserError(f"{path}: {letter!r} cannot be written in {self._encoding}; save the file in UTF-8") from error
-        if path == self.path: self._seen = hashlib.sha256(path.read_bytes()).hexdigest()
 
     def _place(self) -> Path:
         "Where rows are written: the file, when it is as it was; else one beside it, the same from then on."

@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 from .fields import match
-from .rows import Rows, Splits, normalised
+from .rows import Rows, Splits
+from .splitting import normalised
 from .schemas import Schema, few
 from .words import repair
 from ..display.tables import Result, Table

@@ -5,21 +5,17 @@
 # %% auto #0
 __all__ = ['UNNAMED', 'SPLITS', 'PROPOSED', 'TAG_COLUMNS', 'LABEL_COLUMNS', 'SHIPPED', 'Rows', 'Splits', 'records', 'LeftOut',
            'refuse_proposed', 'check_text_column', 'columns_read', 'with_flags', 'read_row', 'read_rows', 'shipped',
-           'tables_of', 'load_data', 'normalised', 'text_groups', 'split_off']
+           'tables_of', 'load_data']
 
 # %% ../../nbs/03_data/03_rows.ipynb #f1f8bde0
 import difflib
 import sys
 import warnings
-from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.resources import files
-from itertools import chain
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from clfm_kit.data.fields import (
     flagged, is_missing, joined, read_label, read_tags, read_text, read_value, short,
@@ -27,7 +23,6 @@ from clfm_kit.data.fields import (
 from .files import FORMATS, Files, class_names, classes_of, records_of, with_names
 from .words import find_words
 from ..errors import UserError, unknown
-from ..parts import make
 from ..paths import place
 from ..shapes import checked
 
@@ -187,7 +182,7 @@ def check_text_column(record, text, name):
         if column not in record: raise _lacking(record, "text", column, name)
 
 def _lacking(record, what, column, name) -> UserError:
-    cure = f"Say which one to use with {what}=…, in a terminal with --{what}-column"
+    cure = f"Say which one to use: load_data(…, {what}=…), or in a terminal --{what}-column"
     if any(len(str(title).split()) > 3 or title == value for title, value in record.items()):
         cure = "The first line looks like a row: put one above it with the names of the columns, such as text,label"
     return UserError(f"{name}: {unknown(what + ' column', column, record, cure)}")
@@ -224,6 +219,13 @@ def read_row(record, columns, where):
     return read_text(record, text, where) if text in record or not tokens else " ".join(words), value, words
 
 # %% ../../nbs/03_data/03_rows.ipynb #fd1eb897
+def _refuse_blanks(blanks: list, column: str) -> None:
+    "Raise `UserError` for rows, (record, where), that have no label."
+    (record, where), more = blanks[0], [where.rpartition(" ")[2] for _, where in blanks[1:6]]
+    others = f" (as in {len(blanks) - 1} more: {', '.join(more)}{', …' * (len(blanks) > 6)})" * (len(blanks) > 1)
+    cure = "fill it in or remove the row; clfm split --drop-unlabelled leaves such rows of a file out"
+    raise UserError(f"{where}: field {column!r} is {short(record.get(column))}{others}; {cure}")
+
 def read_rows(
     source, text: Any = "text", label: str | None = None, tokens: str | None = None, part: str = "train",
 ) -> Rows:
@@ -232,18 +234,16 @@ def read_rows(
     if isinstance(source, Rows): return source
     text = joined(text)
     name, found = records(source, text, label)
-    rows, columns, first, blank = [], None, {}, None
+    rows, columns, first, blanks = [], None, {}, []
     for where, record in found:
         if columns is None: columns, first = columns_read(record, text, label, tokens, name), record
         rows.append((*read_row(record, columns, where), record.get(PROPOSED)))
-        if columns[1] and rows[-1][1] is None: blank = blank or (record, where)
+        if columns[1] and rows[-1][1] is None: blanks.append((record, where))
     if columns is None: raise UserError(f"{name} has no rows")
-    if blank and PROPOSED in first: rows, blank = _without_blanks(rows, name, part), None
+    if blanks and PROPOSED in first: rows, blanks = _without_blanks(rows, name, part), []
     texts, labels, words, _ = map(list, zip(*rows))
     labelled = any(value is not None for value in labels)
-    if blank and (labelled or part != "test"):  # raises
-        record, where = blank
-        read_label(read_value(record, columns[1], where), columns[1], where)
+    if blanks and (labelled or part != "test"): _refuse_blanks(blanks, columns[1])
     made = Rows(texts, labels if labelled else None, words if columns[2] else None, name)
     made.columns = first
     return made
@@ -331,70 +331,3 @@ def load_data(
         **{split: read_rows(table, text, label, tokens, split) for split, table in tables_of(source).items()},
         name=Path(source).name if isinstance(source, (str, Path)) else getattr(source, "source", "data"),
     )
-
-# %% ../../nbs/03_data/03_rows.ipynb #cc84ac30
-def normalised(text: str) -> str:
-    "A text without differences in case and white space, to find duplicates."
-    return " ".join(text.casefold().split())
-
-def text_groups(texts: list, seed: int = 0) -> list:  # of lists of row numbers
-    """Rows of equal texts, but for case and white space, the groups in random order: what is split is split between
-    them."""
-    found = defaultdict(list)
-    for row in np.random.default_rng(seed).permutation(len(texts)).tolist(): found[normalised(texts[row])].append(row)
-    return list(found.values())
-
-# %% ../../nbs/03_data/03_rows.ipynb #2a564ef5
-def split_off(rows: Rows, share: float, seed: int = 0, strata: dict | None = None) -> tuple:  # (Rows, Rows)
-    """Rows in two parts, the second with about `share` of every label; a label with one row stays in the first.
-
-    `strata` {task: function of a label} gives what rows of a task are stratified by, all its labels without.
-    Raises `UserError` when nothing can be held out."""
-    if not 0 < share < 1: raise UserError(f"share={share} given; a share lies between 0 and 1")
-    strata = strata or dict.fromkeys(rows.by_task, make("task", rows.kind or "single").strata)
-    groups = text_groups(rows.texts, seed)
-    named = lambda row: {(task, name) for task, found in strata.items() for name in found(rows.by_task[task][row])}
-    out = _hold([set().union(*map(named, group)) or {("", None)} for group in groups], share)
-    parts = [
-        sorted(row for group, side in zip(groups, out) if side == part for row in group) for part in (False, True)
-    ]
-    if not parts[1]:
-        raise UserError(
-            f"{len(rows)} rows with {len(groups)} different texts are too few to hold out a share of {share}; "
-            f"give more, or validation rows of your own"
-        )
-    return tuple(rows.take(part) for part in parts)
-
-# %% ../../nbs/03_data/03_rows.ipynb #08e5df4f
-def _hold(names, share):
-    "For each set of names, whether it is held out."
-    count, members, out = Counter(chain.from_iterable(names)), defaultdict(list), [None] * len(names)
-    for i, found in enumerate(names):
-        for name in found: members[name].append(i)
-    want, total = (
-        {name: [(1 - share) * number, share * number] for name, number in count.items()},
-        [len(names) * (1 - share), len(names) * share],
-    )
-    left, kept = Counter(count), Counter(count)
-    while left:
-        name = min(left, key=lambda name: (left[name], str(name[1]), name[0]))
-        for i in members[name]:
-            if out[i] is not None: continue
-            lacking = (want[name][1], total[1]) > (want[name][0], total[0])
-            # the last row of a label is kept
-            out[i] = side = int(lacking and all(kept[other] > 1 for other in names[i]))
-            total[side] -= 1
-            left.subtract(names[i])
-            if side: kept.subtract(names[i])
-            for other in names[i]: want[other][side] -= 1
-        del left[name]
-    if not any(out): _hold_any(names, out, kept, int(share * len(names)))
-    return out
-
-def _hold_any(names, out, kept, number):
-    "Hold out so many where no label has enough for a share of its own, none of them the last of its label."
-    for i, own in enumerate(names):
-        if sum(out) == number: return
-        if any(kept[name] < 2 for name in own): continue
-        out[i] = 1
-        kept.subtract(own)

@@ -18,10 +18,10 @@ from typing import Any
 from .fields import FLAGS, as_labels, as_texts, check_texts, is_missing, joined, match, plain_labels
 from .files import Files
 from clfm_kit.data.rows import (
-    SPLITS, TAG_COLUMNS, UNNAMED, Rows, Splits, load_data, records, refuse_proposed, split_off, tables_of,
-    with_flags,
+    SPLITS, TAG_COLUMNS, UNNAMED, Rows, Splits, load_data, records, refuse_proposed, tables_of, with_flags,
 )
 from .schemas import Schema, few, learn_schema
+from .splitting import split_off
 from .words import find_words, split_words
 from ..errors import UserError, check_known, short, unknown
 from ..parts import make

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import binomtest, t
 
-from ..data.rows import normalised
+from ..data.splitting import normalised
 from ..display.plots import finding, intervals
 from ..errors import UserError, check_known
 from .metrics import Report, Undefined, evaluate, plain

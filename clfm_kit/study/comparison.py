@@ -56,7 +56,10 @@ def compare(
     # what is compared on chooses nothing
     if splits.test is None: splits = replace(splits, validation=None, test=splits.validation)
     if splits.test is None or not any(map(splits.test.by_task.get, wanted)):
-        raise UserError(f"{splits.name} has no labelled test or validation rows to compare on")
+        raise UserError(
+            f"{splits.name} has no labelled test or validation rows to compare on; put some aside "
+            f"before anything is fitted, in a terminal with clfm split FILE --out FOLDER"
+        )
     train, validation, schemas = rows_to_fit(splits, wanted)
     saved = {
         name: Classifier.from_pretrained(entry, cache="default") for name, entry in named.items() if is_saved(entry)

@@ -16,7 +16,8 @@ import numpy as np
 from ..classifier.classifier import Classifier
 from ..classifier.task import joined_report
 from ..data.fields import plain_labels
-from ..data.rows import UNNAMED, Rows, text_groups
+from ..data.rows import UNNAMED, Rows
+from ..data.splitting import text_groups
 from ..data.schemas import Schema, few
 from ..data.tasks import load_rows, task_schema
 from ..display.plots import finding

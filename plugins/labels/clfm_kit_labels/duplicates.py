@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from clfm_kit.data.rows import normalised
+from clfm_kit.data.splitting import normalised
 from .states import Reader
 
 # %% ../nbs/01_duplicates.ipynb #07747dce

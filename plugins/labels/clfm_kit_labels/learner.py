@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from clfm_kit.classifier.classifier import Classifier
-from clfm_kit.data.rows import Rows, normalised
+from clfm_kit.data.rows import Rows
+from clfm_kit.data.splitting import normalised
 from clfm_kit.errors import UserError
 from clfm_kit.evaluation.shift import share_interval
 from clfm_kit.study.cross_validation import cross_validate

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from clfm_kit.data.rows import Rows, text_groups
+from clfm_kit.data.rows import Rows
+from clfm_kit.data.splitting import text_groups
 from clfm_kit.errors import UserError
 from clfm_kit.evaluation.metrics import Report
 from clfm_kit.study.cross_validation import cross_validate

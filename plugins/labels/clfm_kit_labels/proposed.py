@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from clfm_kit.data.changes import LabelledFile
-from clfm_kit.data.rows import PROPOSED, Rows, normalised, split_off
+from clfm_kit.data.rows import PROPOSED, Rows
+from clfm_kit.data.splitting import normalised, split_off
 from clfm_kit.data.schemas import few
 from clfm_kit.display.tables import Result, Table
 from clfm_kit.errors import UserError

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from clfm_kit.data.changes import LabelledFile, known_label
-from clfm_kit.data.rows import PROPOSED, Rows, load_data, normalised
+from clfm_kit.data.rows import PROPOSED, Rows, load_data
+from clfm_kit.data.splitting import normalised
 from clfm_kit.errors import UserError, unknown
 
 # %% ../nbs/23_session.ipynb #dfc0061b

@@ -214,6 +214,7 @@ class Sparsify(Part):
         self.exit_layer_ = max(map(depth, places))
         size = {column: self._text**0.5 if is_text(column) else 1.0 for column in places}
         self._size = np.repeat(np.float32([*size.values()]), self.counts_)
+        self._x = None  # the one before is given back first
         self._x = torch.empty(len(features[self.columns_[0]][rows]), len(self.indices_))
         for number, (column, chosen) in enumerate(places.items()):
             self._x[:, self._places(number)] = unit(features[column], rows)[:, torch.from_numpy(chosen)] * size[column]

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Mixtures', 'EXITS', 'SCREENED', 'BESIDE', 'TEXT_SHARES', 'LOGISTIC', 'EXIT_RULES', 'unit', 'Rows', 'factor',
-           'ridge_from_gram', 'ridge', 'exits', 'subsets', 'views', 'entries', 'logit_scale', 'skill', 'Candidate',
-           'judge', 'judged', 'dense_candidates', 'gram_of', 'together', 'sparse_candidates', 'size_of',
+           'off_centre', 'ridge_from_gram', 'ridge', 'exits', 'subsets', 'views', 'entries', 'logit_scale', 'skill',
+           'Candidate', 'judge', 'judged', 'dense_candidates', 'gram_of', 'together', 'sparse_candidates', 'size_of',
            'logistic_candidates', 'clearly_worse', 'hurdle', 'prior', 'choose']
 
 # %% ../nbs/01a_search.ipynb #01a0000004
@@ -22,7 +22,7 @@ from torch.nn import functional
 from clfm_kit.backbone.kernels import product
 from clfm_kit.backbone.sites import depth, is_text, layer
 from clfm_kit.builtin.heads import calibrated_losses
-from clfm_kit.builtin.logistic import GRID, AxesPath, best_of, held_out, spectrum, unit_rows
+from clfm_kit.builtin.logistic import GRID, PART, AxesPath, best_of, held_out, spectrum, unit_rows
 from clfm_kit.errors import UserError
 from clfm_kit.evaluation.calibration import fit_temperature
 from .solver import Problem, path
@@ -73,6 +73,11 @@ def factor(matrix: torch.Tensor, penalty) -> torch.Tensor:
             raise UserError("a state is not finite, so nothing can be learned from the states of this base")
         penalty *= 10
 
+def off_centre(products, centre, share) -> torch.Tensor:
+    """The products [M, N] of rows with N others, from all of which the mean of those others is taken, by their shares [N];
+    `centre` [N] are the products of the N rows with that mean."""
+    return products - (products @ share)[:, None] - centre + share @ centre
+
 def ridge_from_gram(gram, rows: Rows, strengths, fold) -> torch.Tensor:  # [S, M, C]
     "Scores of the M rows in a fold by ridge classifiers on all others, from products [N, N] of rows with rows."
     learned, asked = rows.split(fold)
@@ -80,9 +85,7 @@ def ridge_from_gram(gram, rows: Rows, strengths, fold) -> torch.Tensor:  # [S, M
     share, root = weight / weight.sum(), (weight / weight.mean()).sqrt()[:, None]
     inside, outside = gram[learned][:, learned], gram[asked][:, learned]
     centre = inside @ share
-    whole = share @ centre
-    inside = inside - centre[:, None] - centre + whole
-    outside = outside - (outside @ share)[:, None] - centre + whole
+    inside, outside = (off_centre(products, centre, share) for products in (inside, outside))
     mean = share @ rows.targets[learned]
     size, kernel = inside.diagonal().mean(), root * inside * root.T
     found = []
@@ -95,13 +98,25 @@ def ridge(features, targets, weight, strength: float) -> tuple:  # (weights [F, 
     "The same classifier as weights of features [N, F]; solved by rows or by features, whichever are fewer."
     share, root = weight / weight.sum(), (weight / weight.mean()).sqrt()[:, None]
     centre, mean = share @ features, share @ targets
-    x, y = features - centre, root * (targets - mean)
-    penalty = strength * x.square().sum(1).mean()
-    x *= root
-    few = len(x) < x.shape[1]
-    half = factor(product(x, x.T) if few else product(x.T, x), penalty)
-    weights = x.T @ torch.cholesky_solve(y, half) if few else torch.cholesky_solve(x.T @ y, half)
+    y, solve = root * (targets - mean), _by_rows if len(features) < features.shape[1] else _by_features
+    weights = solve(features, y, centre, share, root, strength)
     return weights, mean - centre @ weights
+
+def _by_rows(features, y, centre, share, root, strength) -> torch.Tensor:  # [F, C]
+    products = product(features, features.T)
+    products = off_centre(products, products @ share, share)
+    half = factor(root * products * root.T, strength * products.diagonal().mean())
+    moved = root * torch.cholesky_solve(y, half)
+    return features.T @ moved - torch.outer(centre, moved.sum(0))
+
+def _by_features(features, y, centre, share, root, strength) -> torch.Tensor:  # [F, C]
+    inside, outside, size = torch.zeros(()), torch.zeros(()), 0.0
+    for some, *beside in zip(*(each.split(PART) for each in (features, root, y))):
+        x = some - centre
+        size += x.square().sum().item()
+        x *= beside[0]
+        inside, outside = inside + product(x.T, x), outside + x.T @ beside[1]
+    return torch.cholesky_solve(outside, factor(inside, strength * size / len(features)))
 
 # %% ../nbs/01a_search.ipynb #01a0000012
 Mixtures = Literal["each", "all"]

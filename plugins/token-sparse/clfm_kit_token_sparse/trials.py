@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from clfm_kit import training
-from clfm_kit.data.rows import text_groups
+from clfm_kit.data.splitting import text_groups
 from clfm_kit.errors import UserError
 from clfm_kit.training.batches import Examples, class_draw
 from clfm_kit.training.head import start_head
