@@ -1819,6 +1819,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'clfm_kit/cli/predict_commands.py'),
                                                'clfm_kit.cli.predict_commands._thresholds': ( '11_cli/predict_commands.html#_thresholds',
                                                                                               'clfm_kit/cli/predict_commands.py'),
+                                               'clfm_kit.cli.predict_commands.cut_texts': ( '11_cli/predict_commands.html#cut_texts',
+                                                                                            'clfm_kit/cli/predict_commands.py'),
                                                'clfm_kit.cli.predict_commands.predict': ( '11_cli/predict_commands.html#predict',
                                                                                           'clfm_kit/cli/predict_commands.py'),
                                                'clfm_kit.cli.predict_commands.show_answers': ( '11_cli/predict_commands.html#show_answers',

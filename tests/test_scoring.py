@@ -299,3 +299,14 @@ def test_files_are_read_as_a_stream(form, tmp_path):
         return most
     peak(10)
     assert peak(24_000) < 1.2 * peak(6_000) + 100_000
+
+
+def test_texts_that_are_cut_are_counted_and_a_table_shows_their_beginning(fitted, tmp_path):
+    long = "where is my parcel " * 5000
+    said = clfm("predict", fitted, "a short one", long)
+    assert "a text is longer than the model reads; its end was not read" in said.stderr and len(said.stdout) < 3000
+    assert json.loads(clfm("predict", fitted, long, "--json").stdout)[0]["text"] == long
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(dict(text=text)) + "\n" for text in ("short", long, long, f"{long} too")))
+    said = clfm("predict", fitted, "--data", tmp_path / "rows.jsonl", "--out", tmp_path / "out.jsonl")
+    assert "2 texts are longer than" in said.stderr
+    assert "longer" not in clfm("predict", fitted, "a short one").stderr

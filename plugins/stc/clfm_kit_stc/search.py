@@ -211,7 +211,8 @@ def judge(view: str, columns: list, eta: float, features: int, scores, strengths
     asked = np.flatnonzero(rows.folds >= 0)
     errors = (scores - rows.targets).square().sum(2)[:, asked] * rows.weight[asked]
     best = int(errors.mean(1).argmin())
-    return judged("ridge", view, columns, eta, features, scores[best].numpy(), strengths[best], rows, text)
+    kept = scores[best].numpy().copy()  # of one strength, where a view would hold those of all
+    return judged("ridge", view, columns, eta, features, kept, strengths[best], rows, text)
 
 def judged(classifier, view, columns, eta, features, scores, strength, rows: Rows, text) -> Candidate:
     "The candidate that gave scores [N, C] to rows it had not learned."
