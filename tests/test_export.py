@@ -198,3 +198,13 @@ def test_a_text_is_cut_as_the_format_cuts_it(keep, most, tiny):
     asked.about, asked.tokenizer = dict(reading=reading(clf)), clf.encoder_.backbone.tokenizer.backend_tokenizer
     encoded = clf.parts_["format"].encode(MANY, clf.encoder_.backbone.tokenizer, clf.encoder_.backbone.shape.limit)
     assert [ids for text in MANY for ids in asked.sequences(text)] == encoded.ids
+
+
+def test_what_is_told_of_an_export_is_in_words():
+    from clfm_kit.cli.model_commands import told_of
+    found = dict(form="onnx", texts=60, largest_difference=6.669331963016223e-05, share_changed=0.0, changed=[])
+    plain = dict(told_of(found | dict(rounded="nothing", tried={"nothing": 0.0})))
+    assert plain["largest difference of a probability"] == "6.7e-05" and plain["some of them"] == "none"
+    assert not any("quantisation" in name for name in plain)
+    small = dict(told_of(found | dict(rounded="one scale", tried={"one scale": 0.01})))
+    assert small["kept quantisation"] == "one scale" and "one scale: 0.01" in small.values()

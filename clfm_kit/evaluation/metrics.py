@@ -209,7 +209,8 @@ def class_figures(table: list) -> tuple:  # (figures, notes)
     present = [row for row in table if row["support"]]
     if not present: return {name: Undefined("no row has a label") for name in ("macro_f1", "worst_class_recall")}, []
     worst = min(present, key=lambda row: row["recall"])
-    notes = [f"lowest recall: {worst['label']!r}, {worst['recall']:.3f} (support {worst['support']})"]
+    notes = ["every row of every class is found"]
+    if worst["recall"] < 1: notes = [f"lowest recall: {worst['label']!r}, {worst['recall']:.3f} (support {worst['support']})"]
     if len(present) < len(table):
         notes.append(f"{len(table) - len(present)} of {len(table)} classes occur in no row and count in no mean")
     return dict(macro_f1=float(np.mean([row["f1"] for row in present])), worst_class_recall=worst["recall"]), notes

@@ -19,7 +19,7 @@ from clfm_kit.errors import UserError
 from clfm_kit.parts import Count, Part
 from clfm_kit.shapes import Axes
 from clfm_kit_stc.search import (
-    EXIT_RULES, LOGISTIC, Mixtures, Rows, choose, dense_candidates, entries, gram_of, judged, logistic_candidates,
+    EXIT_RULES, EXITS, LOGISTIC, Mixtures, Rows, choose, dense_candidates, entries, gram_of, judged, logistic_candidates,
     logit_scale, prior, ridge, size_of, sparse_candidates, unit, views,
 )
 
@@ -120,7 +120,8 @@ class Sparsify(Part):
         some, every = min(rows, self.rows), sum(widths.values())
         used = every if min(rows, every) <= self.max_features else self.max_features
         folds, learned, axes = folds_for(some), some * (1 - 1 / folds_for(some)), min(rows, used, SPANNING)
-        ridge = len(views(sorted(widths, key=depth), self.mixtures)) * len(self.strengths) * folds
+        seen = len(views(sorted(widths, key=depth), self.mixtures))
+        ridge = seen * len(self.strengths) * folds
         logistic, finalists = (LOGISTIC + 2) * folds * len(GRID), FINALISTS * (rows > some)
         operations = (
             2 * some**2 * every * (1 + folds * len(self.etas) / 3)  # products of rows with rows
@@ -128,8 +129,12 @@ class Sparsify(Part):
             + (1 + finalists) * (2 * rows * used * axes + 9 * axes**3)
             + (1 + 2 * finalists) * 60 * 4 * rows * axes * classes  # the fits on all rows
         )
-        states = 2 * rows * every + 4 * (len(widths) * some**2 + 2 * rows * used)
-        return int(states + (used < every) * 8 * min(rows, self.max_features) * every), int(operations)
+        kept = seen + len(self.etas) * EXITS * (1 + len(self.strengths))  # scores of candidates, and of each strength
+        numbers = (
+            rows * every + len(widths) * some**2 + kept * some * classes + rows * used + 2 * rows * axes
+            + (used < every) * min(rows, 2 * self.max_features // 3) * every
+        )
+        return 4 * int(numbers), int(operations)
 
     def _search(self, features, every, looked_at, seed, progress) -> tuple:  # (candidates, Rows)
         "All candidates on some of the rows."
