@@ -1817,6 +1817,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'clfm_kit/cli/predict_commands.py'),
                                                'clfm_kit.cli.predict_commands._check_out': ( '11_cli/predict_commands.html#_check_out',
                                                                                              'clfm_kit/cli/predict_commands.py'),
+                                               'clfm_kit.cli.predict_commands._on_ray': ( '11_cli/predict_commands.html#_on_ray',
+                                                                                          'clfm_kit/cli/predict_commands.py'),
                                                'clfm_kit.cli.predict_commands._score': ( '11_cli/predict_commands.html#_score',
                                                                                          'clfm_kit/cli/predict_commands.py'),
                                                'clfm_kit.cli.predict_commands._thresholds': ( '11_cli/predict_commands.html#_thresholds',

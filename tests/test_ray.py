@@ -15,6 +15,7 @@ from command import clfm
 
 from clfm_kit import Classifier, UserError, load_data
 from clfm_kit.builtin.tags import Tags
+from clfm_kit.cli.main import main
 from clfm_kit.classifier.scoring import Scoring
 from clfm_kit.data.words import spans
 from clfm_kit_ray import answering, command, files
@@ -141,6 +142,20 @@ def test_without_ray_the_command_says_what_to_install(fitted, data, tmp_path, mo
     for name in VARIABLES: monkeypatch.setenv(name, "0")
     with pytest.raises(UserError, match=r'needs ray.*pip install "clfm-kit-ray\[data\]"'):
         command.predict_ray(str(fitted), str(data), str(tmp_path / "out"))
+
+
+def test_predict_hands_rows_to_ray(fitted, data, tmp_path, monkeypatch, capsys):
+    asked = {}
+    monkeypatch.setattr(command, "predict_ray", lambda *given, **more: asked.update(given=given, **more))
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    words = ["predict", str(fitted), "--data", str(data), "--out", str(tmp_path / "out"), "--engine", "ray"]
+    main(words)
+    assert asked["given"] == (str(fitted), str(data), str(tmp_path / "out")) and asked["address"] == "auto"
+    for more, told in ((["--restart"], "--restart"), (["a text"], "texts"), (["--threshold", "0.5"], "--threshold")):
+        with pytest.raises(SystemExit, match="2"): main([*words, *more])
+        assert f"leave out {told}" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"): main(words[:2] + words[-2:])
+    assert "a new folder --out; give both" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("given, words", [

@@ -100,7 +100,8 @@ def told_of(found: dict) -> list:  # of [fact, value]
         if isinstance(value, float): return f"{value:.2g}"
         if isinstance(value, dict): return ", ".join(f"{name}: {words(one)}" for name, one in value.items())
         return "; ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
-    return [[EXPORTED.get(name, name.replace("_", " ")), words(value)] for name, value in found.items() if name not in left_out]
+    told = {name: words(value) for name, value in found.items() if name not in left_out}
+    return [[EXPORTED.get(name, name.replace("_", " ")), value] for name, value in told.items()]
 
 # %% ../../nbs/11_cli/04_model_commands.ipynb #f53e521b
 def merge(

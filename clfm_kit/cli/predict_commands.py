@@ -6,6 +6,7 @@
 __all__ = ['SHOWN', 'predict', 'cut_texts', 'show_answers']
 
 # %% ../../nbs/11_cli/03a_predict_commands.ipynb #8478dfc1d3
+import os
 import sys
 from contextlib import contextmanager
 from itertools import chain
@@ -24,7 +25,7 @@ from ..display.highlights import Highlighted
 from ..display.tables import Table
 from ..errors import UserError, check_known
 from ..paths import check_file, place
-from ..plugins import using
+from ..plugins import catalogue, using
 
 # %% ../../nbs/11_cli/03a_predict_commands.ipynb #f40db8c301
 def predict(
@@ -49,9 +50,13 @@ def predict(
     separator: Separator = None, encoding: Encoding = None, as_json: Json = False,
 ):
     "Predict labels with probabilities, of texts or of the rows of a file. Labels that the rows have are not looked at."
+    if engine == "ray":
+        told = dict(texts=texts, threshold=threshold, restart=restart, formulas=formulas != "quoted")
+        return _on_ray(told, folder, data, out, dict(
+            model=model, trust=trust, text_column=text_column, separator=separator, encoding=encoding, as_json=as_json,
+        ))
     if not texts and not data: raise UserError('give texts or --data, as in: clfm predict my-model "a text"')
     check_known("way to write formulas", formulas, FORMULAS)
-    if engine == "ray": raise UserError("a Ray cluster answers by clfm predict-ray, which the plugin ray offers")
     check_engine(engine)
     if out is not None: _check_out(out, texts)
     if restart and out is None: raise UserError("--restart goes with --out")
@@ -76,8 +81,9 @@ def cut_texts():
         nonlocal cut
         if event["kind"] == "states" and event["done"] == event["total"]: cut += event["truncated"]
     with using("cut texts", run_event=run_event): yield
-    one, several = "a text is longer than the model reads; its end was", f"{cut} texts are longer than the model reads; their ends were"
-    if cut: print(f"clfm: {one if cut == 1 else several} not read", file=sys.stderr)
+    whose = "a text is" if cut == 1 else f"{cut} texts are"
+    end = "its end was" if cut == 1 else "their ends were"
+    if cut: print(f"clfm: {whose} longer than the model reads; {end} not read", file=sys.stderr)
 
 def show_answers(clf, texts, found, as_json: bool):
     "Print the answers {task: Answers} to texts, and how many of them hang on the order of labels where that is known."
@@ -115,6 +121,16 @@ def _check_out(out, texts):
     ending(out)
     check_file(out)
     if not place(out).resolve().parent.is_dir(): raise UserError(f"--out {out}: there is no folder {place(out).parent}")
+
+def _on_ray(told: dict, folder, data, out, more: dict):
+    """Answer the rows of files on a Ray cluster, as `clfm predict-ray` does, which has more options.
+
+    Raises `UserError` for what that has no place for, and without the plugin."""
+    other = [f"--{name}" if name != "texts" else name for name, value in told.items() if value]
+    if other: raise UserError(f"engine ray answers --data into a new folder --out; leave out {', '.join(other)}")
+    if not data or not out: raise UserError("engine ray answers the rows of --data into a new folder --out; give both")
+    command = catalogue.find("command", "predict-ray").load()
+    return command(folder, data, out, address=os.environ.get("RAY_ADDRESS"), **more)
 
 def _score(clf, data, out, text, thresholds, formulas, restart, as_json):
     "Answer the rows of files into a file, and say what was done."

@@ -47,7 +47,8 @@ def taken(host: str, port: int) -> socket.socket:
         made.listen(2048)
     except OSError as error:
         made.close()
-        raise UserError(f"port {port} of {host} cannot be had ({error.strerror}); end what listens there, or give another --port") from error
+        cure = "end what listens there, or give another --port"
+        raise UserError(f"port {port} of {host} cannot be had ({error.strerror}); {cure}") from error
     return made
 
 def is_loopback(host: str) -> bool:
@@ -60,10 +61,16 @@ def is_loopback(host: str) -> bool:
 DEFAULT = Limits()
 
 def serve(
-    folders: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Saved models, each called by its folder's name.")],
-    host: Annotated[str, typer.Option("--host", help="Address to listen on; this machine alone without.")] = "127.0.0.1",
+    folders: Annotated[list[str], typer.Argument(
+        metavar="MODEL...", help="Saved models, each called by its folder's name."
+    )],
+    host: Annotated[str, typer.Option(
+        "--host", help="Address to listen on; this machine alone without."
+    )] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", help="0 finds a free one.")] = 8000,
-    tokens: Annotated[int, typer.Option("--batch-tokens", help="Of one batch; 1 answers each request by itself.")] = DEFAULT.tokens,
+    tokens: Annotated[int, typer.Option(
+        "--batch-tokens", help="Of one batch; 1 answers each request by itself."
+    )] = DEFAULT.tokens,
     wait: Annotated[float, typer.Option("--wait", help="Milliseconds that a request waits for others.")] = DEFAULT.wait,
     queue: Annotated[int, typer.Option("--queue", help="Texts that may wait; then requests get 429.")] = DEFAULT.queue,
     texts: Annotated[int, typer.Option("--max-texts", help="Of one request.")] = DEFAULT.texts,
@@ -71,7 +78,9 @@ def serve(
     strangest: Annotated[int, typer.Option(
         "--strangest", help="Texts that /drift shows, of the last ones those least like the fit; 0 keeps no text."
     )] = DEFAULT.strangest,
-    model: Annotated[Optional[str], typer.Option("--model", help="Where the base model of the saved ones is now.")] = None,
+    model: Annotated[Optional[str], typer.Option(
+        "--model", help="Where the base model of the saved ones is now."
+    )] = None,
     engine: Engine = "torch", trust: Trust = False,
 ):
     "Answer over HTTP, many requests at once. CLFM_KIT_TOKEN holds a token that requests must bring."

@@ -19,7 +19,7 @@ from clfm_kit.study.drift import Answered, Drift, answer_moves, compared, text_m
 WINDOW = 1000  # the last texts that are looked at, and those of the batch that began before them
 
 class Recent:
-    "The last answers of a classifier, with `most` of the least typical texts; none where it remembers nothing of its fit."
+    "The last answers of a classifier, with `most` of the least typical texts; none where nothing of its fit is known."
 
     def __init__(self, clf: Any, most: int = 0) -> None:
         self.clf, self.most, self.count = clf, most, 0

@@ -58,12 +58,15 @@ class Metrics:
             "clfm_request_seconds", "seconds of a request", ["route", "status"], **own,
             buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30),
         )
-        self.batch = Histogram("clfm_batch_texts", "texts of a batch", ["model"], buckets=[2**n for n in range(11)], **own)
+        sizes = [2**n for n in range(11)]
+        self.batch = Histogram("clfm_batch_texts", "texts of a batch", ["model"], buckets=sizes, **own)
         self.reading = Histogram("clfm_batch_seconds", "seconds of a batch", ["model"], **own)
         self.queue = Gauge("clfm_queue_texts", "texts that wait", ["model"], **own)
         self.refused = Counter("clfm_refused", "requests that were refused", ["status"], **own)
         self.labels = Counter("clfm_labels", "answers by label", ["model", "task", "label"], **own)
-        self.confidence = Summary("clfm_confidence", "how much texts look like those of training", ["model", "task"], **own)
+        self.confidence = Summary(
+            "clfm_confidence", "how much texts look like those of training", ["model", "task"], **own,
+        )
 
     def count(self, model: Model, answers: list) -> None:
         "Count the answers to a request."
@@ -76,7 +79,7 @@ class Metrics:
 
 # %% ../nbs/03_replies.ipynb #8edf8ae7
 class Drift:
-    "A collector for Prometheus: how far the last answers of models have moved from those of their fits, with intervals."
+    "For Prometheus: how far the last answers of models have moved from those of their fits, with intervals."
 
     def __init__(self, models: list) -> None: self.models = models
 
