@@ -119,21 +119,22 @@ class Choice(Result):
         return finding(axes, f"{self.chosen} is chosen")
 
 # %% ../../nbs/08_classifier/05_choosing.ipynb #35c0000011
-def row_scores(task: FittedTask, probabilities, targets) -> np.ndarray:  # [2, N]
-    "How right each row is, 0 or 1, and what it is compared by; both F1 of its labels where they are many."
-    schema = task.schema
+def row_scores(task: FittedTask, probabilities, targets) -> np.ndarray:  # [3, N]
+    """Of each row what is right and out of how much, of which all rows make accuracy, or micro-F1 where labels are many,
+    and less its squared error, by which it is compared."""
+    schema, targets = task.schema, np.asarray(targets)
     decided = schema.decide(probabilities, task.calibration.thresholds)
-    if schema.exclusive:
-        errors = np.square(np.asarray(probabilities) - np.eye(len(schema))[np.asarray(targets)]).sum(1)
-        return np.stack([np.asarray(schema.correct(decided, targets), dtype=np.float64), -errors])
-    made, there = np.asarray(decided) > 0, np.asarray(targets) > 0
-    return np.tile((2 * (made & there).sum(1) + 1e-9) / (made.sum(1) + there.sum(1) + 1e-9), (2, 1))
+    there = np.eye(len(schema))[targets] if schema.exclusive else (targets > 0).astype(np.float64)
+    errors = np.square(np.asarray(probabilities) - there).sum(1)
+    if schema.exclusive: return np.stack([schema.correct(decided, targets), np.ones(len(errors)), -errors])
+    made = np.asarray(decided) > 0
+    return np.stack([2 * (made * there).sum(1), made.sum(1) + there.sum(1), -errors])
 
-def judged(clf: Any, train, other) -> np.ndarray:  # [2, rows of train, then of other], NaN where a row was not judged
-    "The scores of rows that a fitted classifier had not learned when it answered them."
+def judged(clf: Any, train, other) -> np.ndarray:  # [3, rows of train, then of other], NaN where a row was not judged
+    "The `row_scores` of rows that a fitted classifier had not learned when it answered them."
     task = clf.tasks_[UNNAMED]
     known = train.known(UNNAMED)
-    found = np.full((2, len(train) + len(other)), np.nan)
+    found = np.full((3, len(train) + len(other)), np.nan)
     targets = lambda rows, numbers: task.schema.targets([rows.by_task[UNNAMED][number] for number in numbers])
     calibrated = lambda logits: task.calibration.probabilities(logits, task.schema)
     some, held = task.held_out()
@@ -251,9 +252,9 @@ class Contest:
 
     def compare(self, one: Tried, trial: Any) -> None:
         "Let a fitted candidate lead where it should."
-        right, scores = np.zeros((2, 0)) if self.alone else judged(trial, self.train, self.other)
-        some = right[np.isfinite(right)]
-        one.score, one.rows = (float(some.mean()) if len(some) else None), len(some)
+        right, most, scores = np.zeros((3, 0)) if self.alone else judged(trial, self.train, self.other)
+        one.rows = int(np.isfinite(scores).sum())
+        if one.rows: one.score = float(np.nansum(right) / max(np.nansum(most), 1e-9))
         one.latency, one.size = latency(trial, self.other.texts or self.train.texts), megabytes(trial)
         over = [name for name in ("latency", "size") if getattr(one, name) > self.auto.budget.get(name, np.inf)]
         one.out = ", ".join(f"over the {name} of the budget, {self.auto.budget[name]:g}" for name in over)
