@@ -13,6 +13,7 @@ from .rows import Rows
 from .splitting import numbers_apart
 from ..errors import UserError
 from ..paths import place
+from ..shapes import Seed, check
 
 # %% ../../nbs/03_data/11_held_out.ipynb #2fbe8bd8
 MOST = 5  # rows that a message names
@@ -37,13 +38,15 @@ def set_aside(file: LabelledFile, folder: Any, share: float = 0.2, seed: int = 0
     test rows, and with `drop` rows without a label are left out. Returns {file: rows}.
 
     Raises `UserError` for a folder with something in it, for rows without a label, and where nothing can be held out."""
+    check(seed, Seed, "a seed")
     folder = place(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is no empty folder; choose another one")
     given = labelled_rows(file, drop)
     rows = Rows([file.texts[row] for row in given], [file.labels[row] for row in given])
     parts = dict(zip(("train", "test"), numbers_apart(rows, share, seed)))
-    folder.mkdir(parents=True, exist_ok=True)
+    try: folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error: raise UserError(f"{folder} cannot be made: {error.strerror or error}") from error
     for name, numbers in parts.items():
         file.save_rows([given[number] for number in numbers], folder / f"{name}{file.path.suffix}")
     return {f"{name}{file.path.suffix}": len(numbers) for name, numbers in parts.items()}
