@@ -25,7 +25,8 @@ def hardware() -> dict:
     )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     return dict(
-        processor=name, vectors=torch.backends.cpu.get_cpu_capability(), cores=len(os.sched_getaffinity(0)), memory_gb=round(memory, 1),
+        processor=name, vectors=torch.backends.cpu.get_cpu_capability(),
+        cores=len(os.sched_getaffinity(0)), memory_gb=round(memory, 1),
         torch_threads=torch.get_num_threads(),
         accelerator=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     )

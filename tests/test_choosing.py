@@ -47,6 +47,20 @@ def test_a_later_candidate_takes_the_lead_unless_it_is_worse_by_half_an_error():
     assert better(np.zeros(2), np.array([-1.0, -0.6])) and not better(np.array([-1.0, -0.6]), np.zeros(2))
 
 
+def test_rare_labels_are_compared_by_squared_error_and_shown_as_micro_f1(tiny):
+    """Rows without a label, which are nearly all, say nothing of F1."""
+    texts = [f"message {n} {'late' * (n % 10 == 0)}" for n in range(60)]
+    clf = Classifier("probe", tiny, cache=None).fit(texts, [["late"] * (n % 10 == 0) for n in range(60)])
+    sure, unsure = np.full((60, 1), 0.01), np.full((60, 1), 0.01)
+    targets = np.array([[n % 10 == 0] for n in range(60)])
+    sure[targets], unsure[targets] = 0.99, 0.02
+    found = {name: choosing.row_scores(clf.task(), chances, targets) for name, chances in (("sure", sure), ("unsure", unsure))}
+    right, most, scores = found["sure"]
+    assert right.sum() / most.sum() == 1 and np.allclose(scores, -1e-4)
+    assert found["unsure"][0].sum() == 0 and found["unsure"][1].sum() == 6
+    assert better(scores, found["unsure"][2]) and not better(found["unsure"][2], scores)
+
+
 def test_one_row_in_a_class(tiny, messages):
     texts, labels = rows_of(messages, sorted(set(messages.labels))[:2], 20)
     clf = fitted(tiny, [*texts, "the coffee machine is on fire"], [*labels, "fire"], QUICK)

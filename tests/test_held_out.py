@@ -38,7 +38,7 @@ def test_every_row_is_in_one_part_as_it_was(tmp_path):
 def test_rows_without_a_label_are_named_or_left_out(tmp_path):
     path = written(tmp_path / "mails.csv", [*ROWS, ("no team", ""), ("none either", " ")])
     words = ["split", path, "--out", tmp_path / "out", "--text-column", "mail_body", "--label-column", "team"]
-    refused(clfm(*words), "mails.csv: 2 rows have no label in column 'team': rows 90, 91, counted from 0")
+    refused(clfm(*words), "mails.csv: no label in column 'team' in 2 of 92 rows: 90, 91, counted from 0")
     assert not (tmp_path / "out").exists()
     assert "left out" in clfm(*words, "--drop-unlabelled").stdout
     assert sum(len(rows) for _, rows in load_data(tmp_path / "out", text="mail_body", label="team").items()) == 90

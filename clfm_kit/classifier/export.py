@@ -25,6 +25,7 @@ from ..backbone.sites import is_text
 from ..backbone.tokens import bare_ids, pad
 from ..builtin.formats import cut
 from . import reader
+from .choosing import EXPORTABLE
 from .folders import fresh_folder
 from .classifier import Classifier
 from .rounding import WAYS, examples_of, unrounded
@@ -92,8 +93,7 @@ def reading(clf) -> dict:
     if any(map(is_text, clf.columns())):
         raise UserError(
             "this model reads words and letter sequences, which are counted in the text before there are token ids, and a "
-            "graph begins with ids; fit it without pooler 'keywords' to export it: with --recipe stc, probe or token-sparse, "
-            "or let the default choose among those: --set 'candidates=[probe, stc, token-sparse]'"
+            "graph begins with ids; fit it without pooler 'keywords', as with recipe probe; " + EXPORTABLE
         )
     for task in clf.fitted_tasks().values():
         if task.schema.unit == "word":

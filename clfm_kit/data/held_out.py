@@ -28,7 +28,7 @@ def labelled_rows(file: LabelledFile, drop: bool) -> list[int]:
     if lacking and not drop:
         more = f" and {len(lacking) - MOST} more" * (len(lacking) > MOST)
         raise UserError(
-            f"{file.path.name}: {len(lacking)} rows have no label in column {file.label!r}: rows "
+            f"{file.path.name}: no label in column {file.label!r} in {len(lacking)} of {len(file)} rows: "
             f"{', '.join(map(str, lacking[:MOST]))}{more}, counted from 0; fill them in, or drop them (--drop-unlabelled)"
         )
     return given
