@@ -1,11 +1,11 @@
-"""A decoder tuned on labelled rows teaches an encoder on rows without labels: what is kept, and what is gained in speed.
+"""A decoder tuned on labelled rows teaches an encoder on rows without labels: what is kept, and how much faster it is.
 
     python benchmarks/distilling.py --data DIR [--data DIR …] [--seeds 3] [--rows 320] [--unlabelled 1200]
     python benchmarks/distilling.py --collect        the table of all cells
 
-A cell is a data set and a seed. The teacher is `lora-4bit` on SmolLM2, the student `finetune` on MiniLM, which reads the
-labelled texts and the others with the teacher's probabilities. Beside them stand the same recipe on the labelled rows
-alone, and keywords. SmolLM2's weights were rounded to four bits once, see `models.py`.
+A cell is a data set and a seed. The teacher is `lora-4bit` on SmolLM2, the student `finetune` on MiniLM, which reads
+the labelled texts and the others with the teacher's probabilities. Beside them stand the same recipe on the labelled
+rows alone, and keywords. SmolLM2's weights were rounded to four bits once, see `models.py`.
 """
 import argparse
 import gc
@@ -95,7 +95,8 @@ def collect():
         splits = [cell["sides"] for cell in cells]
         row = dict(
             data=name, seeds=len(cells), train=cells[0]["train"], unlabelled=cells[0]["unlabelled"],
-            macro_f1={side: mean(side, "macro_f1") for side in SIDES}, accuracy={side: mean(side, "score") for side in SIDES},
+            macro_f1={side: mean(side, "macro_f1") for side in SIDES},
+            accuracy={side: mean(side, "score") for side in SIDES},
             kept=mean(STUDENT, "macro_f1") / mean(TEACHER, "macro_f1"),
             times_faster=statistics.median(
                 cell["rows_per_second"][STUDENT] / cell["rows_per_second"][TEACHER] for cell in cells

@@ -1,6 +1,6 @@
-"""What runs a base: plain transformers in batches sorted by length, PyTorch as this kit reads, ONNX Runtime in float32 and in
-eight bits. In turn, on the same texts; processor seconds, labels that change, and which way to round was taken. Beside them
-the matrix products of the linear maps alone, in the batches of plain transformers.
+"""What runs a base: plain transformers in batches sorted by length, PyTorch as this kit reads, ONNX Runtime in float32
+and in eight bits. In turn, on the same texts; processor seconds, labels that change, and which way to round was taken.
+Beside them the matrix products of the linear maps alone, in the batches of plain transformers.
 
     python benchmarks/engines.py --data DIR [--data DIR …] [--texts 512] [--rounds 5] [--out engines]
 """

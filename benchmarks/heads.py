@@ -89,8 +89,9 @@ def run(folder: str, side: str, seed: int, options):
     outcome = found.outcomes[UNNAMED]
     main = "accuracy" if outcome.statistic == "mean" else "micro_f1"
     cell = dict(
-        data=name, side=side, seed=seed, main=main, score=float(found.figures(UNNAMED)[main]), statistic=outcome.statistic,
-        macro_f1=float(found.figures(UNNAMED)["macro_f1"]), values=packed(outcome.values), train=len(parts[0]),
+        data=name, side=side, seed=seed, main=main, score=float(found.figures(UNNAMED)[main]),
+        statistic=outcome.statistic, macro_f1=float(found.figures(UNNAMED)["macro_f1"]),
+        values=packed(outcome.values), train=len(parts[0]),
         validation=len(parts[1]), test=len(parts[2]), words=options.words, epochs=options.epochs, batch=options.batch,
         processor_seconds=round(seconds, 1), load=round(os.getloadavg()[0], 1), cost=found.cost, command=command(),
     )

@@ -7,15 +7,15 @@
     python benchmarks/instruct.py quality --model FOLDER --data FOLDER [--data FOLDER …] [--seeds 3] [--rows 600]
         [--tests 500] [--words 60] [--minutes 5]
 
-`speed` builds a decoder with random weights and 32,000 ids, its tokenizer trained on the texts of all `--data`, or takes
-the one that is given, and asks it about the labels of the first (77 for BANKING77). Every side has the same model, prompt and rows; the sides
-alternate, and figures are medians of ratios. Generating has a cache, is as long as the longest label needs, is
-batched (16 texts, padded on the left) and, in a side of its own, not batched (the default of a Transformers
-pipeline); its answers are parsed as they usually are. Sides called `repeated` read the whole prompt for every text.
-`gigaflops` of a side: multiplications and additions with weights, for one text. `memory` compares peaks of one
-training step in processes of their own. `accuracy` asks one tuned decoder both ways: by scoring, and by generating
-and parsing. `quality` fits heads and instructions on one base and the same rows. One thread a process, load in the
-file.
+`speed` builds a decoder with random weights and 32,000 ids, its tokenizer trained on the texts of all `--data`, or
+takes the one that is given, and asks it about the labels of the first (77 for BANKING77). Every side has the same
+model, prompt and rows; the sides alternate, and figures are medians of ratios. Generating has a cache, is as long as
+the longest label needs, is batched (16 texts, padded on the left) and, in a side of its own, not batched (the default
+of a Transformers pipeline); its answers are parsed as they usually are. Sides called `repeated` read the whole prompt
+for every text. `gigaflops` of a side: multiplications and additions with weights, for one text. `memory` compares
+peaks of one training step in processes of their own. `accuracy` asks one tuned decoder both ways: by scoring, and by
+generating and parsing. `quality` fits heads and instructions on one base and the same rows. One thread a process,
+load in the file.
 """
 import argparse
 import os
@@ -223,7 +223,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 torch.set_num_threads(1)
 side, vocabulary, batch, width = sys.argv[1], 32000, 16, 256
 torch.manual_seed(0)
-model = LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary, hidden_size=128, intermediate_size=344, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2))
+model = LlamaForCausalLM(LlamaConfig(
+    vocab_size=vocabulary, hidden_size=128, intermediate_size=344, num_hidden_layers=4, num_attention_heads=4,
+    num_key_value_heads=2,
+))
 ids = torch.randint(3, vocabulary, (batch, width))
 if side == "stock":
     labels = ids.clone()

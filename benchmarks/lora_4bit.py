@@ -4,8 +4,8 @@
                                            [--device cpu | cuda]
     python benchmarks/lora_4bit.py parity  --data FOLDER --model FOLDER
     python benchmarks/lora_4bit.py plan    --data FOLDER --model FOLDER
-    python benchmarks/lora_4bit.py quality --data FOLDER [--data FOLDER …] --model FOLDER [--sides probe lora-4bit …]
-                                           [--seeds 3]
+    python benchmarks/lora_4bit.py quality --data FOLDER [--data FOLDER …] --model FOLDER
+                                           [--sides probe lora-4bit …] [--seeds 3]
 
 One process and one file a cell, so a run that was stopped goes on with what is missing; `results/lora_4bit.json` is
 made of all cells there are. `plain` is the script people write: `Trainer`, peft on all linear maps, bitsandbytes,

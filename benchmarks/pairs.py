@@ -1,9 +1,9 @@
 """Is a checkout slower than another? Fits and predicts in whole processes that alternate, and compares processor time.
 
-    pairs.py OLD NEW [--runs 5] [--out NAME]    OLD and NEW are folders of checkouts; both run on this Python's libraries
+    pairs.py OLD NEW [--runs 5] [--out NAME]    OLD and NEW are checkouts; both run on this Python's libraries
 
-A case runs on one thread with states kept in memory only; figures are medians of ratios, new to old. Each folder needs the
-`clfm_kit.egg-info` that installing it leaves there, so that it finds its own parts.
+A case runs on one thread with states kept in memory only; figures are medians of ratios, new to old. Each folder needs
+the `clfm_kit.egg-info` that installing it leaves there, so that it finds its own parts.
 """
 import argparse
 import os
@@ -19,7 +19,8 @@ START = "import torch; torch.set_num_threads(1)\nfrom clfm_kit import Classifier
 PROBE = "Classifier('probe', cache=None).fit('helpdesk')\n"
 CASES = {
     "fit": PROBE,
-    "fit and predict three times": f"clf = {PROBE}for _ in range(3): clf.predict_proba(load_data('helpdesk').test.texts)\n",
+    "fit and predict three times": f"clf = {PROBE}"
+    "for _ in range(3): clf.predict_proba(load_data('helpdesk').test.texts)\n",
     "finetune": "rows = load_data('helpdesk')\n"
     "Classifier('finetune', settings=['training.epochs=1'], cache=None)"
     ".fit(rows.train.texts[:400], rows.train.labels[:400], rows.validation.take(range(100)))\n",
@@ -42,7 +43,9 @@ def main(old, new, runs, out):
         seconds(old, code), seconds(new, code)  # not counted
         pairs = [(seconds(old, code), seconds(new, code)) for _ in range(runs)]
         ratios = sorted(after / before for before, after in pairs)
-        rows.append(dict(case=name, median_ratio=statistics.median(ratios), lowest=ratios[0], highest=ratios[-1], pairs=pairs))
+        rows.append(dict(
+            case=name, median_ratio=statistics.median(ratios), lowest=ratios[0], highest=ratios[-1], pairs=pairs
+        ))
         print(rows[-1], flush=True)
     figures = {f"{row['case']}, median ratio": row["median_ratio"] for row in rows}
     if out: write(out, figures, rows, title="Processor time of whole processes, new to old")

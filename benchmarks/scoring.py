@@ -1,5 +1,5 @@
-"""`Scoring` of short rows, as `clfm predict --out` does it: peak memory of few rows against ten times as many, each in a
-fresh process, and rows a second beside those of reading the same texts alone, in turn.
+"""`Scoring` of short rows, as `clfm predict --out` does it: peak memory of few rows against ten times as many,
+each in a fresh process, and rows a second beside those of reading the same texts alone, in turn.
 
     python benchmarks/scoring.py --rows 100000 --recipe keywords
 
@@ -30,11 +30,15 @@ def save_rows(path, rows):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=100_000, help="of the smaller run; the larger has ten times as many")
+    parser.add_argument(
+        "--rows", type=int, default=100_000, help="of the smaller run; the larger has ten times as many"
+    )
     parser.add_argument("--recipe", default="keywords", help="of the runs that measure memory")
     parser.add_argument("--base", default="minilm")
     parser.add_argument("--form", default="parquet", help="what is written")
-    parser.add_argument("--read", type=int, default=8192, help="rows of the runs that measure speed, by minilm; 0 for none")
+    parser.add_argument(
+        "--read", type=int, default=8192, help="rows of the runs that measure speed, by minilm; 0 for none"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args()
     from clfm_kit import Classifier

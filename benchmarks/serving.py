@@ -1,7 +1,7 @@
-"""`clfm serve` under 32 clients that ask one text each: dynamic batching beside the same server that answers each request
-by itself, a plain FastAPI endpoint and, where it is installed, LitServe, in turn; then latency at half of the saturated
-load beside that of a client alone, and seconds from start to ready beside loading in Python. Answers are compared with
-those of the classifier offline.
+"""`clfm serve` under 32 clients that ask one text each: dynamic batching beside the same server that answers each
+request by itself, a plain FastAPI endpoint and, where it is installed, LitServe, in turn; then latency at half of the
+saturated load beside that of a client alone, and seconds from start to ready beside loading in Python. Answers are
+compared with those of the classifier offline.
 
     python benchmarks/serving.py --requests 640 --rounds 3
     python benchmarks/serving.py --soak 100000 --clients 64

@@ -1,4 +1,4 @@
-"""The side of `benchmarks/serving_baselines.py` that needs `pip install litserve`; its workers import this module anew."""
+"""The side of `benchmarks/serving_baselines.py` that needs `pip install litserve`; its workers import it anew."""
 import os
 
 import litserve as ls

@@ -60,7 +60,9 @@ def run(folder, formats, seed, most, judged):
             score=score, statistic=outcome.statistic, values=packed(outcome.values),
             processor_seconds=round(time.process_time() - began, 1), command=command(),
         )))
-        print(f"{name} {seed} {recipe} {text_format}: {100 * score:.1f}  {time.process_time() - began:.0f} s", flush=True)
+        print(
+            f"{name} {seed} {recipe} {text_format}: {100 * score:.1f}  {time.process_time() - began:.0f} s", flush=True
+        )
 
 
 def collect():

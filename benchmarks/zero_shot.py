@@ -4,8 +4,8 @@
     python benchmarks/zero_shot.py --collect        the table of all cells
 
 Each data set, model and variant is a cell, a file of its own; cells that are there are not run again. The rows that
-calibrate are drawn by seed; labels that no one would read (`ABBR`) are described in `WORDS`. SmolLM2's weights were rounded
-to four bits once, see `models.py`.
+calibrate are drawn by seed; labels that no one would read (`ABBR`) are described in `WORDS`. SmolLM2's weights were
+rounded to four bits once, see `models.py`.
 """
 import argparse
 import gc
@@ -34,7 +34,8 @@ WORDS = {
     ),
 }
 DECODER = {
-    "two orders": (), "one order": ("format.orders=1",), "one order, uncorrected": ("format.orders=1", "head.calibration=none"),
+    "two orders": (), "one order": ("format.orders=1",),
+    "one order, uncorrected": ("format.orders=1", "head.calibration=none"),
     "names as a tree": ("format.answers=names", "pooler.normalisation=tree"), "four orders": ("format.orders=4",),
 }
 ENCODER = {"one template": ("head.templates=['{}']",), "three templates": ()}
@@ -61,7 +62,9 @@ def figures(clf, rows) -> dict:
 
 
 def measured(data, name: str, model: str, settings, few: int, seeds: int, test_rows: int) -> dict:
-    """One cell: figures on test rows for each draw of `few` rows, texts a second, and how many answers hang on the order."""
+    """One cell: figures on test rows for each draw of `few` rows, texts a second,
+    and how many answers hang on the order.
+    """
     splits, labels = load_data(data), labels_of(name, load_data(data).train)
     test = some(splits.test, test_rows, 0)
     make = lambda: Classifier("zero-shot", model, settings=settings, labels=labels)
@@ -79,7 +82,8 @@ def measured(data, name: str, model: str, settings, few: int, seeds: int, test_r
             swayed = None if hangs is None else float(hangs.mean())
         print(f"  {name} {model} {few} rows, draw {seed}: {found[-1]['accuracy']:.3f}", file=sys.stderr, flush=True)
     return dict(
-        draws=found, texts_a_second=seconds and len(test.texts[:TIMED]) / seconds, swayed=swayed, test_rows=len(test), labels=len(labels)
+        draws=found, texts_a_second=seconds and len(test.texts[:TIMED]) / seconds, swayed=swayed,
+        test_rows=len(test), labels=len(labels),
     )
 
 
@@ -109,7 +113,9 @@ def keywords(data, few: int, seeds: int, test_rows: int) -> dict:
     test, found = some(splits.test, test_rows, 0), []
     for seed in range(seeds):
         rows = some(splits.train, few, seed)
-        model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10, max_iter=1000))
+        model = make_pipeline(
+            TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10, max_iter=1000)
+        )
         chances = model.fit(rows.texts, rows.labels).predict_proba(test.texts)
         right = model.classes_[chances.argmax(1)] == np.array(test.labels)
         found.append(dict(accuracy=float(right.mean()), ece=calibration_error(chances.max(1), right)))
@@ -132,7 +138,8 @@ def collect():
         for cell in found
     ]
     write("zero_shot", {
-        f"{row['data']}, {row['model']}, {row['variant']}, {row['rows']} rows": round(row["accuracy"], 4) for row in rows
+        f"{row['data']}, {row['model']}, {row['variant']}, {row['rows']} rows": round(row["accuracy"], 4)
+        for row in rows
     }, rows, note="SmolLM2's weights were rounded to 4 bits once, before they came here.")
     save(RESULTS / "zero_shot.md", table(rows))
 
@@ -142,8 +149,9 @@ def table(rows) -> str:
     head = ("data set", "model", "variant", "rows", "accuracy", "ECE", "log-loss", "texts a second", "hang on order")
     show = lambda value, digits: "" if value is None else f"{value:.{digits}f}"
     lines = [
-        [row["data"], row["model"], row["variant"], str(row["rows"]), show(100 * row["accuracy"], 1), show(row["ece"], 3),
-         show(row["log_loss"], 2), show(row["texts_a_second"], 1), show(row["swayed"] and 100 * row["swayed"], 0)]
+        [row["data"], row["model"], row["variant"], str(row["rows"]), show(100 * row["accuracy"], 1),
+         show(row["ece"], 3), show(row["log_loss"], 2), show(row["texts_a_second"], 1),
+         show(row["swayed"] and 100 * row["swayed"], 0)]
         for row in rows
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines))

@@ -13,6 +13,7 @@ copyright = "the clfm-kit authors"  # noqa: A001, Sphinx asks for this name
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build", "jupyter_execute"]
 html_theme = "furo"
+html_static_path, html_css_files = ["style"], ["tables.css"]
 html_title = f"clfm-kit {version}"
 html_copy_source = html_show_sourcelink = html_show_sphinx = False
 nb_execution_mode = "off"  # notebooks carry their outputs; tools/check.py is what runs them
@@ -38,6 +39,16 @@ def document(app, what, name, thing, options, lines):
         f":returns: {plain(text)}" if key == "return" else f":param {key}: {plain(text)}" for key, text in notes
     ]
     if fields: lines += ["", *fields, ""]
+
+
+def keep(app, what, name, thing, options, lines):
+    "Set aside what is said of a property; napoleon would take words before a colon for its type."
+    if what == "property": app.said = list(lines)
+
+
+def give_back(app, what, name, thing, options, lines):
+    "What was set aside."
+    if what == "property": lines[:] = app.said
 
 
 def sign(app, what, name, thing, options, signature, returns):
@@ -82,6 +93,8 @@ def navigate(app, page, template, context, doctree):
 def setup(app):
     # Before napoleon (priority 500): it must find the text already escaped.
     app.connect("autodoc-process-docstring", document, priority=400)
+    app.connect("autodoc-process-docstring", keep, priority=450)
+    app.connect("autodoc-process-docstring", give_back, priority=550)
     app.connect("autodoc-process-signature", sign)
     app.connect("doctree-read", keep_to_itself)
     app.connect("html-page-context", navigate, priority=400)  # before the theme asks for it

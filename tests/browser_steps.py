@@ -120,7 +120,7 @@ def recipe_builder(page, given):
     by_keyboard(button(page, "top-layers"), "Space", until=button(page, "✓ top-layers"))
     expect(button(page, "attention")).to_be_enabled(timeout=PATIENCE)
     by_typing(page, "layers", "one", shown="a number such as 2 expected")
-    expect(page.get_by_label("layers", exact=True)).to_have_value(re.compile("one ?"))  # to be corrected where it stands
+    expect(page.get_by_label("layers", exact=True)).to_have_value(re.compile("one ?"))  # to be corrected in place
     by_typing(page, "layers", "1", shown="name: top-layers")
     by_typing(page, "epochs", "2", shown="epochs: 2", key="Tab")
     by_keyboard(button(page, "Fit"), until=live(page).get_by_text("Done: accuracy"))
@@ -258,8 +258,12 @@ def restarted(page, given):
 
 def restart(page, given):
     "Restart the kernel."
-    page.evaluate("""async address => { for (const kernel of await (await fetch(address + '/api/kernels')).json())
-        await fetch(`${address}/api/kernels/${kernel.id}/restart`, {method: 'POST', headers: {'X-XSRFToken': (document.cookie.match('_xsrf=([^;]*)') || [])[1] || ''}}); }""", given["address"])
+    page.evaluate("""async address => {
+        for (const kernel of await (await fetch(address + '/api/kernels')).json()) {
+            const headers = {'X-XSRFToken': (document.cookie.match('_xsrf=([^;]*)') || [])[1] || ''};
+            await fetch(`${address}/api/kernels/${kernel.id}/restart`, {method: 'POST', headers});
+        }
+    }""", given["address"])
     expect(page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']").first).to_be_attached(timeout=PATIENCE)
 
 
@@ -324,7 +328,8 @@ def main(chromium):
             executable_path=chromium["executable"], args=chromium.get("arguments", []),
             env={**os.environ, **chromium.get("variables", {})},
         )
-        context = browser.new_context(viewport=dict(width=1200, height=1500))  # shared, so that JupyterLab's scripts are fetched once
+        # shared, so that JupyterLab's scripts are fetched once
+        context = browser.new_context(viewport=dict(width=1200, height=1500))
         for line in sys.stdin:
             try: walk(context, json.loads(line))
             except Exception: said = traceback.format_exc()

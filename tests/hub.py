@@ -1,4 +1,5 @@
-"""A stand-in for the Hub: as much of its protocol as its client speaks to make a repository, commit files and fetch a revision.
+"""A stand-in for the Hub: as much of its protocol as its client speaks to make a repository, commit files
+and fetch a revision.
 
 Every file is a regular one; what the Hub keeps large files in is not here."""
 import base64
@@ -14,7 +15,9 @@ TOKEN = "hf_standin"
 
 
 class Repository:
-    """Commits in their order, each {path: bytes}; the last is called main. Like those of the Hub it begins with a file of git's."""
+    """Commits in their order, each {path: bytes}; the last is called main.
+    Like those of the Hub it begins with a file of git's.
+    """
 
     def __init__(self):
         self.commits = {}
@@ -41,9 +44,11 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_): pass
 
     def answer(self, body=b"", status=200, **headers):
-        if not isinstance(body, bytes): body, headers = json.dumps(body).encode(), headers | {"Content-Type": "application/json"}
+        if not isinstance(body, bytes):
+            body, headers = json.dumps(body).encode(), headers | {"Content-Type": "application/json"}
         self.send_response(status)
-        for name, value in ({"Content-Length": len(body)} | headers).items(): self.send_header(name.replace("_", "-"), str(value))
+        for name, value in ({"Content-Length": len(body)} | headers).items():
+            self.send_header(name.replace("_", "-"), str(value))
         self.end_headers()
         if self.command != "HEAD": self.wfile.write(body)
 
@@ -55,7 +60,8 @@ class Handler(BaseHTTPRequestHandler):
         return False
 
     def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"])) if "Content-Length" in self.headers else b"".join(self.chunks())
+        if "Content-Length" in self.headers: body = self.rfile.read(int(self.headers["Content-Length"]))
+        else: body = b"".join(self.chunks())
         path = urlsplit(self.path).path.split("/")[2:]
         self.server.asked.append("/".join(path))
         if path == ["validate-yaml"]: return self.answer(dict(errors=[], warnings=[]))
@@ -99,7 +105,9 @@ class Handler(BaseHTTPRequestHandler):
         if api and kind == "revision":
             return self.answer(dict(id=name, sha=sha, siblings=[dict(rfilename=file) for file in files], tags=[]))
         if api and kind == "tree":
-            return self.answer([dict(type="file", path=file, size=len(data), oid=blob(data)) for file, data in files.items()])
+            return self.answer([
+                dict(type="file", path=file, size=len(data), oid=blob(data)) for file, data in files.items()
+            ])
         found = files.get("/".join(rest))
         if found is None: return self.refuse(404, "EntryNotFound", "Entry not found")
         return self.answer(found, ETag=f'"{blob(found)}"', X_Repo_Commit=sha)

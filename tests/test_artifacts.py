@@ -43,13 +43,17 @@ def models(tiny, fitted, tmp_path_factory):
     """{name: folder} of a probe with nothing special, of three tasks with a reject option, and of a trained base."""
     home = tmp_path_factory.mktemp("models")
     frame = pd.DataFrame([
-        dict(text=f"bring item {i} to town", intent="ab"[i % 2], topics=[["x"], ["y", "z"], ["x", "z"]][i % 3], rank=i % 4)
+        dict(
+            text=f"bring item {i} to town", intent="ab"[i % 2], topics=[["x"], ["y", "z"], ["x", "z"]][i % 3],
+            rank=i % 4,
+        )
         for i in range(80)
     ])
     tasks = dict(intent=dict(label="intent", reject="energy"), topics="topics", rank=dict(label="rank", kind="ordinal"))
     named = Classifier("probe", tiny, cache=None, tasks=tasks).fit(frame).save_pretrained(home / "named")
     recipe = dict(
-        name="trained", pooler="attention", selector="top-layers", head="linear", training=dict(epochs=1, head_start="random")
+        name="trained", pooler="attention", selector="top-layers", head="linear",
+        training=dict(epochs=1, head_start="random"),
     )
     rows = [f"{word} {i}" for i in range(20) for word in ("good", "bad")], ["g", "b"] * 20
     trained = Classifier(recipe, tiny, cache=None).fit(*rows).save_pretrained(home / "trained")
@@ -88,7 +92,8 @@ def damaged(facts, values=REPLACED):
     """(path, JSON) of every single replacement that changes something."""
     for path in places(facts):
         for value in (*values, *[GONE] * bool(path)):
-            if value is GONE or json.dumps(value) != json.dumps(at(facts, path)): yield path, replaced(facts, path, value)
+            if value is GONE or json.dumps(value) != json.dumps(at(facts, path)):
+                yield path, replaced(facts, path, value)
 
 
 @pytest.mark.parametrize("name", ["probe", "named", "trained"])
@@ -162,8 +167,8 @@ def test_any_json_anywhere_is_a_sentence_or_fits(models, data):
 
 
 @pytest.mark.parametrize("text", [
-    "", "null", "[]", "3", '"clfm"', "{", "[" * 100_000, '{"format_version": 3, "format_version": 3}', "\ud800", "9" * 5000,
-    '{"format_version": NaN}', '{"format_version": 3.0}', '{"format_version": true}',
+    "", "null", "[]", "3", '"clfm"', "{", "[" * 100_000, '{"format_version": 3, "format_version": 3}', "\ud800",
+    "9" * 5000, '{"format_version": NaN}', '{"format_version": 3.0}', '{"format_version": true}',
 ])
 def test_what_is_no_such_json_is_one_sentence(text, fitted, tmp_path):
     folder = copied(fitted, tmp_path / "model")
@@ -274,9 +279,12 @@ def test_a_delta_cannot_be_left_out(models, tmp_path):
     with pytest.raises(UserError, match="files are .*; head.safetensors expected"): Classifier.from_pretrained(folder)
     def files(facts): facts.pop("delta"), facts["files"].pop("delta.safetensors")
     folder = copied(models["trained"], tmp_path / "files", files)
-    with pytest.raises(UserError, match="delta.safetensors is not named in clfm.json"): Classifier.from_pretrained(folder)
+    with pytest.raises(UserError, match="delta.safetensors is not named in clfm.json"):
+        Classifier.from_pretrained(folder)
     (folder / "delta.safetensors").unlink()
-    with pytest.raises(UserError, match="recipe.selector is 'top-layers', which trains the base, and there is no delta"):
+    with pytest.raises(
+        UserError, match="recipe.selector is 'top-layers', which trains the base, and there is no delta"
+    ):
         Classifier.from_pretrained(folder)
     facts = facts_of(folder)
     del facts["recipe"]["selector"], facts["recipe"]["pooler"], facts["recipe"]["training"], facts["parts"]["pooler"]
@@ -287,7 +295,8 @@ def test_a_delta_cannot_be_left_out(models, tmp_path):
 def test_a_delta_that_nothing_names_is_refused(fitted, models, tmp_path):
     folder = copied(fitted, tmp_path / "model")
     shutil.copy(models["trained"] / "delta.safetensors", folder)
-    with pytest.raises(UserError, match="delta.safetensors is not named in clfm.json"): Classifier.from_pretrained(folder)
+    with pytest.raises(UserError, match="delta.safetensors is not named in clfm.json"):
+        Classifier.from_pretrained(folder)
 
 
 def test_a_quantizer_stands_in_two_places(fitted, tmp_path):
@@ -317,7 +326,8 @@ LEARNED = {
     "probed": (lambda: make("pooler", "probed"), dict(layers_=[1, 2])),
     "merged": (lambda: make("format", "merged"), dict(groups_=[[1, 2], [3, 4, 5]])),
     "instruction": (
-        lambda: make("format", "instruction"), dict(template_="{text}", answers_=["a"], examples_=[["text", "a"]], orders_=[[0]])
+        lambda: make("format", "instruction"),
+        dict(template_="{text}", answers_=["a"], examples_=[["text", "a"]], orders_=[[0]]),
     ),
     "lines": (lambda: make("format", "lines"), dict(template_="{text}", longest_=9)),
     "centroid-distance": (CentroidDistance, dict(whitening_=np.ones((2, 2)), centres_=np.ones((2, 2)))),
@@ -331,12 +341,14 @@ def test_a_part_takes_what_it_learns_and_nothing_else(name):
     for attribute, value in values.items():
         for wrong in (7.5 if not isinstance(value, float) else "a", "a" if not isinstance(value, str) else 7, {}, None):
             if wrong is None and name == "probed": continue  # it has chosen no layers then
-            with pytest.raises(UserError, match=f"part.{attribute}"): set_state(part(), values | {attribute: wrong}, "part")
+            with pytest.raises(UserError, match=f"part.{attribute}"):
+                set_state(part(), values | {attribute: wrong}, "part")
         if name == "probed": continue
         with pytest.raises(UserError, match=f"part.{attribute} is missing"):
             set_state(part(), {each: values[each] for each in values if each != attribute}, "part")
     for stranger in ("__class__", "__dict__", "fit", "logits", "bind", "C", "layer", "learned", "_x_", "a b_", ""):
-        with pytest.raises(UserError, match="is nothing that .* learns"): set_state(part(), values | {stranger: 1}, "part")
+        with pytest.raises(UserError, match="is nothing that .* learns"):
+            set_state(part(), values | {stranger: 1}, "part")
 
 
 def test_a_module_takes_tensors_alone():
@@ -351,7 +363,9 @@ def test_a_module_takes_tensors_alone():
 
 # ---- files of a folder
 
-@pytest.mark.parametrize("name", ["../other/head.safetensors", "/etc/passwd", "clfm.json", "", "more.safetensors", "\0"])
+@pytest.mark.parametrize("name", [
+    "../other/head.safetensors", "/etc/passwd", "clfm.json", "", "more.safetensors", "\0"
+])
 def test_only_files_that_belong_to_a_model_are_read(name, fitted, tmp_path):
     copied(fitted, tmp_path / "other")
     folder = copied(fitted, tmp_path / "model", lambda facts: facts["files"].update({name: "0" * 64}))
@@ -386,7 +400,8 @@ def test_a_tokenizer_holds_nothing_but_files_and_folders_of_its_own(kind, fitted
         entry = folder / "tokenizer"
         entry.rename(tmp_path / "tokenizer")
         entry.symlink_to(tmp_path / "tokenizer")
-    with pytest.raises(UserError, match=f"{entry} is neither a file nor a folder of the model"): Classifier.from_pretrained(folder)
+    with pytest.raises(UserError, match=f"{entry} is neither a file nor a folder of the model"):
+        Classifier.from_pretrained(folder)
 
 
 @pytest.mark.parametrize("change", ["overwritten", "emptied"])
@@ -398,7 +413,9 @@ def test_a_loaded_model_does_not_change_with_its_files(file, change, tiny, model
     clf = Classifier.from_pretrained(folder, str(base))
     expected, path = clf.predict_proba(TEXTS), (base if file == "model.safetensors" else folder) / file
     def ask():
-        with open(path, "r+b") as written: written.write(bytes(path.stat().st_size)) if change == "overwritten" else written.truncate(0)
+        with open(path, "r+b") as written:
+            if change == "overwritten": written.write(bytes(path.stat().st_size))
+            else: written.truncate(0)
         np.testing.assert_array_equal(clf.predict_proba(TEXTS), expected)
     done = Forked(ask).wait()
     assert done.returncode == 0, done
@@ -411,7 +428,8 @@ def test_an_edit_whose_time_was_set_back_is_found(fitted, tiny, tmp_path):
         known, data = path.stat(), path.read_bytes()
         path.write_bytes(data[:-3] + bytes([data[-3] ^ 1]) + data[-2:])
         os.utime(path, ns=(known.st_atime_ns, known.st_mtime_ns))
-        with pytest.raises(UserError, match="SHA-256 differs|other weights|is damaged"): Classifier.from_pretrained(folder, str(base))
+        with pytest.raises(UserError, match="SHA-256 differs|other weights|is damaged"):
+            Classifier.from_pretrained(folder, str(base))
         path.write_bytes(data)
         os.utime(path, ns=(known.st_atime_ns, known.st_mtime_ns))
     Classifier.from_pretrained(folder, str(base))
@@ -512,7 +530,8 @@ def test_a_closed_folder_is_found_before_the_fit(tmp_path, monkeypatch):
         return made(self, *args, **kwargs)
     (tmp_path / "closed").mkdir()
     monkeypatch.setattr(Path, "mkdir", mkdir)
-    with pytest.raises(UserError, match="cannot write the model to .*Permission denied"): check_folder(tmp_path / "closed" / "m")
+    with pytest.raises(UserError, match="cannot write the model to .*Permission denied"):
+        check_folder(tmp_path / "closed" / "m")
 
 
 def test_a_circle_of_links_is_no_place(tmp_path):
@@ -545,7 +564,8 @@ def held(target):
 
 
 def whole(text, extra=()):
-    return {"clfm.json": f'{{"format_version": 3, "text": "{text}"}}'} | dict.fromkeys(["tokenizer/words", *extra], text)
+    facts = f'{{"format_version": 3, "text": "{text}"}}'
+    return {"clfm.json": facts} | dict.fromkeys(["tokenizer/words", *extra], text)
 
 
 @pytest.mark.parametrize("filled", [True, False])
@@ -585,10 +605,13 @@ def test_a_real_mount_point_and_a_full_disk(fitted, tmp_path, monkeypatch):
     try:
         for _ in range(2):
             clf.save_pretrained(disk)
-            np.testing.assert_array_equal(Classifier.from_pretrained(disk).predict_proba(TEXTS), clf.predict_proba(TEXTS))
+            np.testing.assert_array_equal(
+                Classifier.from_pretrained(disk).predict_proba(TEXTS), clf.predict_proba(TEXTS)
+            )
         before = facts_of(disk)
         (disk / "lost+found").mkdir()
-        (disk / "lost+found" / "filler").write_bytes(b" " * (os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize - 32_768))
+        free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+        (disk / "lost+found" / "filler").write_bytes(b" " * (free - 32_768))
         with pytest.raises(UserError, match="the model is kept in"): clf.save_pretrained(disk)
         assert facts_of(disk) == before and [path.name for path in disk.glob(".*")] == []
     finally: subprocess.run(["umount", "-l", disk], check=True)  # what was read is mapped, so it is busy for a while
@@ -684,7 +707,9 @@ def test_a_kill_while_files_move_into_a_mount_point_is_made_good(call, ending, t
     target = tmp_path / "volume"
     interrupted(target, call, monkeypatch)
     before = everything(tmp_path)
-    with pytest.raises(UserError, match="a save of the model in .*volume has begun and not ended; if it was killed, save"):
+    with pytest.raises(
+        UserError, match="a save of the model in .*volume has begun and not ended; if it was killed, save"
+    ):
         Classifier.from_pretrained(target)
     assert everything(tmp_path) == before, "loading changes nothing"
     if ending == "recover": recover(target)
@@ -746,13 +771,15 @@ def test_what_is_no_model_is_not_overwritten(fitted, tmp_path):
     clf, folder = Classifier.from_pretrained(fitted), copied(fitted, tmp_path / "model")
     for name in ("train.csv", ".git", "notes.md", ".model-backup"):
         (folder / name).write_text("mine")
-        with pytest.raises(UserError, match=f"holds '{name}', which is no part of a saved model"): clf.save_pretrained(folder)
+        with pytest.raises(UserError, match=f"holds '{name}', which is no part of a saved model"):
+            clf.save_pretrained(folder)
         (folder / name).unlink()
     clf.save_pretrained(folder)
     for text in ("{}", "not JSON", '{"format_version": "mine"}', "[" * 100_000):
         other = tmp_path / "project"
         other.mkdir(), (other / "clfm.json").write_text(text)
-        with pytest.raises(UserError, match="holds no clfm-kit model; choose another folder"): clf.save_pretrained(other)
+        with pytest.raises(UserError, match="holds no clfm-kit model; choose another folder"):
+            clf.save_pretrained(other)
         assert (other / "clfm.json").read_text() == text
         shutil.rmtree(other)
 
@@ -791,7 +818,10 @@ def test_what_killed_saves_left_is_collected_and_nothing_else(tmp_path):
     write(target, "old")
     name = lambda word, process, machine=platform.node(): f".{word}-{process}-{machine}-{folders._key(target)}-{NUMBER}"
     left = [name("model", gone), name("former", gone)]
-    kept = [name("model", os.getpid()), name("model", gone, "elsewhere"), f".former-{gone}-{platform.node()}-000000000000-{NUMBER}", ".model-backup"]
+    kept = [
+        name("model", os.getpid()), name("model", gone, "elsewhere"),
+        f".former-{gone}-{platform.node()}-000000000000-{NUMBER}", ".model-backup",
+    ]
     old = name("model", 5, "elsewhere")
     for each in (*left, *kept, old): (tmp_path / each).mkdir()
     for each in (old, ".model-backup"): os.utime(tmp_path / each, (0, 0))

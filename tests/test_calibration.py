@@ -1,4 +1,4 @@
-"""Calibration that can move a prior: shifts where held-out rows want them, saved, answered by and exported; and costs."""
+"""Calibration that can move a prior: shifts where held-out rows want them, saved, answered by, exported; and costs."""
 import json
 
 import numpy as np
@@ -84,8 +84,8 @@ def test_shifts_are_saved_and_answer(biased, tmp_path):
 
 
 @pytest.mark.parametrize("shifts, said", [
-    ([1.0], "shifts has 1 entries"), (["much"], "is 'much'; a number from -50 to 50 expected"), ([1e9], "a number from -50 to 50 expected"),
-    (3, "a list expected"),
+    ([1.0], "shifts has 1 entries"), (["much"], "is 'much'; a number from -50 to 50 expected"),
+    ([1e9], "a number from -50 to 50 expected"), (3, "a list expected"),
 ])
 def test_shifts_that_no_fit_writes_are_refused(shifts, said, biased, tmp_path):
     path = biased.save_pretrained(tmp_path / "model") / "clfm.json"
@@ -121,6 +121,7 @@ def test_costs_decide(tiny, tmp_path):
     again = Classifier.from_pretrained(careful.save_pretrained(tmp_path / "model"))
     assert list(again.predict(texts)) == list(careful.predict(texts))
     with pytest.raises(UserError, match="unknown label in costs 'nobody'"):
-        Classifier(Recipe.of("probe").with_params(["task={name: single, costs: {nobody: {x: 2}}}"]), tiny).fit("helpdesk")
+        recipe = Recipe.of("probe").with_params(["task={name: single, costs: {nobody: {x: 2}}}"])
+        Classifier(recipe, tiny).fit("helpdesk")
     with pytest.raises(UserError, match="task.costs is .*; a mapping or null expected"):
         Classifier(Recipe.of("probe").with_params(["task={name: single, costs: [1]}"]), tiny).fit("helpdesk")

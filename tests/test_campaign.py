@@ -1,8 +1,8 @@
-"""A slice of the campaign; the whole of it: `python tests/campaign/run.py`. A fuzzer: `python tests/campaign/fuzz.py`."""
+"""A slice of the campaign; all of it: `python tests/campaign/run.py`. A fuzzer: `python tests/campaign/fuzz.py`."""
 from pathlib import Path
 
 import pytest
-from campaign import on_artifacts, on_bases, on_calls, on_data, on_recipes, on_runs  # noqa: F401 (they note their groups)
+from campaign import on_artifacts, on_bases, on_calls, on_data, on_recipes, on_runs  # noqa: F401 (they note groups)
 from campaign.cases import FAILED, GROUPS, World, cases, run_case
 
 STEP = 16  # every so many

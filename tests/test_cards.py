@@ -1,5 +1,5 @@
-"""Model cards: the metadata that programs read of one task, several labels and several tasks, whatever the names are; and
-where base and data come from, as far as it is known.
+"""Model cards: the metadata that programs read of one task, several labels and several tasks, whatever the names are;
+and where base and data come from, as far as it is known.
 """
 import json
 import shutil

@@ -54,7 +54,10 @@ def test_rare_labels_are_compared_by_squared_error_and_shown_as_micro_f1(tiny):
     sure, unsure = np.full((60, 1), 0.01), np.full((60, 1), 0.01)
     targets = np.array([[n % 10 == 0] for n in range(60)])
     sure[targets], unsure[targets] = 0.99, 0.02
-    found = {name: choosing.row_scores(clf.task(), chances, targets) for name, chances in (("sure", sure), ("unsure", unsure))}
+    found = {
+        name: choosing.row_scores(clf.task(), chances, targets)
+        for name, chances in (("sure", sure), ("unsure", unsure))
+    }
     right, most, scores = found["sure"]
     assert right.sum() / most.sum() == 1 and np.allclose(scores, -1e-4)
     assert found["unsure"][0].sum() == 0 and found["unsure"][1].sum() == 6

@@ -164,7 +164,9 @@ def test_unreadable_folder_entry(tmp_path):
     assert "no file such as train.jsonl" in said(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", " \t\n", "x" * 300_000, "🙂👩‍👩‍👧", "שלום عالم hello", "a\x00b", "\u2028line"])
+@pytest.mark.parametrize("text", [
+    "", " \t\n", "x" * 300_000, "🙂👩‍👩‍👧", "שלום عالم hello", "a\x00b", "\u2028line"
+])
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.jsonl.gz", "a.parquet"])
 def test_strange_texts_survive(tmp_path, name, text):
     rows = read_rows(save(tmp_path / name, [{"text": text, "label": "x"}, {"text": "b", "label": "y"}]))
@@ -297,7 +299,8 @@ def test_a_line_that_no_memory_holds_is_told(name, tmp_path, monkeypatch):
     monkeypatch.setattr(files, "MOST_LINE", 1000)
     data = b"text,label\na,x\n" + b"x" * 5000
     (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
-    if name == "a.jsonl.gz": (tmp_path / name).write_bytes(gzip.compress(b'{"text": "a", "label": "x"}\n' * 2 + data[-5000:]))
+    if name == "a.jsonl.gz":
+        (tmp_path / name).write_bytes(gzip.compress(b'{"text": "a", "label": "x"}\n' * 2 + data[-5000:]))
     assert f"{name} line 3 has 1000 letters or more" in said(tmp_path / name)
 
 

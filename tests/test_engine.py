@@ -15,7 +15,8 @@ from clfm_kit.settings import ENGINES
 
 TEXTS, LABELS = list(TEXTS), list(LABELS)
 RECIPE = dict(
-    name="read", head=dict(name="logistic", C=1.0), format=dict(name="windows", size=9, overlap=2, combine="max"), pooler="max"
+    name="read", head=dict(name="logistic", C=1.0),
+    format=dict(name="windows", size=9, overlap=2, combine="max"), pooler="max",
 )
 
 
@@ -52,7 +53,8 @@ def test_a_model_that_answers_otherwise_keeps_its_engine(saved, monkeypatch):
         for values in vectors.values(): values[-1] = values[-1].flip(1)
     monkeypatch.setattr(OnnxEncoder, "_read", off)
     before = clf.encoder_
-    with pytest.raises(UserError, match="answers otherwise than 'torch'.*use engine 'torch'"): with_engine(clf, "onnx", TEXTS)
+    with pytest.raises(UserError, match="answers otherwise than 'torch'.*use engine 'torch'"):
+        with_engine(clf, "onnx", TEXTS)
     assert clf.encoder_ is before
 
 
@@ -70,7 +72,10 @@ def test_of_the_quick_ways_to_round_the_first_that_keeps_the_answers_is_taken(sa
 
 
 @pytest.mark.parametrize("base, recipe, given, said", [
-    ("bert", dict(format="pair", head=dict(name="logistic", C=1.0)), dict(settings=["task=pair"]), "segments of two texts"),
+    (
+        "bert", dict(format="pair", head=dict(name="logistic", C=1.0)), dict(settings=["task=pair"]),
+        "segments of two texts",
+    ),
     ("bert", dict(pooler="keywords"), {}, "it reads no states"),
     ("bert", dict(), dict(tasks=dict(parts=dict(label="slots", kind="tags"))), "answers with words"),
     ("convbert", dict(head=dict(name="logistic", C=1.0)), {}, "cannot read texts of any lengths together"),
@@ -78,8 +83,10 @@ def test_of_the_quick_ways_to_round_the_first_that_keeps_the_answers_is_taken(sa
 ])
 def test_what_it_cannot_read_is_refused(base, recipe, given, said, tmp_path):
     clf = Classifier(dict(name="other") | recipe, save_base(base, tmp_path / "base", tokenizer()), cache=None, **given)
-    if recipe.get("format") == "pair": clf.fit([dict(first=t, second=t, label=label) for t, label in zip(TEXTS, LABELS)])
-    elif "tasks" in given: clf.fit([dict(text=t, tokens=t.split(), slots=["B-it", *["O"] * t.count(" ")]) for t in TEXTS])
+    if recipe.get("format") == "pair":
+        clf.fit([dict(first=t, second=t, label=label) for t, label in zip(TEXTS, LABELS)])
+    elif "tasks" in given:
+        clf.fit([dict(text=t, tokens=t.split(), slots=["B-it", *["O"] * t.count(" ")]) for t in TEXTS])
     else: clf.fit(TEXTS, LABELS)
     with pytest.raises(UserError, match=f"{said}.*use engine 'torch'"): with_engine(clf, "onnx")
 

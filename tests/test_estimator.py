@@ -530,7 +530,8 @@ from clfm_kit.cli.main import main
 for number, words in enumerate(json.loads(sys.argv[1])):
     if os.fork(): os.wait()
     else:
-        for stream, name in (1, "out"), (2, "err"): os.dup2(os.open(f"{number}.{name}", os.O_CREAT | os.O_WRONLY), stream)
+        for stream, name in (1, "out"), (2, "err"):
+            os.dup2(os.open(f"{number}.{name}", os.O_CREAT | os.O_WRONLY), stream)
         try: main(words)
         except SystemExit as stop: print("exit", stop.code, "torch" in sys.modules, "transformers" in sys.modules)
         sys.stdout.flush(), sys.stderr.flush()

@@ -31,7 +31,9 @@ def bases(tmp_path_factory):
     return base
 
 
-@pytest.mark.parametrize("kind, pooling", [(kind, pooling) for kind, place in PLACES.items() for pooling in place.pooled])
+@pytest.mark.parametrize("kind, pooling", [
+    (kind, pooling) for kind, place in PLACES.items() for pooling in place.pooled
+])
 def test_a_class_of_transformers_scores_the_same(kind, pooling, bases, tmp_path):
     clf = fit(bases(kind), settings=[f"pooler={pooling}", "format.max_length=40"])
     found = export(clf, tmp_path / "out", "transformers", LONG)
@@ -40,8 +42,12 @@ def test_a_class_of_transformers_scores_the_same(kind, pooling, bases, tmp_path)
 
 def test_the_page_lists_the_architectures():
     page = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
-    rows = [line.strip("| ").split(" | ") for line in page.partition("## Which architectures")[2].splitlines() if line[:1] == "|"][2:]
-    listed = {kind: {pooling.strip("`") for pooling in row[1].split(", ")} for row in rows for kind in row[0].split(", ")}
+    lines = page.partition("## Which architectures")[2].splitlines()
+    rows = [line.strip("| ").split(" | ") for line in lines if line[:1] == "|"][2:]
+    listed = {
+        kind: {pooling.strip("`") for pooling in row[1].split(", ")}
+        for row in rows for kind in row[0].split(", ")
+    }
     assert listed == {kind: set(place.pooled) for kind, place in PLACES.items()}
 
 
@@ -73,7 +79,10 @@ def test_a_pipeline_without_the_kit_gives_calibrated_probabilities(tiny, tmp_pat
 
 @pytest.mark.parametrize("selector", ["full", "bias", dict(name="lora", rank=4)], ids=["all", "biases", "lora"])
 def test_what_was_trained_is_merged(selector, bases, tmp_path):
-    recipe = dict(name="train", selector=selector, pooler="first", head="linear", training=dict(epochs=2, learning_rate=1e-2))
+    recipe = dict(
+        name="train", selector=selector, pooler="first", head="linear",
+        training=dict(epochs=2, learning_rate=1e-2),
+    )
     clf = fit(bases("roberta"), recipe=recipe)
     assert export(clf, tmp_path / "out", "transformers", LONG)["largest_difference"] < 1e-4
     assert export(clf, tmp_path / "modules", "sentence-transformers", LONG)["largest_difference"] < 1e-4
@@ -134,7 +143,9 @@ def tasks(tiny, tmp_path_factory):
         dict(text=text, mood=mood, rank=rank, several=several)
         for text, mood, rank, several in zip(TEXTS, LABELS, RATED, SEVERAL)
     ]
-    clf = Classifier(PROBE, tiny, ["format={name: plain, max_length: 12, keep: tail}"], cache=None, tasks=KINDS).fit(rows)
+    clf = Classifier(
+        PROBE, tiny, ["format={name: plain, max_length: 12, keep: tail}"], cache=None, tasks=KINDS
+    ).fit(rows)
     folder = tmp_path_factory.mktemp("export") / "out"
     assert export(clf, folder, texts=MANY)["share_changed"] == 0
     return clf, folder

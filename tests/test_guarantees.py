@@ -93,7 +93,9 @@ def test_rows_without_a_label_teach_nothing(tiny, data):
     texts, labels = data.train.texts[:90], data.train.labels[:90]
     tasks = {"intent": "label", "tone": "tone"}
     tones = ["calm" if n % 2 else "cross" for n in range(90)]
-    both = Rows(texts + ["nothing is known here"] * 30, {"intent": labels + [None] * 30, "tone": tones + ["cross"] * 30})
+    both = Rows(
+        texts + ["nothing is known here"] * 30, {"intent": labels + [None] * 30, "tone": tones + ["cross"] * 30}
+    )
     some = Rows(texts, {"intent": labels, "tone": tones})
     held = Rows(data.validation.texts, {"intent": data.validation.labels, "tone": ["calm", "cross"] * 40})
     scores = [

@@ -11,7 +11,10 @@ from clfm_kit.data.changes import LabelledFile
 from clfm_kit.data.held_out import set_aside
 from clfm_kit.data.splitting import normalised
 
-ROWS = [(f"mail {n // 2 * 2} about a bike" if n < 20 else f"mail {n}; \"quoted\" and = odd", "ab"[n % 3 > 0]) for n in range(90)]
+ROWS = [
+    (f"mail {n // 2 * 2} about a bike" if n < 20 else f"mail {n}; \"quoted\" and = odd", "ab"[n % 3 > 0])
+    for n in range(90)
+]
 
 
 def written(path, rows, separator=";"):
@@ -42,7 +45,9 @@ def test_rows_without_a_label_are_named_or_left_out(tmp_path):
     assert not (tmp_path / "out").exists()
     assert "left out" in clfm(*words, "--drop-unlabelled").stdout
     assert sum(len(rows) for _, rows in load_data(tmp_path / "out", text="mail_body", label="team").items()) == 90
-    with pytest.raises(UserError, match=r"line 92: field 'team' is '' \(as in 1 more: 93\).*clfm split --drop-unlabelled"):
+    with pytest.raises(
+        UserError, match=r"line 92: field 'team' is '' \(as in 1 more: 93\).*clfm split --drop-unlabelled"
+    ):
         load_data(path, text="mail_body", label="team")
 
 

@@ -20,9 +20,10 @@ from clfm_kit.builtin.poolers import Mean
 from clfm_kit.paths import fresh_file
 
 ODD = {
-    "empty": "", "spaces": " \t\n ", "emoji": "🙃👩‍👩‍👧‍👦 where??", "right to left": "أين طلبي؟ שלום",
-    "mixed": "where is заказ 注文 #12", "NUL": "where\x00is it", "long": "my parcel is late " * 5556, "one letter": "x",
-    "combining": "e\u0301" * 50, "html": "<script>alert(1)</script>",
+    "empty": "", "spaces": " \t\n ", "emoji": "🙃👩‍👩‍👧‍👦 where??",
+    "right to left": "أين طلبي؟ שלום",
+    "mixed": "where is заказ 注文 #12", "NUL": "where\x00is it", "long": "my parcel is late " * 5556,
+    "one letter": "x", "combining": "e\u0301" * 50, "html": "<script>alert(1)</script>",
 }
 
 
@@ -100,7 +101,10 @@ def test_bad_files_at_the_command_line(content, parts, tiny, tmp_path):
 
 
 # eight aliases, each of nine times the one before
-BOMB = "{" + ", ".join(f"{here}: &{here} [{', '.join([below] * 9)}]" for here, below in zip("abcdefgh", ["x", *map("*".__add__, "abcdefg")])) + "}"
+BOMB = "{" + ", ".join(
+    f"{here}: &{here} [{', '.join([below] * 9)}]"
+    for here, below in zip("abcdefgh", ["x", *map("*".__add__, "abcdefg")])
+) + "}"
 
 
 @pytest.mark.parametrize("words, parts", [
@@ -237,7 +241,9 @@ def test_nothing_is_opened_for_a_model_that_cannot_be_saved(words, tmp_path):
         "other weights",
     ),
     (
-        lambda folder: (folder / "clfm.json").write_text((folder / "clfm.json").read_text().replace("float16", "float32")),
+        lambda folder: (folder / "clfm.json").write_text(
+            (folder / "clfm.json").read_text().replace("float16", "float32")
+        ),
         "was edited after it was saved",
     ),
 ])
@@ -284,7 +290,8 @@ def disk(tmp_path):
     def mount(size):
         folder = tmp_path / "disk"
         folder.mkdir()
-        if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True).returncode:
+        words = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder]
+        if subprocess.run(words, capture_output=True).returncode:
             pytest.skip("this machine lets nobody mount a file system")
         made.append(folder)
         return folder
@@ -308,9 +315,13 @@ def test_a_cache_without_room_is_told_in_a_sentence_and_the_fit_goes_on(tiny, tm
     assert not states(cache) and not list(cache.rglob(".part*"))
 
 
-def test_a_disk_that_fills_while_states_are_written_leaves_nothing_and_the_fit_goes_on(tiny, tmp_path, disk, monkeypatch):
+def test_a_disk_that_fills_while_states_are_written_leaves_nothing_and_the_fit_goes_on(
+    tiny, tmp_path, disk, monkeypatch
+):
     cache, texts = disk("16k"), load_data("helpdesk").train.texts[:400]
-    monkeypatch.setattr("clfm_kit.backbone.cache.shutil.disk_usage", lambda place: shutil._ntuple_diskusage(*[10**9] * 3))
+    monkeypatch.setattr(
+        "clfm_kit.backbone.cache.shutil.disk_usage", lambda place: shutil._ntuple_diskusage(*[10**9] * 3)
+    )
     labels = load_data("helpdesk").train.labels[:400]
     with pytest.warns(UserWarning, match="kept in memory.*No space left on device; free some space") as caught:
         clf = Classifier("probe", tiny, cache=cache).fit(texts, labels)
@@ -393,9 +404,12 @@ def test_a_state_cache_is_its_owners_alone(tiny, tmp_path):
 
 @pytest.mark.parametrize("where, said", [
     (">&-", "standard output is closed"),
-    pytest.param(">/dev/full", "cannot be written to standard output: No space left on device", marks=pytest.mark.skipif(
-        not os.path.exists("/dev/full"), reason="this system has no disk that is always full"
-    )),
+    pytest.param(
+        ">/dev/full", "cannot be written to standard output: No space left on device",
+        marks=pytest.mark.skipif(
+            not os.path.exists("/dev/full"), reason="this system has no disk that is always full"
+        ),
+    ),
 ])
 @pytest.mark.parametrize("words", ["recipes", "recipes --json", "--version"])
 def test_an_answer_that_cannot_be_written_is_told(where, said, words):

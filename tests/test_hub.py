@@ -21,7 +21,10 @@ first, second = fit(train, ["parcel", "bill"]), fit(probe, ["post", "money"])
 pushed = [each.push_to_hub("me/model", private=True).oid for each in (first, second)]
 now, before = (Classifier.from_pretrained("me/model", revision=revision) for revision in (None, pushed[0]))
 equal = lambda one, other: (one.predict_proba(texts) == other.predict_proba(texts)).all()
-refused = [said(lambda: Classifier.from_pretrained("me/model", revision="v9")), said(lambda: Classifier.from_pretrained("me/other"))]
+refused = [
+    said(lambda: Classifier.from_pretrained("me/model", revision="v9")),
+    said(lambda: Classifier.from_pretrained("me/other")),
+]
 os.environ["HF_TOKEN"] = "hf_other"
 print(json.dumps(dict(
     pushed=pushed, classes=[now.classes_.tolist(), before.classes_.tolist()],
@@ -49,7 +52,7 @@ def test_a_model_goes_to_the_hub_and_comes_back_at_each_revision(tiny, tmp_path)
         assert found["classes"] == [["money", "post"], ["bill", "parcel"]] and found["equal"] == [True, True]
         assert [*files.commits][1:] == found["pushed"]
         former, latest = (set(files.files(sha)) for sha in found["pushed"])
-        assert former - latest == {"delta.safetensors"} and ".gitattributes" in latest  # a delta of before does not stay
+        assert former - latest == {"delta.safetensors"} and ".gitattributes" in latest  # a former delta does not stay
         assert not any(".gitattributes" in path for path in server.asked)  # nor is fetched what is no part of a model
         revision, name, pushed = found["refused"]
         assert "gives no model of that name at revision 'v9'" in revision and "'me/other' is no folder" in name

@@ -11,13 +11,13 @@ from imports import core, imports, modules
 from tree import PACKAGES, PLUGINS
 
 FLOORS = (
-    "errors", "paths", "hookspecs", "shapes", "plugins", "parts", "settings", "recipes", "display", "data", "evaluation", "backbone",
-    "builtin", "training", "classifier", "testing", "study", "notebook", "cli",
+    "errors", "paths", "hookspecs", "shapes", "plugins", "parts", "settings", "recipes", "display", "data",
+    "evaluation", "backbone", "builtin", "training", "classifier", "testing", "study", "notebook", "cli",
 )
 # Libraries that are slow to import, or that not every installation has: the only ones that a function may import.
 HEAVY = {
-    "IPython", "bitsandbytes", "datasets", "ipywidgets", "matplotlib", "mlflow", "onnx", "onnxruntime", "onnxscript", "optuna",
-    "pandas", "peft", "pyarrow", "scipy", "sklearn", "torch", "transformers",
+    "IPython", "bitsandbytes", "datasets", "ipywidgets", "matplotlib", "mlflow", "onnx", "onnxruntime", "onnxscript",
+    "optuna", "pandas", "peft", "pyarrow", "scipy", "sklearn", "torch", "transformers",
 }
 ENTRY = "clfm_kit.builtin.plugin"  # loaded whenever parts are listed
 

@@ -316,7 +316,8 @@ def test_training_reads_the_right_answer_alone(folder, formats, monkeypatch):
     encoder = TextEncoder(context.backbone, context.parts["format"], pooler)
     objectives = {UNNAMED: Objective(head, context.schema, ClassWeights.even(len(LABELS)))}
     network = pooler.network(encoder, Heads({UNNAMED: head}), {UNNAMED: [column]}, objectives, {UNNAMED: 1.0})
-    batch = Examples(encoder, Rows(TEXTS, [LABELS[number] for number in (0, 1, 2, 4)]), context.schemas).batch(np.arange(4))
+    labelled = Rows(TEXTS, [LABELS[number] for number in (0, 1, 2, 4)])
+    batch = Examples(encoder, labelled, context.schemas).batch(np.arange(4))
     context.backbone.model.requires_grad_(True)
     read, widths, found = context.backbone.read, [], []
     def watched(ids, *more):

@@ -1,4 +1,4 @@
-"""SIGKILL at many points of a fit and a save: the next run ends as one that nothing disturbed, and leaves nothing behind.
+"""SIGKILL at many points of a fit and a save: the next run ends as an undisturbed one, and leaves nothing behind.
 
 A point is the nth time that the process opens a file to write, renames, makes or removes one. CLFM_KIT_KILLS says how
 many points are tried, spread over the whole run; a few without.
@@ -21,7 +21,8 @@ CHANGES = "os.rename", "os.mkdir", "os.rmdir", "os.remove", "shutil.rmtree"
 
 def changes(event, arguments, home) -> bool:
     "Whether an event is a change of a file below a folder."
-    if event == "open": return isinstance(arguments[0], str) and arguments[0].startswith(home) and "r" != (arguments[1] or "r")
+    if event == "open":
+        return isinstance(arguments[0], str) and arguments[0].startswith(home) and "r" != (arguments[1] or "r")
     return event in CHANGES and str(arguments[0]).startswith(home)
 
 

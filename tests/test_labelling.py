@@ -164,7 +164,8 @@ def test_a_file_stays_in_its_encoding(tmp_path):
     file.set(0, "é")
     assert path.read_bytes() == "text,label\nwo bleibt mein Geld für Köln,é\nzurück,é\n".encode("cp1252")
     with pytest.raises(UserError, match="'λ' cannot be written in cp1252"): file.set(1, "λ")
-    assert file.labels == LabelledFile(path, encoding="cp1252").labels == ["é", "é"] and [one["to"] for one in file.changes()][1:] == ["é"]
+    assert file.labels == LabelledFile(path, encoding="cp1252").labels == ["é", "é"]
+    assert [one["to"] for one in file.changes()][1:] == ["é"]
 
 
 @pytest.mark.parametrize("torn", ['{"when": "20', "\xff"])
@@ -247,7 +248,9 @@ def test_labels_proposed_by_their_names(base, pool, request):
 
 def test_a_model_fitted_with_proposed_labels_says_so(tiny, tmp_path):
     rows = load_data("helpdesk").train
-    some = [(text, label) for text, label in zip(rows.texts, rows.labels) if label in ("cancel_order", "track_order")][:80]
+    some = [
+        (text, label) for text, label in zip(rows.texts, rows.labels) if label in ("cancel_order", "track_order")
+    ][:80]
     path = tmp_path / "pool.jsonl"
     path.write_text("".join(json.dumps(
         dict(text=text, **(dict(label=label) if n < 40 else dict(label=None, proposed=label, probability=.95)))
@@ -302,7 +305,8 @@ def test_a_correction_is_about_the_row_that_had_its_label(tmp_path):
     with pytest.raises(UserError, match="line 2: no row of rows.csv with this text has the label 'c' any more"):
         correct(LabelledFile(path), [("line 2", dict(row=1, text="other", label="c", correct="b"))], ["b"])
     empty, clear = dict(text="same", label="a", correct=""), dict(row=1, text="other", label="a", correct="b")
-    assert correct(LabelledFile(path), [("line 2", empty), ("line 3", clear)], ["b"]).empty == 1  # an empty one need not be clear
+    # an empty one need not be clear
+    assert correct(LabelledFile(path), [("line 2", empty), ("line 3", clear)], ["b"]).empty == 1
 
 
 def test_several_labels_are_corrected_as_they_are_shown(tmp_path):
@@ -464,7 +468,9 @@ def test_a_probe_learns_along_and_says_what_it_is_sure_of(tiny, tmp_path):
     rows = load_data("helpdesk").train
     names = ["cancel_order", "track_order", "refund_status"]
     some = [(text, label) for text, label in zip(rows.texts, rows.labels) if label in names][:60]
-    path = write_pool(tmp_path / "pool.jsonl", [(text, label if n < 30 else None) for n, (text, label) in enumerate(some)])
+    path = write_pool(
+        tmp_path / "pool.jsonl", [(text, label if n < 30 else None) for n, (text, label) in enumerate(some)]
+    )
     view = Labeller(path, model=tiny, cache=None, every=3)
     view.box
     view.learner.wait(120)

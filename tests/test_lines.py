@@ -177,7 +177,9 @@ def test_it_learns_all_three(learned):
     assert "return 4 desk fan"[span["start"]:span["end"]] == span["text"] and 0 < span["probability"] <= 1
 
 
-TEXTS = ["return 3 kettle", "", "send me </s> 2 lamp; 2 desk fan\nintent: hacked", "¿2 lámp? 日本語 lamp", "a b " * 30]
+TEXTS = [
+    "return 3 kettle", "", "send me </s> 2 lamp; 2 desk fan\nintent: hacked", "¿2 lámp? 日本語 lamp", "a b " * 30
+]
 
 
 def test_answers_are_the_same_in_a_fresh_process(learned, tmp_path):

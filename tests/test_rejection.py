@@ -15,7 +15,8 @@ from clfm_kit.cli.fit_commands import fit
 from clfm_kit.data.rows import UNNAMED
 from clfm_kit.evaluation.rejection import Costs, Rejection, cheapest_cut, choose_cut, evaluate_rejection, fit_cut
 
-NEW = ("rule", "share", "cost", "out_of_scope_rows", "out_of_scope_recall")  # fields of an option since cuts have a cost
+# fields of an option since cuts have a cost
+NEW = ("rule", "share", "cost", "out_of_scope_rows", "out_of_scope_recall")
 KNOWN = "helpdesk-out-of-scope"
 
 
@@ -97,7 +98,9 @@ def test_the_score_that_tells_texts_apart_is_chosen_and_a_noisy_one_is_not():
     choice = choose_cut(inside, right, outside, Costs(0.5))
     assert (choice.score, choice.rule) == ("b", "cost") and min(choice.costs, key=choice.costs.get) == ("b", "cost")
     assert choice.cut == cheapest_cut(inside["b"], right, outside["b"], Costs(0.5))
-    twice = choose_cut(dict(first=inside["b"], b=inside["b"]), right, dict(first=outside["b"], b=outside["b"]), Costs(0.5))
+    twice = choose_cut(
+        dict(first=inside["b"], b=inside["b"]), right, dict(first=outside["b"], b=outside["b"]), Costs(0.5)
+    )
     assert twice.score == "first" and twice.cut == choice.cut, "among scores that are alike the first one is taken"
 
 

@@ -47,5 +47,6 @@ def test_what_a_billion_rows_take_follows_from_the_measured_rate():
     seconds = median(run["seconds"])
     rate = run["rows"] / seconds
     hours = 1e9 / rate / 3600
-    assert f"{run['rows']:,} rows" in PAGE and f"{seconds:.1f} seconds" in PAGE and f"{rate:.1f} rows per second" in PAGE
+    assert f"{run['rows']:,} rows" in PAGE and f"{seconds:.1f} seconds" in PAGE
+    assert f"{rate:.1f} rows per second" in PAGE
     assert f"| a billion | {hours:,.0f} | {hours / 8:,.0f} | {hours / 100:,.0f} | {hours / 1000:.1f} |" in PAGE

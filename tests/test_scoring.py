@@ -1,4 +1,6 @@
-"""Files of any size, answered: the same bytes whatever the parts, after a kill, Ctrl-C and a full disk; types and order stay."""
+"""Files of any size, answered: the same bytes whatever the parts, after a kill, Ctrl-C and a full disk;
+types and order stay.
+"""
 import csv
 import datetime
 import decimal
@@ -72,7 +74,9 @@ def test_a_small_file_is_answered_as_its_texts_are(clf, rows, tmp_path):
 
 
 def test_blocks_begin_where_they_do_in_a_run_from_the_start(clf, small, monkeypatch):
-    monkeypatch.setattr(scoring, "_answered", lambda clf, block, *_: [dict(first=block[0][0], row=row) for row, _ in block])
+    monkeypatch.setattr(
+        scoring, "_answered", lambda clf, block, *_: [dict(first=block[0][0], row=row) for row, _ in block]
+    )
     rows = [(row, {}) for row in range(40)]
     whole = list(scoring.answered_rows(clf, rows, {}))
     for skip in range(41): assert list(scoring.answered_rows(clf, rows, {}, skip=skip)) == whole[skip:]
@@ -81,7 +85,7 @@ def test_blocks_begin_where_they_do_in_a_run_from_the_start(clf, small, monkeypa
 # ---- what stops it
 
 def killed_at(last, work, home) -> tuple:
-    "Run in a process of its own that is killed at its change number `last` of a file: (exit code, number of changes, stderr)."
+    "Run in a process that is killed at its change number `last` of a file: (exit code, number of changes, stderr)."
     def run():
         number = 0
         def watch(event, arguments):
@@ -166,7 +170,9 @@ def test_a_full_disk_is_told_in_a_sentence_and_keeps_what_is_finished(clf, rows,
         with pytest.raises(UserError) as told: Scoring(clf, rows, out).run()
         print(told.value)
     said = Forked(run).wait().stdout.strip()
-    assert said.startswith(f"cannot write {out}: File too large; 40 of 40 rows are answered and kept in {out}.parts"), said
+    assert said.startswith(
+        f"cannot write {out}: File too large; 40 of 40 rows are answered and kept in {out}.parts"
+    ), said
     assert not out.exists()
     assert Scoring(clf, rows, out).run().resumed == 40 and out.read_bytes() == expected.read_bytes()
 
@@ -177,7 +183,9 @@ def test_a_disk_that_fills_on_the_way(clf, rows, small, tmp_path, monkeypatch):
         if records[0]["id"] >= 16: raise OSError(28, "No space left on device")
         return write(records, *given)
     monkeypatch.setattr(scoring, "write_records", full)
-    with pytest.raises(UserError, match="part-000002.jsonl: No space left on device; 16 of 40 rows are answered and kept"):
+    with pytest.raises(
+        UserError, match="part-000002.jsonl: No space left on device; 16 of 40 rows are answered and kept"
+    ):
         Scoring(clf, rows, out).run()
     monkeypatch.undo()
     monkeypatch.setattr(scoring, "BLOCK", 8)
@@ -193,7 +201,9 @@ def stopped_half_way(clf, rows, out, **more):
 
 
 def raising_at(done):
-    run = lambda event: signal.raise_signal(signal.SIGINT) if event["kind"] == "answer" and event["done"] >= done else None
+    run = lambda event: (
+        signal.raise_signal(signal.SIGINT) if event["kind"] == "answer" and event["done"] >= done else None
+    )
     return using("stops", run_event=run)
 
 
@@ -207,7 +217,8 @@ def test_parts_of_another_run_are_refused_or_forgotten(clf, rows, small, tiny, f
         ((again, rows), "another model"), ((clf, other), "another data"), ((clf, rows, "kept"), "another settings"),
     ):
         run = Scoring(*given_[:2], out, formulas=given_[2] if given_[2:] else "quoted")
-        with pytest.raises(UserError, match=f"{what}; to begin anew remove that folder, or pass restart=True"): run.run()
+        with pytest.raises(UserError, match=f"{what}; to begin anew remove that folder, or pass restart=True"):
+            run.run()
     done = in_blocks(("predict", fitted, "--data", other, "--out", out))
     refused(done, "another data; to begin anew remove that folder, or pass restart=True, in a terminal --restart")
     assert Scoring(clf, rows, out).parts.folder.exists()
@@ -238,10 +249,14 @@ def test_a_folder_that_is_in_the_way_is_left_alone(clf, rows, tmp_path):
 def test_types_of_parquet_are_kept(clf, tmp_path):
     text = pyarrow.array(["my parcel is late", "=refund"], pyarrow.large_string())
     table = pyarrow.table(dict(
-        when=pyarrow.array([datetime.datetime(2020, 1, 2, 3, 4, 5, 678901), None], pyarrow.timestamp("us", "Europe/Paris")),
-        day=pyarrow.array([datetime.date(2020, 1, 2), None]), text=text, price=pyarrow.array([decimal.Decimal("1.50"), None]),
+        when=pyarrow.array(
+            [datetime.datetime(2020, 1, 2, 3, 4, 5, 678901), None], pyarrow.timestamp("us", "Europe/Paris")
+        ),
+        day=pyarrow.array([datetime.date(2020, 1, 2), None]), text=text,
+        price=pyarrow.array([decimal.Decimal("1.50"), None]),
         small=pyarrow.array([1, None], pyarrow.int8()), kind=pyarrow.array(["a", "b"]).dictionary_encode(),
-        none=pyarrow.array([None, None], pyarrow.float32()), list=pyarrow.array([[1], []], pyarrow.list_(pyarrow.int16())),
+        none=pyarrow.array([None, None], pyarrow.float32()),
+        list=pyarrow.array([[1], []], pyarrow.list_(pyarrow.int16())),
         data=pyarrow.array([b"\0", None]), nested=pyarrow.array([dict(a=1), None]),
     ))
     pyarrow.parquet.write_table(table, tmp_path / "in.parquet")
@@ -257,7 +272,8 @@ def test_a_folder_of_files_is_one_table(fitted, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
     for name, text in {
-        "b.csv": "text,id\nwhere is it,2\nmy card,3\n", "a.tsv": "text\tother\nhello there\tx\n", "_SUCCESS": "", "note.txt": "",
+        "b.csv": "text,id\nwhere is it,2\nmy card,3\n", "a.tsv": "text\tother\nhello there\tx\n",
+        "_SUCCESS": "", "note.txt": "",
     }.items(): (folder / name).write_text(text)
     done = clfm("predict", fitted, "--data", folder, "--out", tmp_path / "out.csv")
     assert done.returncode == 0, done
@@ -267,13 +283,18 @@ def test_a_folder_of_files_is_one_table(fitted, tmp_path):
     ]
     refused(clfm("predict", fitted, "--data", folder, "--out", folder / "out.csv"), "lies among the files of")
     (folder / "c.csv").write_text("txt\nx\n")
-    refused(clfm("predict", fitted, "--data", folder, "--out", tmp_path / "no.csv"), "c.csv: unknown text column 'text'")
+    refused(
+        clfm("predict", fitted, "--data", folder, "--out", tmp_path / "no.csv"), "c.csv: unknown text column 'text'"
+    )
     assert {path.name for path in tmp_path.iterdir()} == {"in", "out.csv"}
 
 
 @pytest.mark.parametrize("name, text, said", [
     ("a.jsonl", '{"text": "a"}\n' * 5000 + "{", "a.jsonl line 5001: broken JSON"),
-    ("a.jsonl", '{"text": "a"}\n' * 5000 + '{"text": "\\ud800"}\n', "a.jsonl line 5001: character 0 is half of a surrogate"),
+    (
+        "a.jsonl", '{"text": "a"}\n' * 5000 + '{"text": "\\ud800"}\n',
+        "a.jsonl line 5001: character 0 is half of a surrogate",
+    ),
     ("a.jsonl", '{"text": "a", "b": 1}\n' * 5000 + '{"text": "a", "b": {}}\n', "the rows make no Parquet table"),
     ("a.csv", "text\n", "a.csv has no rows"),
 ])
@@ -306,7 +327,8 @@ def test_texts_that_are_cut_are_counted_and_a_table_shows_their_beginning(fitted
     said = clfm("predict", fitted, "a short one", long)
     assert "a text is longer than the model reads; its end was not read" in said.stderr and len(said.stdout) < 3000
     assert json.loads(clfm("predict", fitted, long, "--json").stdout)[0]["text"] == long
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(dict(text=text)) + "\n" for text in ("short", long, long, f"{long} too")))
+    lines = [json.dumps(dict(text=text)) + "\n" for text in ("short", long, long, f"{long} too")]
+    (tmp_path / "rows.jsonl").write_text("".join(lines))
     said = clfm("predict", fitted, "--data", tmp_path / "rows.jsonl", "--out", tmp_path / "out.jsonl")
     assert "2 texts are longer than" in said.stderr
     assert "longer" not in clfm("predict", fitted, "a short one").stderr

@@ -25,7 +25,8 @@ def small(tmp_path_factory):
     for name, rows in (("train", 64), ("validation", 16), ("test", 16)):
         part = getattr(found, name)
         with open(folder / f"{name}.jsonl", "w", encoding="utf-8") as file:
-            for text, label in zip(part.texts[:rows], part.labels): print(json.dumps(dict(text=text, label=label)), file=file)
+            for text, label in zip(part.texts[:rows], part.labels):
+                print(json.dumps(dict(text=text, label=label)), file=file)
     return folder
 
 
@@ -79,7 +80,8 @@ def test_after_training_the_model_is_there(number, code, tiny, small, tmp_path):
         _clfm(["clfm", *map(str, words)])
     done = Forked(run).wait(words)
     assert done.returncode == code
-    assert done.stderr.splitlines()[-1].startswith(f"clfm: stopped; the model is fitted and saved in {tmp_path / 'out'}")
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"clfm: stopped; the model is fitted and saved in {tmp_path / 'out'}")
     assert len(Classifier.from_pretrained(tmp_path / "out").predict(load_data(small).test.texts)) == 16
 
 
@@ -103,7 +105,9 @@ def heard(terminal, wanted=None) -> bytes:
 
 def test_ctrl_c_in_a_terminal(tiny, small, tmp_path):
     "The key itself, typed into a terminal whose foreground process trains."
-    words = "clfm", *FIT, "--data", small, "--model", tiny, "--out", tmp_path / "out", "--checkpoints", tmp_path / "kept"
+    words = (
+        "clfm", *FIT, "--data", small, "--model", tiny, "--out", tmp_path / "out", "--checkpoints", tmp_path / "kept"
+    )
     told = lambda event: print("step", event["done"], flush=True) if event["kind"] == "train" else None
     def run():
         with using("told", run_event=told): _clfm([str(word) for word in words])

@@ -1,6 +1,6 @@
 """One classifier, several threads: nobody is told what belongs to someone else, and a fit beside changes nothing until
-it is done. Also two processes on one cache, and copies of what holds a lock. CLFM_KIT_ASKED says how many answers a kind
-is asked for; fewer without.
+it is done. Also two processes on one cache, and copies of what holds a lock. CLFM_KIT_ASKED says how many answers
+a kind is asked for; fewer without.
 """
 import copy
 import os
@@ -235,7 +235,8 @@ def merged(folder, found, monkeypatch, write, merge=upkeep._merge):
 
 
 def test_a_shard_that_goes_while_it_is_merged_leaves_nothing_damaged(tiny, tmp_path, monkeypatch):
-    encoder, texts = TextEncoder(Backbone.load(tiny), Plain(), Mean(), tmp_path), [f"text {number}" for number in range(4)]
+    encoder = TextEncoder(Backbone.load(tiny), Plain(), Mean(), tmp_path)
+    texts = [f"text {number}" for number in range(4)]
     expected = np.concatenate([np.asarray(encoder.features([text])["hidden.3/mean"]) for text in texts])
     folder, = {path.parent.parent for path in tmp_path.rglob("keys.npy")}
     found, keys = [shard for shard, *_ in shards(folder)], Shard.keys

@@ -1,5 +1,5 @@
-"""Thresholds for the figure that the user names: each rule against brute force, what cannot be learned, and the way through
-recipe, command line, saved model and card."""
+"""Thresholds for the figure that the user names: each rule against brute force, what cannot be learned, and the way
+through recipe, command line, saved model and card."""
 import itertools
 import json
 import warnings
@@ -97,7 +97,9 @@ def test_precision_gives_as_many_labels_as_it_can(least):
 
 def test_precision_out_of_reach_is_said():
     probabilities, truth = drawn(0)
-    with pytest.warns(UserWarning, match=r"no threshold is sure to reach precision>=0.99: .* of \d+ labels given to 12 valid"):
+    with pytest.warns(
+        UserWarning, match=r"no threshold is sure to reach precision>=0.99: .* of \d+ labels given to 12 valid"
+    ):
         found = tune_thresholds(probabilities, truth, "precision>=0.99")
     assert len(set(found)) == 1
     assert least_share(15, 15) >= 0.9 > least_share(14, 14)
@@ -111,7 +113,9 @@ def test_a_label_that_is_hard_to_tell_does_not_cost_the_others():
     probabilities = 1 / (1 + np.exp(-logits - random.normal(0, known, truth.shape)))
     learn, rest = slice(0, 300), slice(300, None)
     micro, macro = (
-        FIGURES["micro-f1"](probabilities[rest] >= tune_thresholds(probabilities[learn], truth[learn], name), truth[rest])
+        FIGURES["micro-f1"](
+            probabilities[rest] >= tune_thresholds(probabilities[learn], truth[learn], name), truth[rest]
+        )
         for name in ("micro-f1", "macro-f1")
     )
     assert micro > macro + 0.05
@@ -128,7 +132,10 @@ def test_labels_part_from_the_shared_cut_as_far_as_they_have_rows():
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(st.integers(1, 25), st.integers(1, 5), st.integers(0, 10**6), st.sampled_from(NAMES), st.sampled_from([0, 0.3, 1]))
+@given(
+    st.integers(1, 25), st.integers(1, 5), st.integers(0, 10**6), st.sampled_from(NAMES),
+    st.sampled_from([0, 0.3, 1]),
+)
 def test_thresholds_lie_between_0_and_1(rows, labels, seed, name, share):
     random = np.random.default_rng(seed)
     probabilities = random.choice([0.0, 1.0, 0.5, 1e-300, 1 - 1e-16, *random.random(4)], (rows, labels))
@@ -158,7 +165,8 @@ def test_one_row_and_no_label_at_all(name):
 
 
 @pytest.mark.parametrize("bad, said", [
-    ("micro_f1", "did you mean 'micro-f1'?"), ("recall", "known: exact-match, macro-f1, micro-f1, miss-cost=c, precision>=p"),
+    ("micro_f1", "did you mean 'micro-f1'?"),
+    ("recall", "known: exact-match, macro-f1, micro-f1, miss-cost=c, precision>=p"),
     ("precision>=1", "a share between 0 and 1 expected"), ("precision>=high", "a share between 0 and 1 expected"),
     ("miss-cost=0", "a number above 0 expected"), ("miss-cost=much", "a number above 0 expected"),
     ("precision>=nan", "a share between 0 and 1 expected"), (None, "unknown figure to tune thresholds for"),
@@ -187,12 +195,17 @@ def test_the_figure_is_saved_and_told(tiny, tmp_path, capsys):
     labels = [["late"], ["bad"], ["late", "bad"]] * 20
     rows = "\n".join(json.dumps(dict(text=text, label=label)) for text, label in zip(texts, labels))
     (tmp_path / "rows.jsonl").write_text(rows)
-    fit = ["fit", "--recipe", "probe", "--model", tiny, "--data", str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "out")]
+    fit = [
+        "fit", "--recipe", "probe", "--model", tiny, "--data", str(tmp_path / "rows.jsonl"),
+        "--out", str(tmp_path / "out"),
+    ]
     main([*fit, "--for", "exact-match"])
     clf = Classifier.from_pretrained(tmp_path / "out")
-    assert clf.task().schema.tune_for == "exact-match" and clf.recipe_.task == {"name": "multi", "tune_for": "exact-match"}
+    assert clf.task().schema.tune_for == "exact-match"
+    assert clf.recipe_.task == {"name": "multi", "tune_for": "exact-match"}
     card = (tmp_path / "out" / "README.md").read_text()
-    assert f"Thresholds were tuned for `exact-match` on {clf.task().calibration.rows} held-out rows." in card and "| labels a text |" in card
+    assert f"Thresholds were tuned for `exact-match` on {clf.task().calibration.rows} held-out rows." in card
+    assert "| labels a text |" in card
     again = Classifier("probe", tiny, settings=["task={name: multi, tune_for: exact-match}"]).fit(texts, labels)
     assert again.task().calibration == clf.task().calibration
     assert Classifier.from_pretrained(again.save_pretrained(tmp_path / "again")).predict(texts) == again.predict(texts)

@@ -33,13 +33,15 @@ def fails_in_print():
 def crashes(): os._exit(7)
 def hangs(place):
     child = subprocess.Popen(["sleep", "600"])
-    with open(place, "w") as file: json.dump(dict(process=os.getpid(), child=child.pid, folder=tempfile.mkdtemp()), file)
+    with open(place, "w") as file:
+        json.dump(dict(process=os.getpid(), child=child.pid, folder=tempfile.mkdtemp()), file)
     time.sleep(600)
 
 if __name__ == "__main__":
     found = [jobs.Job("step", name, globals()[name], tuple(sys.argv[2:])) for name in sys.argv[1].split()]
     with jobs.nothing_left_behind():
-        for outcome in jobs.run_jobs(found): print(json.dumps([outcome.name, outcome.passed, outcome.said, outcome.rows]))
+        for outcome in jobs.run_jobs(found):
+            print(json.dumps([outcome.name, outcome.passed, outcome.said, outcome.rows]))
 """
 
 
@@ -108,7 +110,8 @@ def test_a_forked_process_has_words_variables_and_an_end_of_its_own(place, tmp_p
 def test_a_forked_process_ends_with_the_one_that_asked_for_it(place):
     code = "import os, sys, time; print(os.getpid(), flush=True); time.sleep(600)"
     variables = {**os.environ, asks.PLACE: str(place)}
-    with subprocess.Popen([sys.executable, asks.__file__, "-c", code], env=variables, stdout=subprocess.PIPE) as process:
+    command = [sys.executable, asks.__file__, "-c", code]
+    with subprocess.Popen(command, env=variables, stdout=subprocess.PIPE) as process:
         forked = psutil.Process(int(process.stdout.readline()))
         process.kill()
     forked.wait(60)
@@ -135,7 +138,9 @@ def test_every_fault_can_be_put_in():
 def test_a_misspelling_and_an_odd_phrase_are_told_with_their_place(tmp_path, monkeypatch):
     monkeypatch.setattr(words, "ROOT", tmp_path)
     (tmp_path / "page.md").write_text("# Title\n\n```sh\nteh\n```\nA `teh` [link](teh.md), and teh end; the mass.\n")
-    (tmp_path / "module.py").write_text('"""Fine."""\ndef ask():\n    raise ValueError("we recieve nothing")\nteh = 1\n')
+    (tmp_path / "module.py").write_text(
+        '"""Fine."""\ndef ask():\n    raise ValueError("we recieve nothing")\nteh = 1\n'
+    )
     cell = dict(cell_type="markdown", id="a1", source=["Fine.\n", "It stands in for `mass`; massive."])
     code = dict(cell_type="code", id="b2", source=["teh = mass"])
     (tmp_path / "page.ipynb").write_text(json.dumps(dict(cells=[cell, code])))

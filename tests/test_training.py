@@ -28,7 +28,10 @@ FIT = textwrap.dedent("""
     torch.set_num_threads(1)
     tiny, recipe, out, checkpoints, *settings = sys.argv[1:]
     data = load_data("helpdesk")
-    fitted = Classifier(recipe, tiny, settings=settings, cache=None).fit(data.train.texts[:224], data.train.labels[:224], data.validation.take(range(60)), checkpoints=checkpoints or None)
+    fitted = Classifier(recipe, tiny, settings=settings, cache=None).fit(
+        data.train.texts[:224], data.train.labels[:224], data.validation.take(range(60)),
+        checkpoints=checkpoints or None,
+    )
     fitted.save_pretrained(out)
 """)
 
@@ -140,21 +143,34 @@ def of_processes(tmp_path_factory):
         from clfm_kit.training.trainer import train_delta
         from safetensors.torch import save_file
         place, processes, *budgets = sys.argv[1:]
-        small = dict(vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=40, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+        small = dict(
+            vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=40,
+            hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+        )
         for budget in budgets:
             torch.set_num_threads(1), torch.manual_seed(0)
-            backbone, schema = Backbone(AutoModel.from_config(BertConfig(**small)).eval(), Words()), SingleLabel.of(("a", "b"))
-            rows = Rows(["a bb ccc " * (n % 5 + 1) + "dddd " * (n % 2) for n in range(75)], {"one": ["ab"[n % 2] for n in range(75)]})
+            backbone = Backbone(AutoModel.from_config(BertConfig(**small)).eval(), Words())
+            schema = SingleLabel.of(("a", "b"))
+            rows = Rows(
+                ["a bb ccc " * (n % 5 + 1) + "dddd " * (n % 2) for n in range(75)],
+                {"one": ["ab"[n % 2] for n in range(75)]},
+            )
             encoder = TextEncoder(backbone, Plain(), Mean())
             train, validation = (Examples(encoder, rows, {"one": schema}) for _ in range(2))
             head = Linear(dropout=0.0); head.build({"hidden.2/mean": 16}, schema)
             weights = learn_class_weights({"a": 3}, train.targets["one"], schema)
-            network = Network(encoder, Heads({"one": head}), {"one": ["hidden.2/mean"]}, {"one": Objective(head, schema, weights)}, {"one": 1.0})
+            network = Network(
+                encoder, Heads({"one": head}), {"one": ["hidden.2/mean"]}, {"one": Objective(head, schema, weights)},
+                {"one": 1.0},
+            )
             delta = Delta([Change(name, level=level) for name, level in levels(backbone, network.sites).items()])
             settings = Training(epochs=2, learning_rate=1e-3, token_budget=int(budget))
-            train_delta(network, delta, train, validation, draw=class_draw(weights, train.targets["one"]), settings=settings)
+            draw = class_draw(weights, train.targets["one"])
+            train_delta(network, delta, train, validation, draw=draw, settings=settings)
             assert is_initialized() == (processes == "2")
-            if not is_initialized() or get_rank() == 0: save_file({c.name: c.difference.contiguous() for c in delta.changes}, f"{place}/{processes}-{budget}.safetensors")
+            if not is_initialized() or get_rank() == 0:
+                learned = {c.name: c.difference.contiguous() for c in delta.changes}
+                save_file(learned, f"{place}/{processes}-{budget}.safetensors")
     """))
     environment = dict(os.environ, OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
 

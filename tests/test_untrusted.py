@@ -120,11 +120,14 @@ COMMANDS_WITH_A_PATH = {
     "data": ("fit", "--recipe", "probe", "--out", "out", "--data"),
     "out": ("fit", "--recipe", "probe", "--data", "helpdesk", "--out"),
     "model": ("fit", "--recipe", "probe", "--data", "helpdesk", "--out", "out", "--model"),
-    "strangers": ("fit", "--recipe", "probe", "--data", "helpdesk", "--out", "out", "--reject", "energy", "--out-of-scope"),
+    "strangers": (
+        "fit", "--recipe", "probe", "--data", "helpdesk", "--out", "out", "--reject", "energy", "--out-of-scope"
+    ),
     "checkpoints": ("fit", "--recipe", "finetune", "--data", "helpdesk", "--out", "out", "--checkpoints"),
     "predict": ("predict",), "evaluate": ("evaluate", "--data", "helpdesk"), "explain": ("explain",),
     "export": ("export", "--out", "out"), "errors": ("errors", "--data", "helpdesk"),
-    "compare": ("compare", "probe", "--data", "helpdesk"), "recipe": ("fit", "--data", "helpdesk", "--out", "out", "--recipe"),
+    "compare": ("compare", "probe", "--data", "helpdesk"),
+    "recipe": ("fit", "--data", "helpdesk", "--out", "out", "--recipe"),
 }
 
 

@@ -68,7 +68,8 @@ def test_the_base_says_which_recipe(tiny, decoder):
 
 def test_a_setting_reaches_the_recipe_that_is_taken(tiny):
     assert named(tiny, LABELS, "head.sharpness=5").fit().task().head.sharpness == 5
-    with pytest.raises(UserError, match="unknown parameter of head 'names' 'sharp'"): named(tiny, LABELS, "head.sharp=5").fit()
+    with pytest.raises(UserError, match="unknown parameter of head 'names' 'sharp'"):
+        named(tiny, LABELS, "head.sharp=5").fit()
 
 
 def test_descriptions_count(tiny):
@@ -109,12 +110,16 @@ def test_labels_that_read_alike_are_refused(tiny):
 
 
 def test_recipes_that_learn_from_rows_refuse_names(tiny):
-    with pytest.raises(UserError, match="recipe 'probe' learns from rows"): Classifier("probe", tiny, labels=LABELS).predict("a")
-    with pytest.raises(UserError, match="recipe 'auto' learns from rows"): Classifier("auto", tiny, labels=LABELS).fit("helpdesk")
+    with pytest.raises(UserError, match="recipe 'probe' learns from rows"):
+        Classifier("probe", tiny, labels=LABELS).predict("a")
+    with pytest.raises(UserError, match="recipe 'auto' learns from rows"):
+        Classifier("auto", tiny, labels=LABELS).fit("helpdesk")
 
 
 def test_several_labels_are_refused_by_an_encoder(tiny):
-    for task, said in (("multi", "finds the one label that is nearest"), ("tags", "labels by name are for whole texts")):
+    for task, said in (
+        ("multi", "finds the one label that is nearest"), ("tags", "labels by name are for whole texts")
+    ):
         with pytest.raises(UserError, match=said): named(tiny, LABELS, f"task={task}").predict("a text")
 
 
@@ -153,7 +158,10 @@ def test_the_order_of_labels_is_averaged_out(answers, decoder):
     turned = named(decoder, dict(reversed(LABELS.items())), *settings)
     assert np.allclose(two.predict_proba(TEXTS), turned.predict_proba(TEXTS)[:, ::-1], atol=1e-5)
     reading = lambda clf: clf.task().logits(clf.encoder_.features(TEXTS, clf.task().columns))
-    first, last = (named(decoder, labels, settings[0], "format.orders=1") for labels in (LABELS, dict(reversed(LABELS.items()))))
+    first, last = (
+        named(decoder, labels, settings[0], "format.orders=1")
+        for labels in (LABELS, dict(reversed(LABELS.items())))
+    )
     both = [first.predict_proba(TEXTS), last.predict_proba(TEXTS)[:, ::-1]]
     assert np.allclose(reading(two.ready()), (reading(first) + reading(last)[:, ::-1]) / 2, atol=1e-4)
     swayed = two.answers(TEXTS)["label"].swayed
@@ -163,7 +171,9 @@ def test_the_order_of_labels_is_averaged_out(answers, decoder):
 
 @asked
 def test_prompts_are_cut_alike_in_every_order(decoder):
-    shared, repeated = (named(decoder, LABELS, f"format.prefix={prefix}", "format.orders=4") for prefix in ("shared", "repeated"))
+    shared, repeated = (
+        named(decoder, LABELS, f"format.prefix={prefix}", "format.orders=4") for prefix in ("shared", "repeated")
+    )
     assert np.allclose(shared.predict_proba(TEXTS), repeated.predict_proba(TEXTS), atol=1e-4)
     assert len(shared.task().columns) == 4
 
@@ -172,12 +182,14 @@ def test_prompts_are_cut_alike_in_every_order(decoder):
 def test_orders_are_for_models_that_are_not_trained(decoder):
     with pytest.raises(UserError, match="averages over a decoder that is not trained"):
         Classifier("instruct-zero-shot", decoder, settings=["selector=full", "head.calibration=none"]).fit("helpdesk")
-    with pytest.raises(UserError, match="orders.* is 3; 1, or an even number"): named(decoder, LABELS, "format.orders=3").fit()
+    with pytest.raises(UserError, match="orders.* is 3; 1, or an even number"):
+        named(decoder, LABELS, "format.orders=3").fit()
 
 
 @asked
 def test_examples_out_of_rows_need_rows(decoder):
-    with pytest.raises(UserError, match="shows training rows, and there are none"): named(decoder, LABELS, "format.shots=1").fit()
+    with pytest.raises(UserError, match="shows training rows, and there are none"):
+        named(decoder, LABELS, "format.shots=1").fit()
 
 
 @asked
@@ -191,7 +203,7 @@ def test_a_chat_format_with_a_system_turn(decoder, tmp_path):
     clf = named(str(tmp_path)).fit()
     say = lambda found, part: found.encoder_.backbone.tokenizer.decode(getattr(found.parts_["format"], part))
     assert "be brief" in clf.encoder_.backbone.tokenizer.decode(clf.parts_["format"].reader.prefix)
-    assert say(clf, "after").endswith("answer:") and say(plain, "after").endswith("Label:")  # a model without a chat format
+    assert say(clf, "after").endswith("answer:") and say(plain, "after").endswith("Label:")  # without a chat format
     assert np.isfinite(clf.predict_proba(TEXTS)).all()
 
 
@@ -209,8 +221,9 @@ def test_the_command(tiny, tmp_path):
     found, = json.loads(done.stdout)
     assert found["text"] == TEXTS[0] and set(found["probabilities"]) == set(LABELS)
     assert json.loads(clfm("predict", "model", *TEXTS[:1], "--json", cwd=tmp_path).stdout) == [found]
-    (tmp_path / "few.csv").write_text("text,label\n" + "".join(f"{text} {n},{label}\n" for n in range(12) for text, label in (
-        ("my money", "refund"), ("my parcel", "delivery"), ("thanks", "praise"))))
+    rows = ("my money", "refund"), ("my parcel", "delivery"), ("thanks", "praise")
+    lines = [f"{text} {n},{label}\n" for n in range(12) for text, label in rows]
+    (tmp_path / "few.csv").write_text("text,label\n" + "".join(lines))
     done = clfm("zero-shot", "thank you", *words, "--calibrate", "few.csv", cwd=tmp_path)
     assert json.loads(done.stdout)[0]["label"] in LABELS
     for labels, said in (("one", "two at least"), ("no.yaml", "cannot read the labels")):

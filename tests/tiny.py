@@ -2,7 +2,9 @@
 
 
 def save_tiny(folder) -> str:
-    """Write a three-block BERT with random weights and a tokenizer of the words of the shipped messages; returns its folder."""
+    """Write a three-block BERT with random weights and a tokenizer of the words of the shipped messages;
+    returns its folder.
+    """
     from collections import Counter
 
     import torch

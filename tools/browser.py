@@ -24,7 +24,8 @@ import brotli, io, sys, tarfile
 from pathlib import Path
 archive, target = tarfile.open(sys.argv[1]), Path(sys.argv[2])
 read = lambda name: brotli.decompress(archive.extractfile(f"package/bin/{name}.br").read())
-for name in ("al2023.tar", "fonts.tar", "swiftshader.tar"): tarfile.open(fileobj=io.BytesIO(read(name))).extractall(target / name[:-4], filter="data")
+for name in ("al2023.tar", "fonts.tar", "swiftshader.tar"):
+    tarfile.open(fileobj=io.BytesIO(read(name))).extractall(target / name[:-4], filter="data")
 (target / "chromium").write_bytes(read("chromium"))
 (target / "chromium").chmod(0o755)
 """

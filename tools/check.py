@@ -32,8 +32,8 @@ SINGLE = {
 STEPS = {name: check.__doc__ for name, check in SINGLE.items()} | {
     "notebooks": "every notebook runs from top to bottom",
     "tests": "pytest passes",
-    "wheels": "distributions pass twine check; wheels install in fresh environments outside the checkout, each extra alone "
-    "resolves from them and its recipes run, a stranger's plugin comes and goes",
+    "wheels": "distributions pass twine check; wheels install in fresh environments outside the checkout, each extra "
+    "alone resolves from them and its recipes run, a stranger's plugin comes and goes",
 }
 FAST = "clean", "export", "lint", "types"
 RULES = ROOT / "tests" / "test_imports.py"

@@ -3,9 +3,10 @@
 
     tools/faults.py NAME [--tree FOLDER] [--only WORD]    writes benchmarks/results/faults.json, under NAME
 
-Each fault in `faults.yaml` breaks one guarantee, in the module and in the notebook that exports it. The check that it names is tried first, then notebooks and tests that
-touch the module, nearest first, until one fails or the time of a fault is over. Faults that the results hold are not
-tried again, so an interrupted run goes on where it stopped. Takes about an hour; not part of `make test`.
+Each fault in `faults.yaml` breaks one guarantee, in the module and in the notebook that exports it. The check that it
+names is tried first, then notebooks and tests that touch the module, nearest first, until one fails or the time of a
+fault is over. Faults that the results hold are not tried again, so an interrupted run goes on where it stopped.
+Takes about an hour; not part of `make test`.
 """
 import argparse
 import json

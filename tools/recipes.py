@@ -1,4 +1,5 @@
-"""Each command that a plugin offers loads; each recipe is fitted, saved, loaded and asked, on a small decoder with random weights.
+"""Each command that a plugin offers loads; each recipe is fitted, saved, loaded and asked, on a small decoder
+with random weights.
 
 A recipe that takes more than one task is fitted by its plugin's own tests; here it must build its parts.
 """
@@ -27,7 +28,8 @@ def recipes_run(plugin):
         few, model = rows.take(kept), decoder(Path(place, "decoder"), rows.texts)
         names = [name for name, entry in catalogue.entries("recipe").items() if entry.plugin == plugin]
         others = [
-            entry for kind in ("command", "tracker") for entry in catalogue.entries(kind).values() if entry.plugin == plugin
+            entry for kind in ("command", "tracker") for entry in catalogue.entries(kind).values()
+            if entry.plugin == plugin
         ]
         assert names or others, f"plugin {plugin!r} offers neither a recipe nor a command nor a tracker"
         for other in others: other.load()

@@ -25,7 +25,7 @@ VARIABLES = {
 
 
 def environment() -> dict:
-    "The variables of a command that a check runs, with those that the check itself was given, such as where states are."
+    "The variables of a command that a check runs, with those that the check was given, such as where states are."
     return {**os.environ, **VARIABLES}
 
 

@@ -1,1 +1,1 @@
-"""Hundreds of ways in which a file, a folder, a setting or an argument can be wrong: each ends in a sentence, or right."""
+"""Hundreds of ways in which a file, folder, setting or argument can be wrong: each ends in a sentence, or right."""

@@ -120,7 +120,9 @@ def near(value):
     "Values that are almost right."
     if isinstance(value, bool): return st.just(not value)
     if isinstance(value, (int, float)):
-        return st.sampled_from([value + 1, value - 1, -value, value * 2, str(value), *([float(value)] if abs(value) < 1e300 else [])])
+        return st.sampled_from([
+            value + 1, value - 1, -value, value * 2, str(value), *([float(value)] if abs(value) < 1e300 else [])
+        ])
     if isinstance(value, str): return st.sampled_from([value + " ", value[:-1], value.upper(), [value], value * 2])
     if isinstance(value, list): return st.sampled_from([value[:-1], value * 2, value[::-1], [value]])
     if isinstance(value, dict): return st.sampled_from([dict(list(value.items())[1:]), value | {"more": 1},
@@ -256,7 +258,11 @@ def main():
                     failed[name, kind] = failed.get((name, kind), 0) + 1
             turn += 1
             left = max(0, (end - time.monotonic()) / 60)
-            print(f"\rseed {turn}, {sum(COUNTS.values())} tries, {len(failed)} kinds of failure, {left:.0f} minutes left ", end="", file=sys.stderr, flush=True)
+            print(
+                f"\rseed {turn}, {sum(COUNTS.values())} tries, {len(failed)} kinds of failure, "
+                f"{left:.0f} minutes left ",
+                end="", file=sys.stderr, flush=True,
+            )
     for (where, what), count in sorted(COUNTS.items()): print(f"{where}: {what} {count}")
     for (name, kind), count in failed.items(): print(f"FAILED {name}: {kind} ({count} seeds)")
     return 1 if failed else 0

@@ -107,7 +107,9 @@ def folders_of_a_model():
     yield "files of two models", other(lambda world, folder: shutil.copy(world.trained / "head.safetensors", folder))
     yield "facts of another model", other(lambda world, folder: shutil.copy(world.named / "clfm.json", folder))
     yield "a tokenizer of another base", other(lambda world, folder: (
-        (folder / "tokenizer/tokenizer.json").write_text((folder / "tokenizer/tokenizer.json").read_text().replace("the", "teh"))
+        (folder / "tokenizer/tokenizer.json").write_text(
+            (folder / "tokenizer/tokenizer.json").read_text().replace("the", "teh")
+        )
     ))
     yield "no tokenizer", other(lambda world, folder: shutil.rmtree(folder / "tokenizer"))
     yield "a tokenizer that is a link", other(lambda world, folder: (

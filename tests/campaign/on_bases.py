@@ -102,7 +102,8 @@ def index(told):
 def outside(folder):
     shutil.move(folder / "model.safetensors", folder.parent / "outside.safetensors")
     (folder / "model.safetensors.index.json").write_text(json.dumps(dict(
-        metadata={}, weight_map={name: "../outside.safetensors" for name in load_file(folder.parent / "outside.safetensors")}
+        metadata={},
+        weight_map={name: "../outside.safetensors" for name in load_file(folder.parent / "outside.safetensors")},
     )))
 
 

@@ -220,11 +220,20 @@ def studies():
     for argument, may in (("models", ()), ("method", ()), ("data", ()), ("model", ())):
         yield from called("merge_models", calls(studied(merge_models, **dict(models=lambda world: [world.trained,
             world.trained])), argument, (), STUDY, may))
-    for name in STUDY: yield f"Recipe.of: {name}", lambda world, place, name=name: Recipe.of(value_of(name)), "sound" if name in ("{}",) else "refused"
-    for name in STUDY: yield f"with_params: {name}", lambda world, place, name=name: Recipe().with_params(value_of(name)), "sound" if name in ("[]", "{}") else "refused"
+    for name in STUDY:
+        yield (
+            f"Recipe.of: {name}", lambda world, place, name=name: Recipe.of(value_of(name)),
+            "sound" if name in ("{}",) else "refused",
+        )
+    for name in STUDY:
+        yield (
+            f"with_params: {name}", lambda world, place, name=name: Recipe().with_params(value_of(name)),
+            "sound" if name in ("[]", "{}") else "refused",
+        )
     for name in STUDY: yield f"set_params: {name}", lambda world, place, name=name: fitted_with(world,
         value_of(name)), "sound"
-    for name in STUDY: yield f"catalogue.find, kind: {name}", lambda world, place, name=name: catalogue.find(value_of(name), "mean")
+    for name in STUDY:
+        yield f"catalogue.find, kind: {name}", lambda world, place, name=name: catalogue.find(value_of(name), "mean")
     for name in STUDY: yield f"catalogue.find, name: {name}", lambda world, place, name=name: catalogue.find("pooler",
         value_of(name))
 
@@ -243,6 +252,8 @@ def tested(world):
 
 PATHS = ("", ".", "..", "/", "a\0b", "\ud800", "n" * 256, "~nobody-here", "/proc/self/mem", "/dev/null", "/dev/zero",
     "/dev/full", "a/../b", "\x1b[2J", "-", "--help", "*", "$HOME", "http://localhost:1/a", "file:///etc/passwd")
+# those at which a model can be saved
+SAVED = "a/../b", ".", "-", "--help", "*", "$HOME", "\x1b[2J", "http://localhost:1/a", "file:///etc/passwd"
 
 
 @group
@@ -253,7 +264,10 @@ def paths():
         yield f"a base at {shown!r}", lambda world, place, path=path: Classifier("probe", path,
             cache=None).fit(*world.rows)
         yield f"data at {shown!r}", lambda world, place, path=path: load_data(path)
-        yield f"saved to {shown!r}", lambda world, place, path=path: world.model().save_pretrained(path), "sound" if path in ("a/../b", ".", "-", "--help", "*", "$HOME", "\x1b[2J", "http://localhost:1/a", "file:///etc/passwd") else "refused"
+        yield (
+            f"saved to {shown!r}", lambda world, place, path=path: world.model().save_pretrained(path),
+            "sound" if path in SAVED else "refused",
+        )
         yield f"a cache at {shown!r}", lambda world, place, path=path: classifier(world, place, cache=path), "sound"
         if "\0" in path or "\ud800" in path or path == "--help": continue
         yield f"predict of {shown!r}", lambda world, place, path=path: command("predict", "--", path, "a text")
@@ -288,7 +302,10 @@ def words_in_a_terminal():
     for words in (["plugins"], ["recipes"], ["cache"], ["plugins", "--json"], ["recipes", "--json"],
         ["cache", "--json"], ["--version"], ["--help"], ["fit", "--help"],
         ["plan", "--recipe", "probe", "--model", "{tiny}"]):
-        yield " ".join(words), lambda world, place, words=words: command(*[word.format(tiny=world.tiny) for word in words]), "right"
+        yield (
+            " ".join(words),
+            lambda world, place, words=words: command(*[word.format(tiny=world.tiny) for word in words]), "right",
+        )
     for name, value in (("CLFM_KIT_CACHE", "\x1b[2J"), ("CLFM_KIT_CACHE", "~nobody-here/x"),
         ("CLFM_KIT_CACHE", "n" * 5000), ("CLFM_KIT_CACHE_GB", "x"), ("CLFM_KIT_CACHE_GB", "nan"),
         ("CLFM_KIT_CACHE_GB", "-1"), ("HOME", ""), ("COLUMNS", "-5"), ("COLUMNS", "x"), ("LC_ALL", "zzz"),

@@ -306,7 +306,13 @@ def answers_in_a_terminal():
     yield "errors with strange texts", lambda world, place: command("errors", world.probe, "--data", rows(place),
         "--folds", "0"), "right"
     yield "explain a strange text", lambda world, place: command("explain", world.probe, hostile[0]), "right"
-    yield "evaluate with a strange label", lambda world, place: ((place / "a.jsonl").write_text(json.dumps(dict(text="a", label="\x1b[2J"))), command("evaluate", world.probe, "--data", place / "a.jsonl"))
+    yield "evaluate with a strange label", lambda world, place: (
+        (place / "a.jsonl").write_text(json.dumps(dict(text="a", label="\x1b[2J"))),
+        command("evaluate", world.probe, "--data", place / "a.jsonl"),
+    )
     yield "a file of a strange name", lambda world, place: ((place / "a\x1b[2Jb.jsonl").write_text("{"),
         command("evaluate", world.probe, "--data", place / "a\x1b[2Jb.jsonl"))
-    yield "a column of a strange name", lambda world, place: ((place / "a.csv").write_text("te\x1bxt,\u202elabel\na,b\n"), command("evaluate", world.probe, "--data", place / "a.csv"))
+    yield "a column of a strange name", lambda world, place: (
+        (place / "a.csv").write_text("te\x1bxt,\u202elabel\na,b\n"),
+        command("evaluate", world.probe, "--data", place / "a.csv"),
+    )

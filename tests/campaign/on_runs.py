@@ -1,4 +1,4 @@
-"""Checkpoints and caches that were harmed: the answers are those of a run that nobody disturbed, or there is a sentence."""
+"""Checkpoints and caches that were harmed: answers are those of a run that nobody disturbed, or there is a sentence."""
 import json
 import os
 import shutil
@@ -157,7 +157,9 @@ def new_keys(change): return lambda folder: [np.save(path, change(np.load(path))
 
 
 def cut(share):
-    return lambda folder: [path.write_bytes(path.read_bytes()[:int(share * path.stat().st_size)]) for path in arrays(folder)]
+    return lambda folder: [
+        path.write_bytes(path.read_bytes()[:int(share * path.stat().st_size)]) for path in arrays(folder)
+    ]
 
 
 def shuffled(values): return np.random.default_rng(0).permutation(values)
@@ -170,7 +172,9 @@ def caches():
         "no columns": lambda folder: [path.unlink() for path in arrays(folder)],
         "no keys": lambda folder: [path.unlink() for path in keys(folder)],
         "empty columns": cut(0), "columns cut in their header": cut(0.01), "columns cut to half": cut(0.5),
-        "columns cut by their end": lambda folder: [path.write_bytes(path.read_bytes()[:-1]) for path in arrays(folder)],
+        "columns cut by their end": lambda folder: [
+            path.write_bytes(path.read_bytes()[:-1]) for path in arrays(folder)
+        ],
         "a row less": rewritten(lambda values: values[:-1]),
         "a row more": rewritten(lambda values: np.concatenate([values, values[:1]])),
         "a column less": rewritten(lambda values: values[:, :-1]), "one column": rewritten(lambda values: values[:,
@@ -185,7 +189,9 @@ def caches():
         "complex": rewritten(lambda values: values.astype(complex)),
         "numbers that are none": rewritten(lambda values: values * np.nan),
         "infinite": rewritten(lambda values: values + np.inf),
-        "one number that is none": rewritten(lambda values: np.where(np.arange(values.size).reshape(values.shape) == 5, np.nan, values).astype(values.dtype)),
+        "one number that is none": rewritten(lambda values: (
+            np.where(np.arange(values.size).reshape(values.shape) == 5, np.nan, values).astype(values.dtype)
+        )),
         "one infinite number": rewritten(lambda values: np.where(np.arange(values.size).reshape(values.shape) == 5,
             np.inf, values).astype(values.dtype)),
         "a pickle": lambda folder: [np.save(path, np.array([print], dtype=object),
@@ -203,7 +209,9 @@ def caches():
             path.write_text("x")) for path in {path.parent for path in arrays(folder)}],
         "a link to nowhere": lambda folder: [(path.unlink(), path.symlink_to("/no/such")) for path in arrays(folder)],
         "a stranger's file": lambda folder: (folder / "notes.txt").write_text("x"),
-        "a stranger's shard": lambda folder: [(path.parent.parent / "zzz").mkdir(exist_ok=True) for path in keys(folder)],
+        "a stranger's shard": lambda folder: [
+            (path.parent.parent / "zzz").mkdir(exist_ok=True) for path in keys(folder)
+        ],
         "read-only": lambda folder: [os.chmod(path, 0o555) for path in (folder, *folder.glob("*"))],
         "a group that is a file": lambda folder: [(shutil.rmtree(path),
             path.write_text("x")) for path in folder.glob("*")],

@@ -1,4 +1,4 @@
-"""Run the campaign: `python tests/campaign/run.py [WORDS …]`, with WORDS only the cases whose title holds one of them.
+"""Run the campaign: `python tests/campaign/run.py [WORDS …]`, with WORDS only cases whose title holds one of them.
 
 The whole of it writes benchmarks/results/campaign.json.
 """
@@ -15,7 +15,7 @@ os.environ.pop("CLFM_KIT_CACHE", None)
 
 import common
 import torch
-from campaign import on_artifacts, on_bases, on_calls, on_data, on_recipes, on_runs  # noqa: F401 (they note their groups)
+from campaign import on_artifacts, on_bases, on_calls, on_data, on_recipes, on_runs  # noqa: F401 (they note groups)
 from campaign.cases import FAILED, World, cases, run_case
 
 
