@@ -55,7 +55,8 @@ def defaults():
         shown = [bold(percent(here[name]["score"]), here[name]) if name in here else "–" for name in recipes]
         rows, splits = next(iter(here.values()))["train"], max(row["splits"] for row in here.values())
         lines.append(f"| {data} | {rows} | {' | '.join(shown)} | {splits} |")
-    return "\n".join([*lines, "", *(choosing(cells, sets, name) for name in ("auto", "stc", "probe") if name in recipes)])
+    told = [choosing(cells, sets, name) for name in ("auto", "stc", "probe") if name in recipes]
+    return "\n".join([*lines, "", *told])
 
 
 SHORT = {
@@ -100,8 +101,8 @@ def summary():
     drawn = f"{splits[0]} to {splits[-1]} splits" if len(splits) > 1 else f"{splits[0]} splits"
     lines += [
         "",
-        f"Accuracy in percent (micro-F1 where a text has several labels) on training rows that were set aside, {drawn} of "
-        "each data set; MiniLM-L6, CPU.",
+        "Accuracy in percent (micro-F1 where a text has several labels) on training rows that were set aside, "
+        f"{drawn} of each data set; MiniLM-L6, CPU.",
     ]
     return "\n".join(lines)
 
@@ -115,7 +116,8 @@ def frontier():
         rows = [cells[data, name] for data in sets]
         seconds = statistics.median(row["processor_seconds"] for row in rows)
         scores[name] = score = 100 * statistics.mean(row["score"] for row in rows)
-        axes.plot(seconds, score, "o", color=GREEN if name == "auto" else GREY if name == "tfidf" else BLUE, markersize=8)
+        colour = {"auto": GREEN, "tfidf": GREY}.get(name, BLUE)
+        axes.plot(seconds, score, "o", color=colour, markersize=8)
         side = dict(ha="right", xytext=(-8, 4)) if name in ("token-sparse", "stc+keywords") else dict(xytext=(8, -4))
         if name == "tfidf": side = dict(ha="center", xytext=(0, -16))
         words = {"tfidf": "TF-IDF baseline", "auto": "auto, the default"}.get(name, name)
@@ -146,8 +148,8 @@ def choosing(cells, sets, name):
     rivals = dict(auto=("tfidf", "best"), stc=("tfidf", "probe"), probe=("tfidf", "embedding"))[name]
     told = "; ".join(told_apart(cells, mine, name, other) for other in rivals)
     return (
-        f"`{name}`: {told} (95 % intervals); {statistics.mean(below.values()):.1f} points below the best single recipe of "
-        f"each row on average, at most {below[worst]:.1f} ({worst[0]}).\n"
+        f"`{name}`: {told} (95 % intervals); {statistics.mean(below.values()):.1f} points below the best single "
+        f"recipe of each row on average, at most {below[worst]:.1f} ({worst[0]}).\n"
     )
 
 
@@ -326,20 +328,23 @@ def engine_files(): return [found for name in ("engines", "engines_avx2") if (fo
 def engines():
     """What ONNX Runtime and eight bits bring on each machine."""
     lines = [
-        "Texts per processor second on MiniLM-L6, against a loop over plain transformers in batches sorted by length (`python "
-        "benchmarks/engines.py`). *Products alone* are the matrix products of the linear layers of those batches, by PyTorch, and "
-        "nothing else; the engines make batches with less padding. Eight bits are the export that is kept, one "
-        "text at a time, against float32 in the same way; the texts are others than those that chose it.",
+        "Texts per processor second on MiniLM-L6, against a loop over plain transformers in batches sorted by length "
+        "(`python benchmarks/engines.py`). *Products alone* are the matrix products of the linear layers of those "
+        "batches, by PyTorch, and nothing else; the engines make batches with less padding. Eight bits are the export "
+        "that is kept, one text at a time, against float32 in the same way; the texts are others than those that chose "
+        "it.",
         "",
-        "| machine | data set | PyTorch, as this kit reads | ONNX Runtime | products alone | eight bits, times float32 | answers changed by eight bits |",
+        "| machine | data set | PyTorch, as this kit reads | ONNX Runtime | products alone "
+        "| eight bits, times float32 | answers changed by eight bits |",
         "|" + "---|" * 7,
     ]
     for found in engine_files():
         for row in found["rows"]:
             limit = f"{row['products_times_plain']:.2f}" if "products_times_plain" in row else "–"
             lines.append(
-                f"| {vectors_of(found)} | {row['data']} | {row['torch_times_plain']:.2f} | {row['onnx_times_plain']:.2f} | {limit} | "
-                f"{row['export_int8_times_float32']:.2f} | {percent(row['export_changed'])} % |"
+                f"| {vectors_of(found)} | {row['data']} | {row['torch_times_plain']:.2f} | "
+                f"{row['onnx_times_plain']:.2f} | {limit} | {row['export_int8_times_float32']:.2f} | "
+                f"{percent(row['export_changed'])} % |"
             )
     return "\n".join(lines)
 
@@ -353,7 +358,8 @@ def engines_plot():
     for found, axes in zip(machines, panels[0]):
         for way, (mark, colour) in zip(SHORT_WAYS, MARKS):
             speeds = [row["texts_per_second"][way] / row["texts_per_second"][PLAIN] for row in found["rows"]]
-            axes.plot(speeds, [100 * row["changed"][way] for row in found["rows"]], mark, color=colour, label=SHORT_WAYS[way])
+            changed = [100 * row["changed"][way] for row in found["rows"]]
+            axes.plot(speeds, changed, mark, color=colour, label=SHORT_WAYS[way])
         axes.axvline(1, color=GREY, linewidth=1)
         axes.axhline(1, color=GREY, linewidth=1, linestyle=":")
         axes.set(title=vectors_of(found), xlabel="speed, plain transformers = 1")
@@ -361,18 +367,21 @@ def engines_plot():
              for found in machines for row in found["rows"] for way in list(SHORT_WAYS)[1:3]]
     (slow, fast), (few, many) = ((min(values), max(values)) for values in zip(*quick))
     figure.suptitle(
-        f"In batches, eight bits are {slow:.1f} to {fast:.1f} times as fast and change {few:.0f} to {many:.0f} % of answers",
+        f"In batches, eight bits are {slow:.1f} to {fast:.1f} times as fast "
+        f"and change {few:.0f} to {many:.0f} % of answers",
         fontsize=10,
     )
     panels[0][0].set_ylabel("answers changed, %")
     panels[0][-1].legend(fontsize=7)
     figure.savefig(RESULTS / "engines.png", dpi=130)
-    return "![Speed of engines against answers that change, a point a data set, in batches](../benchmarks/results/engines.png)"
+    said = "Speed of engines against answers that change, a point a data set, in batches"
+    return f"![{said}](../benchmarks/results/engines.png)"
 
 
 PLAIN = "plain transformers, sorted by length"
 SHORT_WAYS = {
-    "onnx": "float32", "int8, one scale": "eight bits", "int8, one scale, maps that narrow left whole": "eight bits, in part",
+    "onnx": "float32", "int8, one scale": "eight bits",
+    "int8, one scale, maps that narrow left whole": "eight bits, in part",
     "int8, a scale for each 32": "eight bits, a scale for each 32",
 }
 
@@ -383,8 +392,10 @@ def served():
     if not found: return ""
     f = found["figures"]
     lines = [
-        f"32 clients that send one text each, {found['hardware']['cores']} cores of an {found['hardware']['processor']}, "
-        f"{found['hardware']['torch_threads']} threads of PyTorch; median of rounds in which the sides took turns (`python benchmarks/serving.py`):", "",
+        f"32 clients that send one text each, {found['hardware']['cores']} cores of an "
+        f"{found['hardware']['processor']}, {found['hardware']['torch_threads']} threads of PyTorch; median of rounds in "
+        "which the sides took turns (`python benchmarks/serving.py`):",
+        "",
         "| figure | value |", "|---|---|",
         f"| requests per second with dynamic batching | {f['requests_a_second']:.0f} |",
         f"| times the same server that answers each request by itself | {f['times_one_by_one']:.1f} |",
@@ -476,8 +487,8 @@ def decoder_layers():
     sides = [side for side in found["rows"][0]["scores"] if side != "STC, early exit"]
     middle = "best middle layer, mean"
     lines = [
-        f"Per cent of test rows right, frozen models, at most 2,000 training rows. {ROUNDED} The interval is that of one "
-            "draw of rows; with several draws its ends are means. Made by `python benchmarks/layers.py`.",
+        f"Per cent of test rows right, frozen models, at most 2,000 training rows. {ROUNDED} The interval is that of "
+            "one draw of rows; with several draws its ends are means. Made by `python benchmarks/layers.py`.",
         "",
         f"| model | data set | {' | '.join(sides)} | STC above the {middle} | draws | early exit: blocks |",
         "|---" * (len(sides) + 5) + "|",
@@ -487,7 +498,8 @@ def decoder_layers():
         f"| {interval(row['stc_over'][middle])} | {row['seeds']} | {row['exit_depth']:.0f} of {row['blocks']} |"
         for row in found["rows"]
     ]
-    return "\n".join([*lines, "", "![Each side above the last token of the last layer](../benchmarks/results/layers.png)"])
+    lines += ["", "![Each side above the last token of the last layer](../benchmarks/results/layers.png)"]
+    return "\n".join(lines)
 
 
 def heads():
@@ -498,17 +510,20 @@ def heads():
     for row in found["rows"]: by_side.setdefault(row["side"], {})[row["data"]] = row
     sets = sorted({row["data"] for row in found["rows"] if row["side"].startswith("SmolLM2, head")})
     lines = [
-        f"320 rows, a fifth of them for validation, four epochs in batches of 8, texts cut to 60 words, 300 test rows. {ROUNDED} "
-            f"The difference is to {other}, paired, with its 95 % interval. Made by `python benchmarks/heads.py`.",
+        "320 rows, a fifth of them for validation, four epochs in batches of 8, texts cut to 60 words, 300 test rows. "
+            f"{ROUNDED} The difference is to {other}, paired, with its 95 % interval. "
+            "Made by `python benchmarks/heads.py`.",
         "",
-        f"| side | weights trained | {' | '.join(f'{name} | difference' for name in sets)} | texts a second | seconds of one core to fit |",
+        f"| side | weights trained | {' | '.join(f'{name} | difference' for name in sets)} | texts a second "
+            "| seconds of one core to fit |",
         "|---" * (2 * len(sets) + 4) + "|",
     ]
     for side, found in by_side.items():
         rows = {name: found[name] for name in sets if name in found}
         if not rows: continue
         shown = [
-            f"{percent(rows[name]['score'])} | {interval(rows[name]['over'].get(other))}" if name in rows else "– | –" for name in sets
+            f"{percent(rows[name]['score'])} | {interval(rows[name]['over'].get(other))}" if name in rows else "– | –"
+            for name in sets
         ]
         median = lambda what, rows=rows: statistics.median(row[what] for row in rows.values())
         lines.append(
@@ -539,7 +554,9 @@ def figure(file, name):
 
 HWU = "hwu64_slots.{}.{}".format
 MEASURED = {  # what the table of techniques says of each, between `<!-- measured: NAME -->` and `<!-- end -->`
-    "auto": lambda: f"{mean_of('auto')} % right, mean of {len(whole_sets()[1])} sets of 600 rows; TF-IDF {mean_of('tfidf')}",
+    "auto": lambda: (
+        f"{mean_of('auto')} % right, mean of {len(whole_sets()[1])} sets of 600 rows; TF-IDF {mean_of('tfidf')}"
+    ),
     "probe": lambda: f"those sets: {mean_of('probe')} and {mean_of('keywords')}",
     "stc": lambda: (
         f"those sets: {mean_of('stc')} and {mean_of('stc+keywords')}; on a frozen decoder "
@@ -549,9 +566,12 @@ MEASURED = {  # what the table of techniques says of each, between `<!-- measure
     "few-shot": lambda: f"those sets: {mean_of('few-shot')}",
     "token-sparse": lambda: f"those sets: {mean_of('token-sparse')}",
     "finetune": lambda: f"{figure('heads', 'trec6: MiniLM, all weights'):.1f} % of TREC-6 with 257 rows",
-    "lora-4bit": lambda: f"{figure('heads', 'trec6: SmolLM2, head on LoRA in 4 bits'):.1f} % of the same, on SmolLM2-135M",
+    "lora-4bit": lambda: (
+        f"{figure('heads', 'trec6: SmolLM2, head on LoRA in 4 bits'):.1f} % of the same, on SmolLM2-135M"
+    ),
     "zero-shot": lambda: (
-        f"{percent(figure('zero_shot', 'banking77, minilm, three templates, 0 rows'))} % of 77 intents without a labelled row"
+        f"{percent(figure('zero_shot', 'banking77, minilm, three templates, 0 rows'))} % of 77 intents "
+        "without a labelled row"
     ),
     "multitask": lambda: (
         f"intents {percent(figure('multitask_hwu64', HWU('joint', 'intent.accuracy')))} %, alone "
