@@ -105,13 +105,13 @@ def test_a_budget_for_nothing_leaves_the_first_and_says_so(tiny, messages):
 def test_what_needs_too_much_memory_is_not_tried(tiny, messages):
     tried = fitted(tiny, messages.texts[:60], messages.labels[:60], memory=0.001).choice_.tried
     outs = [one["out"].partition(":")[0] for one in tried]
-    assert outs == ["", *["over the memory of the budget"] * 3, *["for bases of another kind"] * 2]
+    assert outs == ["", *["over the memory of the budget"] * 4, *["needs another kind of base"] * 2]
 
 
 def test_what_is_for_decoders_is_tried_on_them_alone(tiny, messages):
     choice = fitted(tiny, messages.texts[:60], messages.labels[:60], time=0.001).choice_
     tried = {one["recipe"]: one["out"] for one in choice.tried}
-    assert tried["lora-4bit"] == tried["instruct"] == "for bases of another kind: decoder"
+    assert tried["lora-4bit"] == tried["instruct"] == "needs another kind of base: decoder"
     with pytest.raises(UserError, match="bases"): Recipe(name="own", bases="decoder")
 
 

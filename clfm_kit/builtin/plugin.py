@@ -162,7 +162,7 @@ def finetune():
     "All weights are trained, the head starting from the probe."
     return Recipe(name="finetune", selector="full", pooler="mean", head="linear", training=dict(learning_rate=1e-4))
 
-LADDER = ("keywords", "probe", "stc+keywords", "token-sparse")  # cheap ones first
+LADDER = ("keywords", "probe", "stc+keywords", "token-sparse", "few-shot-tuned")  # cheap ones first
 OF_DECODERS = ("lora-4bit", "instruct")
 
 def auto():

@@ -21,7 +21,7 @@ from ..backbone.sources import load_tokenizer, model_source
 from .artifacts import head_state
 from .fitting import FITTED, learn, snapshot
 from .naming import for_base
-from .needs import needs, suits
+from .needs import Needs, needs, suits
 from .task import FittedTask
 from ..data.rows import UNNAMED
 from ..data.tasks import load_rows, rows_to_fit, split_known
@@ -215,15 +215,25 @@ class Contest:
 
     def hinders(self, recipe: Recipe, needed: float) -> str:
         "What speaks against trying a candidate after others, in words; it takes about `needed` seconds."
-        if not suits(recipe, self.clf.model): return f"for bases of another kind: {', '.join(recipe.bases)}"
+        if not suits(recipe, self.clf.model): return f"needs another kind of base: {', '.join(recipe.bases)}"
         spent, most = self.spent(), self.auto.budget.get("memory", np.inf)
         if spent + needed > self.limit:
-            self.said.append(f"more time, as budget.time, could bring {recipe.name}, which was not tried")
+            enough = 10 * -(-(spent + needed) // 10)
+            self.said.append(f"{recipe.name} was not tried; give it time with budget.time={enough:.0f}")
             return f"no time: {spent:.0f} of {self.limit:.0f} s spent" + (f", some {needed:.0f} s needed" if needed else "")
         if most == np.inf: return ""
-        classes = max(len(schema) for schema in self.schemas.values())
-        size = needs(recipe, self.clf.model, len(self.train), self.length, classes).memory / 1e6
+        size = self.needs(recipe).memory / 1e6
         return f"over the memory of the budget: {size:.0f} of {most:g} MB" if size > most else ""
+
+    def needs(self, recipe: Recipe) -> Needs:
+        "What a fit of a candidate takes."
+        classes = max(len(schema) for schema in self.schemas.values())
+        return needs(recipe, self.clf.model, len(self.train), self.length, classes)
+
+    def passes(self, recipe: Recipe) -> float:
+        "How often a candidate that trains reads the texts, there and back, where it says so; else for a round."
+        if not recipe.parts()["selector"].trains: return 0
+        return self.needs(recipe).passes if "epochs" in recipe.training else PASSES
 
     @cached_property
     def length(self) -> int:
@@ -234,9 +244,9 @@ class Contest:
 
     def enter(self, recipe: Recipe, last: bool) -> None:
         "Try a candidate. Raises what its fit raises where it is the last hope."
-        one, trains = Tried(recipe.name), recipe.parts()["selector"].trains
+        one = Tried(recipe.name)
         self.tried.append(one)
-        needed, begun = PASSES * self.reading * trains, self.spent()
+        needed, begun = self.reading and self.passes(recipe) * self.reading, self.spent()
         if self.leads is not None: one.out = self.hinders(recipe, needed)
         if one.out: return
         if needed: recipe = within(recipe, (self.limit - begun) / needed)
@@ -292,17 +302,17 @@ def choose(
     keep(clf, contest)
 
 RULE = (
-    "judged by the squared error of probabilities on rows they had not learned: a later recipe leads unless it is worse by "
-    "half a standard error"
+    "judged by the squared error of its probabilities on rows that it had not learned; a later recipe replaces an earlier "
+    "one unless it is worse by half a standard error"
 )
-EXPORTABLE = "for an export choose among others: settings=['candidates=[probe, stc, token-sparse]'], in a terminal --set"
+EXPORTABLE = "for an ONNX export choose among others: --set 'candidates=[probe, stc, token-sparse]'; settings=[…] in Python"
 
 def keep(clf: Any, contest: Contest) -> None:
     "Let a classifier be the candidate that leads, and hold what was tried and said."
     one, trial, _ = contest.leads
     if one.out: contest.said.append(f"nothing holds the budget; {one.recipe}, the first, is kept")
     elif sum(each.score is not None for each in contest.tried) > 1: contest.said.insert(0, RULE)
-    if any(map(is_text, trial.columns())): contest.said.append(f"{one.recipe} reads words, which ONNX cannot; {EXPORTABLE}")
+    if any(map(is_text, trial.columns())): contest.said.append(f"{one.recipe} reads words; {EXPORTABLE}")
     if still_falls(trial.facts_.get("training", {}).get("validation_loss", ())):
         contest.said.append(f"more time could bring a better {one.recipe}: its validation loss still fell")
     vars(clf).update({name: value for name, value in vars(trial).items() if name not in ("recipe", "settings")})

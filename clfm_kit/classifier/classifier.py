@@ -30,7 +30,7 @@ from .specs import head_spec, specs_of
 from .task import PIECE, Answers, FittedTask, joined_answers, together
 from ..data.rows import UNNAMED, Rows
 from ..data.words import word_places
-from ..errors import UserError, unknown
+from ..errors import NotFitted, UserError, unknown
 from ..evaluation.metrics import Report
 from ..evaluation.significance import note_seen
 from ..parts import make
@@ -184,9 +184,10 @@ class Classifier(TextEstimator):
 
     @property
     def choice_(self) -> Choice:
-        "What was tried and chosen by a recipe with candidates. Raises `UserError` for another."
+        "What was tried and chosen by a recipe with candidates. Raises `NotFitted` for another."
         found = getattr(self, "facts_", {}).get("choice")
-        if found is None: raise UserError("nothing was chosen: this classifier is not fitted, or its recipe has no candidates")
+        if found is None:
+            raise NotFitted("nothing was chosen: this classifier is not fitted, or its recipe has no candidates")
         return Choice(**found)
 
     # ---- answering

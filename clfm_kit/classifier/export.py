@@ -158,9 +158,10 @@ def write_module(module, names: list, path):
                 dynamic_shapes={"input_ids": sizes, "attention_mask": sizes}, external_data=False,
             )
     except torch.onnx.errors.OnnxExporterError as error:
-        said = str(error).strip().splitlines()[0]
+        said = str(error.__cause__ or error).strip().splitlines()[0]
         raise UserError(
-            f"{type(backbone.model).__name__} cannot be followed by PyTorch's ONNX exporter: {said}"
+            f"PyTorch's ONNX exporter cannot follow this model, a {type(backbone.model).__name__} with the parts of its "
+            f"recipe: {said}"
         ) from error
     finally: backbone.model.set_attn_implementation(attention)
 
@@ -197,7 +198,7 @@ In a terminal: `python predict.py "where is my parcel?"`.
 
 `predict.py` is the whole program. `classifier.json` holds what it does beside the graph: how a text is read, the labels
 of each output in the order of its columns, how they are decided, and below which confidence there is no answer.
-Temperature and shifts stand there too, and are in the graph already.
+It also lists temperature and shifts; the graph has already applied them.
 """
 
 # %% ../../nbs/08_classifier/07_export.ipynb #151d5fea

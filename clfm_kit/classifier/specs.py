@@ -49,4 +49,5 @@ def check_saved(folder: Any) -> None:
     "Raise `UserError` for a folder that holds no saved model, or one whose save has not ended; it changes nothing there."
     refuse_unfinished(folder)
     if not (place(folder) / "clfm.json").exists():
-        raise UserError(f"{folder} holds no clfm-kit model: there is no clfm.json in it")
+        missing = "there is no clfm.json in it" if place(folder).is_dir() else "there is no such folder"
+        raise UserError(f"{folder} holds no clfm-kit model: {missing}")

@@ -55,8 +55,7 @@ def fit(
     tune_for: Annotated[Optional[str], typer.Option(
         "--for",
         help="For several labels a text: what thresholds are tuned for, micro-f1, macro-f1, exact-match, "
-             "'precision>=0.9' or miss-cost=5; "
-             "micro-f1 without."
+             "'precision>=0.9' or miss-cost=5; micro-f1 if nothing is given."
     )] = None,
     reject: Score = None,
     coverage: Coverage = None, out_of_scope: Strangers = None, share: Share = None, cost: Cost = None,
@@ -92,12 +91,14 @@ def fit(
     from clfm_kit.backbone.sizes import sizes_for
     from clfm_kit.backbone.sources import Source
     from clfm_kit.classifier.fitting import data_reports
+    from clfm_kit.classifier.choosing import check_auto
     from clfm_kit.classifier.reject import check_reject
     if out is not None: check_folder(out, inside=_files(data, out_of_scope) + [checkpoints] * bool(checkpoints))  # before the fit
     clf = clfm_kit.Classifier(
         checked, model, reject=_reject(rejects, out_of_scope), trust_remote_code=trust
     )
     clf.prepare()
+    if checked.candidates: check_auto(checked)
     check_training(checked, clf.parts_)
     if dry_run:  # it refuses what a fit does
         sizes_for(clf.parts_, Source(model, trust))

@@ -134,14 +134,15 @@ def distil(
     model: Model = "minilm", settings: Settings = None, text_column: Text = None, label_column: Label = None,
     separator: Separator = None, encoding: Encoding = None, as_json: Json = False,
 ):
-    """Teach a smaller model what a saved one says of each text, and tell the share of macro-F1 kept and the gain in
+    """Teach a smaller model what a saved one says of each text, and say how much macro-F1 is kept, and the gain in
     speed.
     """
     data = Files(data, separator, encoding)
     check_given(data)
-    from clfm_kit.study.distilling import distil as run, kept, open_teacher, teaching_rows
+    from clfm_kit.study.distilling import distil as run, kept, teaching_rows
+    from clfm_kit.study.measuring import opened as opened_model
     check_folder(out, [teacher])
-    master = open_teacher(teacher)
+    master = opened_model(teacher)
     splits = teaching_rows(data, master.specs_, text_column, label_column)
     with progress(): student = run(master, splits, None, recipe, model, settings or [])
     rows = splits.measured

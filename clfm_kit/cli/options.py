@@ -55,10 +55,10 @@ Text = Annotated[Optional[list[str]], typer.Option(
     "--text-column", help="The column with the texts; may be given again. [default: text]"
 )]
 Separator = Annotated[Optional[str], typer.Option(
-    "--separator", help="What stands between fields, such as ; or tab; found out without."
+    "--separator", help="What stands between fields, such as ; or tab; guessed if it is not given."
 )]
 Encoding = Annotated[Optional[str], typer.Option(
-    "--encoding", help="The encoding of files of text, such as cp1252; found out without."
+    "--encoding", help="The encoding of files of text, such as cp1252; guessed if it is not given."
 )]
 Label = Annotated[Optional[str], typer.Option("--label-column", help="The column with the labels.")]
 TaskName = Annotated[Optional[str], typer.Option("--task", help="Which of several tasks.")]

@@ -49,7 +49,7 @@ def predict(
     engine: Engine = "torch", model: Base = None, trust: Trust = False, text_column: Text = None,
     separator: Separator = None, encoding: Encoding = None, as_json: Json = False,
 ):
-    "Predict labels with probabilities, of texts or of the rows of a file. Labels that the rows have are not looked at."
+    "Predict labels with probabilities, of texts or of the rows of a file. Labels in the file are ignored."
     if engine == "ray":
         told = dict(texts=texts, threshold=threshold, restart=restart, formulas=formulas != "quoted")
         return _on_ray(told, folder, data, out, dict(
@@ -68,6 +68,8 @@ def predict(
     clf = opened(folder, model, trust, engine)
     if out is not None:
         return _score(clf, data, out, text_column, _thresholds(threshold, clf), formulas, restart, as_json)
+    for text in texts or []:
+        if os.path.isfile(text): print(f"clfm: {text} is answered as a text; --data reads the file", file=sys.stderr)
     given = list(texts or []) or load_texts(data, clf.specs_, text_column)[0]
     thresholds = _thresholds(threshold, clf)
     with progress(), cut_texts(): found = clf.answers(given, thresholds)

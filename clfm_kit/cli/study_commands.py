@@ -31,7 +31,7 @@ def compare(
     task: TaskName = None, text_column: Text = None, label_column: Label = None, separator: Separator = None,
     encoding: Encoding = None, track: Track = None, as_json: Json = False,
 ):
-    "Hold recipes and saved models against each other and the TF-IDF baseline, on the same rows."
+    "Compare recipes and saved models with each other and with the TF-IDF baseline, on the same rows."
     tracking = tracked(track)
     data = Files(data, separator, encoding)
     check_given(data)

@@ -42,8 +42,10 @@ def numbers_apart(rows: Rows, share: float, seed: int = 0, strata: dict | None =
         sorted(row for group, side in zip(groups, out) if side == part for row in group) for part in (False, True)
     ]
     if not parts[1]:
+        found = set().union(*map(named, range(len(rows))))
+        alike = f"; {len(found)} labels differ, which is odd for classes" if 2 * len(found) > len(rows) else ""
         raise UserError(
-            f"{len(rows)} rows with {len(groups)} different texts are too few to hold out a share of {share}; "
+            f"{len(rows)} rows with {len(groups)} different texts are too few to hold out a share of {share}{alike}; "
             f"give more, or validation rows of your own"
         )
     return tuple(parts)

@@ -149,10 +149,10 @@ class Report(Result):
         ordered = sorted((row for row in report.per_class if row["support"]), key=lambda row: row["recall"])
         if not ordered: raise UserError("no class occurs in the rows, so there is nothing to plot")
         shown = {row["label"]: (value(row["precision"]), row["recall"]) for row in ordered[:most]}
-        axes = dots(shown, ["precision", "recall"], "share of rows", axes)
+        axes = dots(shown, ["precision", "recall"], "precision and recall", axes)
         axes.set_xlim(-0.03, 1.03)
         least = ordered[0]
-        return finding(axes, f"Found least: {least['label']}, {least['recall']:.0%} of {least['support']} rows")
+        return finding(axes, f"Lowest recall: {least['label']}, {least['recall']:.0%} of {least['support']} rows")
 
     def __str__(self):
         wide = max(map(len, self.figures), default=0)

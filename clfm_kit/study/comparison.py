@@ -17,14 +17,13 @@ from typing import Any
 import numpy as np
 
 from ..classifier.artifacts import is_saved, read_artifact
-from ..classifier.classifier import Classifier
 from ..data.fields import plain_labels
 from ..data.rows import UNNAMED, Rows
 from ..data.schemas import Schema, learn_schema
 from ..data.tasks import load_rows, rows_to_fit
 from ..display.plots import GREY, MARKS, axes_of, finding, literal
 from ..display.tables import Result, Table
-from ..errors import UserError
+from ..errors import UserError, check_known
 from ..evaluation.metrics import FIGURES, Undefined, plain
 from clfm_kit.evaluation.significance import (
     figure_interval, fingerprints, mcnemar, over_seeds, paired_bootstrap, refuse_different_labels, refuse_seen,
@@ -33,7 +32,7 @@ from clfm_kit.evaluation.significance import (
 from ..recipes import Recipe
 from ..shapes import Seed, check, checked
 from .cross_validation import one_task, prepared
-from .measuring import baseline_run, classifier_run, recipe_run
+from .measuring import baseline_run, classifier_run, opened, recipe_run
 
 # %% ../../nbs/09_study/02_comparison.ipynb #97af55c0
 BASELINE = "TF-IDF baseline"
@@ -43,7 +42,7 @@ def compare(
     entries: Iterable[Any], data: Any, model: str | PathLike[str] = "minilm", seeds: Iterable[int] = (0,),
     seen: str = "refuse",
 ) -> "Comparison":
-    """A `Comparison` of recipes and saved models on the test rows of `data`, else on its validation rows.
+    """A `Comparison` of recipes and fitted or saved models on the test rows of `data`, else on its validation rows.
 
     Raises `UserError` for other tasks, other labels, or test rows seen in training."""
     seeds = list(seeds)
@@ -61,9 +60,7 @@ def compare(
             f"before anything is fitted, in a terminal with clfm split FILE --out FOLDER"
         )
     train, validation, schemas = rows_to_fit(splits, wanted)
-    saved = {
-        name: Classifier.from_pretrained(entry, cache="default") for name, entry in named.items() if is_saved(entry)
-    }
+    saved = {name: opened(entry) for name, entry in named.items() if _is_model(entry)}
     for task, schema in schemas.items():
         own = {
             name: saved[name].task(task).schema if name in saved else _schema(tasks[name][task], schema, train)
@@ -102,14 +99,22 @@ def _same_tasks(tasks: dict) -> dict:
             )
     return wanted
 
+def _is_model(entry) -> bool: return hasattr(entry, "predict_proba") or is_saved(entry)
+
+def _called(entry) -> str:
+    "The name of an entry: that of its folder, or of its recipe. Raises `UserError` for a classifier without a fit."
+    if not hasattr(entry, "predict_proba"): return Path(entry).name if is_saved(entry) else Recipe.of(entry).name
+    entry.fitted_tasks()
+    return entry.recipe_.name
+
 def _named(entries) -> dict:
     """{name: entry}; a name that comes again gets a number.
 
-    Raises `UserError` for what is neither a recipe nor a saved model.
+    Raises `UserError` for what is neither a recipe nor a model.
     """
     found: dict = {}
     for entry in entries:
-        name = Path(entry).name if is_saved(entry) else Recipe.of(entry).name
+        name = _called(entry)
         while name in found or name == BASELINE: name = f"{name} ({len(found) + 1})"
         found[name] = entry
     if found: return found
@@ -287,8 +292,9 @@ class Comparison(Result):
         """The main figure with its 95 % interval over rows, against a cost;
         the line joins the entries that no other beats on both.
 
-        `task` is needed with several."""
+        `task` is needed with several. Raises `UserError` for another cost than those in `lines`."""
         task = one_task(self.main, task)
+        check_known("cost", cost, [name for name, value in self.lines[0].items() if isinstance(value, float)])
         main, bounds = self.key(task, self.main[task]), self.key(task, "interval")
         axes = axes_of(axes, 7, 3.8)
         lines = sorted(
@@ -298,7 +304,7 @@ class Comparison(Result):
         x, y = np.array([line[cost] for line in lines]), np.array([line[main] for line in lines])
         better, most = (y, "Highest") if self.main[task] in FIGURES else (-y, "Lowest")
         best = [place for place in range(len(lines)) if (better[place] > better[:place]).all()]
-        axes.plot(x[best], y[best], "--", color=GREY, linewidth=1, zorder=0)
+        axes.plot(x[best], y[best], "--", color=GREY, linewidth=1, zorder=0, label="best at its cost")
         for place, (line, (marker, colour)) in enumerate(zip(lines, cycle(MARKS))):
             low, high = line[bounds]
             axes.errorbar(
@@ -310,7 +316,16 @@ class Comparison(Result):
         axes.set(xlabel=cost.replace("_", " "), ylabel=main.replace("_", "-"))
         axes.margins(x=0.2)
         top = lines[int(better.argmax())]["entry"] if lines else "none"
-        return finding(axes, f"{most} on {self.rows} test rows of {self.data}: {top}")
+        return finding(axes, f"{most} on {self.rows} test rows of {self.data}: {top}{self._level_with(top, task)}")
+
+    def _level_with(self, top: str, task: str) -> str:
+        "The entries from which one is not clearly apart, in words."
+        found = [
+            pair["first" if pair["second"] == top else "second"] for pair in self.pairs
+            if top in (pair["first"], pair["second"]) and pair.get("task", task) == task
+            and pair.get("low", 0) <= 0 <= pair.get("high", 0)
+        ]
+        return f", not clearly apart from {', '.join(found)}" if found else ""
 
 def in_points(found: dict, form: str = ".1f", scale: int = 100) -> str:
     "A difference and its interval in points, or in the unit of its figure."

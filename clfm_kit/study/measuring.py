@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SAMPLE', 'measured', 'Outcome', 'Run', 'measure', 'beside', 'place', 'outcome', 'throughput', 'folder_mb',
-           'recipe_run', 'classifier_run', 'baseline_run']
+           'recipe_run', 'opened', 'classifier_run', 'baseline_run']
 
 # %% ../../nbs/09_study/01_measuring.ipynb #7bb657bc
 import tempfile
@@ -132,6 +132,10 @@ def recipe_run(recipe, model, seed, train, validation, test) -> Run:
         seeded = Recipe.of(recipe).with_params([f"seed={seed}"])
         clf = Classifier(seeded, model).fit(train, validation=validation).keep_answers()
     return classifier_run(clf, test, cost)
+
+def opened(entry: Any) -> Classifier:
+    "A fitted classifier as it is given, or the one saved in a folder."
+    return entry if hasattr(entry, "predict_proba") else Classifier.from_pretrained(entry, cache="default")
 
 def classifier_run(clf, test, cost) -> Run:
     "Measure a fitted classifier; `cost` is what fitting it took."

@@ -64,7 +64,7 @@ def agree(
     text_column: Text = None, label_column: Label = None, separator: Separator = None, encoding: Encoding = None,
     as_json: Json = False,
 ):
-    "Say how far two people agree who labelled the same rows: Cohen's kappa, and the rows on which they differ."
+    "Say how far two people who labelled the same rows agree: Cohen's kappa, and the rows on which they differ."
     files = [LabelledFile(path, text_column, label_column, separator, encoding) for path in (first, second)]
     found = agreement(*files)
     if out is not None: adjudication(*files, out)

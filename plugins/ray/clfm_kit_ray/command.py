@@ -32,7 +32,7 @@ def predict_ray(
         "--block-rows", help="Rows that a worker answers at once, and another again when it dies."
     )] = ROWS,
     address: Annotated[Optional[str], typer.Option(
-        "--address", envvar="RAY_ADDRESS", help="Of a Ray cluster, auto or HOST:PORT; this machine alone without."
+        "--address", envvar="RAY_ADDRESS", help="Of a Ray cluster, auto or HOST:PORT; without it, this machine alone."
     )] = None,
     engine: Engine = "torch", model: Base = None, trust: Trust = False, text_column: Text = None,
     separator: Separator = None, encoding: Encoding = None, as_json: Json = False,

@@ -65,7 +65,7 @@ def serve(
         metavar="MODEL...", help="Saved models, each called by its folder's name."
     )],
     host: Annotated[str, typer.Option(
-        "--host", help="Address to listen on; this machine alone without."
+        "--host", help="Address to listen on; without it, only this machine can ask."
     )] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", help="0 finds a free one.")] = 8000,
     tokens: Annotated[int, typer.Option(
