@@ -21,7 +21,7 @@ from ..backbone.sources import load_tokenizer, model_source
 from .artifacts import head_state
 from .fitting import FITTED, learn, snapshot
 from .naming import for_base
-from .needs import Needs, needs, suits
+from .needs import CALL, Needs, needs, suits
 from .task import FittedTask
 from ..data.rows import UNNAMED
 from ..data.tasks import load_rows, rows_to_fit, split_known
@@ -230,10 +230,12 @@ class Contest:
         classes = max(len(schema) for schema in self.schemas.values())
         return needs(recipe, self.clf.model, len(self.train), self.length, classes)
 
-    def passes(self, recipe: Recipe) -> float:
-        "How often a candidate that trains reads the texts, there and back, where it says so; else for a round."
+    def seconds(self, recipe: Recipe) -> float:
+        "About how long a candidate trains: all of its epochs where it says how many, else a round."
         if not recipe.parts()["selector"].trains: return 0
-        return self.needs(recipe).passes if "epochs" in recipe.training else PASSES
+        if "epochs" not in recipe.training: return PASSES * self.reading
+        found = self.needs(recipe)
+        return found.passes * self.reading + CALL * found.calls(len(self.train), "cpu", found.training)
 
     @cached_property
     def length(self) -> int:
@@ -246,7 +248,7 @@ class Contest:
         "Try a candidate. Raises what its fit raises where it is the last hope."
         one = Tried(recipe.name)
         self.tried.append(one)
-        needed, begun = self.reading and self.passes(recipe) * self.reading, self.spent()
+        needed, begun = self.reading and self.seconds(recipe), self.spent()
         if self.leads is not None: one.out = self.hinders(recipe, needed)
         if one.out: return
         if needed: recipe = within(recipe, (self.limit - begun) / needed)
