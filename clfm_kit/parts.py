@@ -271,6 +271,9 @@ class PoolerOptions(Protocol):
     def text_features(self, texts) -> dict:
         "Those columns [N, F] of texts."
 
+    def spelled(self, text: str) -> dict:
+        "{column: {index: what it stands for}} of a text, for explanations; of columns that are read from texts themselves."
+
 class HeadOptions(Protocol):
     "What a head may have."
     columns_: list  # the columns it still needs once it is fitted

@@ -154,7 +154,8 @@ def better(scores: np.ndarray, best: np.ndarray) -> bool:
     "Whether a candidate takes an earlier one's place by its scores [N], on the rows that both have."
     gain = (scores - best)[np.isfinite(scores) & np.isfinite(best)]
     if not len(gain): return False
-    return bool(gain.mean() * len(gain) ** 0.5 > -0.5 * gain.std())
+    doubt = max(0.5, 4 / len(gain) ** 0.5)  # standard errors that a later candidate may be worse
+    return bool(gain.mean() * len(gain) ** 0.5 > -doubt * gain.std())
 
 def megabytes(clf: Any) -> float:
     "What a fitted classifier has learned, heads and change of the base."
@@ -305,7 +306,7 @@ def choose(
 
 RULE = (
     "judged by the squared error of its probabilities on rows that it had not learned; a later recipe replaces an earlier "
-    "one unless it is worse by half a standard error"
+    "one unless it is worse by half a standard error, or by more where fewer than 64 rows judge"
 )
 EXPORTABLE = "for an ONNX export choose among others: --set 'candidates=[probe, stc, token-sparse]'; settings=[…] in Python"
 

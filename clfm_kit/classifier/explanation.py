@@ -51,9 +51,9 @@ class Explanation(Result):
     def tables(self) -> list[Table]:
         "The words with their weights, and the features where the head names some."
         words = [[self.text[start:end], f"{weight:+.3f}"] for start, end, weight in self.words]
-        features = [[f["column"], f["index"], f"{f['contribution']:+.3f}"] for f in self.features]
+        features = [[f["column"], f.get("ngram", f["index"]), f"{f['contribution']:+.3f}"] for f in self.features]
         found = [Table(f"{self.label}, {self.probability:.3f}", ["word", "weight"], words)]
-        return found + ([Table("features", ["column", "index", "contribution"], features)] if features else [])
+        return found + ([Table("features", ["column", "feature", "contribution"], features)] if features else [])
 
     def _repr_html_(self):
         strongest = max((abs(weight) for _, _, weight in self.words), default=1) or 1
@@ -88,4 +88,7 @@ def explain(task: FittedTask, encoder: TextEncoder, text: str, label=None, featu
     words = [(start, end, float(weight)) for (start, end), weight in zip(spans, fall)]
     first = {name: torch.from_numpy(values[np.array([0])]) for name, values in read.items()}
     said = task.head.explain(first, column)[:features] if hasattr(task.head, "explain") else []
+    spelled = encoder.pooler.spelled(text) if hasattr(encoder.pooler, "spelled") else {}
+    for one in said:
+        if one["index"] in spelled.get(one["column"], {}): one["ngram"] = spelled[one["column"]][one["index"]]
     return Explanation(text, labels[column], float(probabilities[0, column]), words, said)
