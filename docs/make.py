@@ -276,7 +276,7 @@ def main(html, processes="auto"):
     plugins = [plugin(project) for project in sorted(ROOT.glob("plugins/*/pyproject.toml"))]
     contents("tutorials", "Tutorials", "Each tells one story on the shipped data, and is run as a test.", tutorials)
     contents(
-        "plugins", "Techniques from plugins", "One distribution each; `pip install \"clfm-kit[NAME]\"` brings it.",
+        "plugins", "Techniques from plugins", "One distribution each, brought by the extra of its name; see the page on installing.",
         [name for name, _ in plugins],
     )
     contents("core", "Inside the kit", "One notebook, one module, one page, in reading order.", core)

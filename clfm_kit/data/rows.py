@@ -182,7 +182,7 @@ def check_text_column(record, text, name):
         if column not in record: raise _lacking(record, "text", column, name)
 
 def _lacking(record, what, column, name) -> UserError:
-    cure = f"Say which one to use: load_data(…, {what}=…), or in a terminal --{what}-column"
+    cure = f"Say which one to use: fit(load_data(FILE, {what}=NAME)), or in a terminal --{what}-column NAME"
     if any(len(str(title).split()) > 3 or title == value for title, value in record.items()):
         cure = "The first line looks like a row: put one above it with the names of the columns, such as text,label"
     return UserError(f"{name}: {unknown(what + ' column', column, record, cure)}")
