@@ -1,6 +1,7 @@
 """`Classifier()` without a recipe: rows that tell little or nothing, a budget for nothing, and what is said of them."""
 import numpy as np
 import pytest
+from command import clfm, refused
 
 from clfm_kit import Classifier, Recipe, UserError, load_data
 from clfm_kit.classifier import choosing
@@ -94,6 +95,16 @@ def test_a_third_of_the_labels_is_wrong(tiny, messages):
     noisy = [sorted(set(labels))[int(own == sorted(set(labels))[0])] if bad else own for own, bad in zip(labels, wrong)]
     clf = fitted(tiny, texts, noisy, LADDER[:3])
     assert np.mean(clf.predict(texts) == np.array(labels)) > 0.6  # nearer to the truth than to what it was told
+
+
+def test_who_has_chosen_nothing_can_be_looked_at():
+    clf = Classifier("probe")
+    assert "predict" in dir(clf)
+    assert not hasattr(clf, "choice_")
+
+
+def test_a_dry_run_refuses_a_wrong_budget():
+    refused(clfm("fit", "--data", "helpdesk", "--dry-run", "--set", "budget.tim=4"), "unknown limit of a budget", "'time'")
 
 
 def test_a_budget_for_nothing_leaves_the_first_and_says_so(tiny, messages):

@@ -187,6 +187,18 @@ def test_compare_refuses_rows_that_only_a_saved_model_has_seen(tiny, few, tmp_pa
         compare(["probe", tmp_path / "cheat"], few, model=tiny)
 
 
+def test_a_fitted_classifier_is_compared_as_it_is(tiny, few):
+    clf = Classifier("probe", tiny).fit(few["train"].texts, few["train"].labels)
+    found = compare([clf, dict(name="again", head="logistic")], few, model=tiny)
+    own, again = found.to_dict()["entries"][1:]
+    assert own["entry"] == "probe"
+    assert own["accuracy"] == np.mean(np.array(clf.predict(few["test"].texts)) == few["test"].labels)
+    assert again["entry"] == "again"
+    assert found.plot().get_title(loc="left").startswith("Highest on 54 test rows of data: ")
+    with pytest.raises(UserError, match="unknown cost 'second'; did you mean 'seconds'"): found.plot(cost="second")
+    with pytest.raises(UserError, match="not fitted"): compare([Classifier("probe", tiny)], few, model=tiny)
+
+
 def test_compare_gives_intervals_seeds_and_costs(tiny, few):
     found = compare(
         ["probe", "probe", {"name": "small network", "head": "mlp"}], few, model=tiny, seeds=(0, 1)

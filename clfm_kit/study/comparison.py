@@ -320,11 +320,8 @@ class Comparison(Result):
 
     def _level_with(self, top: str, task: str) -> str:
         "The entries from which one is not clearly apart, in words."
-        found = [
-            pair["first" if pair["second"] == top else "second"] for pair in self.pairs
-            if top in (pair["first"], pair["second"]) and pair.get("task", task) == task
-            and pair.get("low", 0) <= 0 <= pair.get("high", 0)
-        ]
+        gains = {name: self.difference(top, name, task).to_dict() for name in self.runs if name != top}
+        found = [name for name, gain in gains.items() if gain.get("low", 0) <= 0 <= gain.get("high", 0)]
         return f", not clearly apart from {', '.join(found)}" if found else ""
 
 def in_points(found: dict, form: str = ".1f", scale: int = 100) -> str:
