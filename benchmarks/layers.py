@@ -22,7 +22,7 @@ from stc import best_middle, difference, exit_speed, figures_of, fitted
 from clfm_kit import load_data
 from clfm_kit.data.rows import Splits
 from clfm_kit.data.splitting import split_off
-from clfm_kit.display.plots import dots
+from clfm_kit.display.plots import GREY, dots
 from clfm_kit.evaluation.significance import fingerprints
 from clfm_kit.study.baseline import Baseline
 from clfm_kit.study.comparison import BASELINE, unseen
@@ -122,6 +122,8 @@ def draw(rows):
             for row in rows if row["model"] == base
         }
         dots(gains, sides, f"{base}: points above the last layer's last token", axes)
+        axes.axvline(0, color=GREY, linewidth=1, zorder=0)
+    for axes in panels[1:, 0]: axes.get_legend().remove()
     figure.savefig(RESULTS / "layers.png", dpi=130)
 
 
