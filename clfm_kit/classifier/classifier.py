@@ -186,8 +186,7 @@ class Classifier(TextEstimator):
     def choice_(self) -> Choice:
         "What was tried and chosen by a recipe with candidates. Raises `NotFitted` for another."
         found = getattr(self, "facts_", {}).get("choice")
-        if found is None:
-            raise NotFitted("nothing was chosen: this classifier is not fitted, or its recipe has no candidates")
+        if found is None: raise NotFitted("nothing was chosen: it is not fitted, or its recipe has no candidates")
         return Choice(**found)
 
     # ---- answering
