@@ -104,7 +104,8 @@ def test_who_has_chosen_nothing_can_be_looked_at():
 
 
 def test_a_dry_run_refuses_a_wrong_budget():
-    refused(clfm("fit", "--data", "helpdesk", "--dry-run", "--set", "budget.tim=4"), "unknown limit of a budget", "'time'")
+    done = clfm("fit", "--data", "helpdesk", "--dry-run", "--set", "budget.tim=4")
+    refused(done, "unknown limit of a budget", "'time'")
 
 
 def test_a_budget_for_nothing_leaves_the_first_and_says_so(tiny, messages):

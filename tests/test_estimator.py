@@ -588,3 +588,13 @@ def quick(tmp_path_factory):
 def test_errors_about_files_and_names_wait_for_no_library(number, quick):
     out, err = quick[number]
     assert WRONG[number][1] in err and out == "exit 2 False False\n", (out, err)
+
+
+def test_an_explanation_spells_the_ngrams_of_its_text(tiny):
+    texts, labels = ["a red apple", "a green pear"] * 20, ["red", "green"] * 20
+    clf = Classifier("probe+keywords", tiny, cache=None).fit([f"{text} {n}" for n, text in enumerate(texts)], labels)
+    found = clf.explain("one red apple")
+    spelled = [one["ngram"] for one in found.features if "ngram" in one]  # what a text lacks keeps its number
+    assert spelled and all(gram in " one red apple " for gram in spelled), spelled
+    assert spelled[0] in str(found)
+    assert json.loads(json.dumps(found.to_dict()))["features"] == found.features
