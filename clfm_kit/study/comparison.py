@@ -32,7 +32,7 @@ from clfm_kit.evaluation.significance import (
 from ..recipes import Recipe
 from ..shapes import Seed, check, checked
 from .cross_validation import one_task, prepared
-from .measuring import baseline_run, classifier_run, opened, recipe_run
+from .measuring import baseline_run, classifier_run, is_model, opened, recipe_run
 
 # %% ../../nbs/09_study/02_comparison.ipynb #97af55c0
 BASELINE = "TF-IDF baseline"
@@ -60,7 +60,7 @@ def compare(
             f"before anything is fitted, in a terminal with clfm split FILE --out FOLDER"
         )
     train, validation, schemas = rows_to_fit(splits, wanted)
-    saved = {name: opened(entry) for name, entry in named.items() if _is_model(entry)}
+    saved = {name: opened(entry) for name, entry in named.items() if is_model(entry)}
     for task, schema in schemas.items():
         own = {
             name: saved[name].task(task).schema if name in saved else _schema(tasks[name][task], schema, train)
@@ -98,8 +98,6 @@ def _same_tasks(tasks: dict) -> dict:
                 f"{first} has {words(wanted)} and {name} has {words(found)}; compare models of the same tasks"
             )
     return wanted
-
-def _is_model(entry) -> bool: return hasattr(entry, "predict_proba") or is_saved(entry)
 
 def _called(entry) -> str:
     "The name of an entry: that of its folder, or of its recipe. Raises `UserError` for a classifier without a fit."

@@ -31,7 +31,7 @@ from ..shapes import Whole, checked
 from .comparison import entry_tasks
 from .cross_validation import ALONE, cross_validate, one_task
 from .label_noise import noise_suspects, span_words, spans_apart
-from .measuring import beside, opened
+from .measuring import beside, is_model, opened
 
 # %% ../../nbs/09_study/05_error_analysis.ipynb #5ce3d830
 def confident_mistakes(texts, probabilities, decisions, targets, schema: Schema, most: int = 50) -> list:
@@ -240,7 +240,7 @@ def analyse_errors(
     part, rows = ([each for each in splits.items() if each[1].by_task.get(name)] or splits.items())[-1]
     if not rows.by_task.get(name):
         raise UserError(f"{rows.source} has no labels; errors are found by comparing with labels")
-    if hasattr(entry, "tasks_") or is_saved(entry): clf = opened(entry)
+    if is_model(entry): clf = opened(entry)
     else: clf = Classifier(entry, model).fit(splits).keep_answers()
     report, schema = clf.evaluate(rows), clf.task(name).schema
     if clf.named: report = note_seen(report.tasks[name], rows.texts, clf.trained_on_)

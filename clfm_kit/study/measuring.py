@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SAMPLE', 'measured', 'Outcome', 'Run', 'measure', 'beside', 'place', 'outcome', 'throughput', 'folder_mb',
-           'recipe_run', 'opened', 'classifier_run', 'baseline_run']
+           'recipe_run', 'is_model', 'opened', 'classifier_run', 'baseline_run']
 
 # %% ../../nbs/09_study/01_measuring.ipynb #7bb657bc
 import tempfile
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from ..classifier.artifacts import head_state
+from ..classifier.artifacts import head_state, is_saved
 from ..classifier.classifier import Classifier
 from ..classifier.task import Answers
 from ..data.fields import plain_labels
@@ -132,6 +132,10 @@ def recipe_run(recipe, model, seed, train, validation, test) -> Run:
         seeded = Recipe.of(recipe).with_params([f"seed={seed}"])
         clf = Classifier(seeded, model).fit(train, validation=validation).keep_answers()
     return classifier_run(clf, test, cost)
+
+def is_model(entry: Any) -> bool:
+    "Whether a classifier, or the folder of a saved one, is given and not a recipe."
+    return hasattr(entry, "predict_proba") or is_saved(entry)
 
 def opened(entry: Any) -> Classifier:
     "A fitted classifier as it is given, or the one saved in a folder."
