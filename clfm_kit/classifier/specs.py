@@ -6,6 +6,8 @@
 __all__ = ['TAGS', 'specs_of', 'head_spec', 'is_here', 'check_saved']
 
 # %% ../../nbs/08_classifier/00_specs.ipynb #9e249415
+from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from .folders import refuse_unfinished
@@ -48,6 +50,13 @@ def is_here(source: Any) -> bool:
 def check_saved(folder: Any) -> None:
     "Raise `UserError` for a folder that holds no saved model, or one whose save has not ended; it changes nothing there."
     refuse_unfinished(folder)
-    if not (place(folder) / "clfm.json").exists():
-        missing = "there is no clfm.json in it" if place(folder).is_dir() else "there is no such folder"
-        raise UserError(f"{folder} holds no clfm-kit model: {missing}")
+    path = place(folder)
+    if (path / "clfm.json").exists(): return
+    missing = "there is no clfm.json in it" if path.is_dir() else f"there is no such folder{_nearest(path)}"
+    raise UserError(f"{folder} holds no clfm-kit model: {missing}")
+
+def _nearest(path: Path) -> str:
+    "The saved model beside a path whose name is most like it, as the end of a sentence."
+    beside = {saved.parent.name: saved.parent for saved in path.parent.glob("*/clfm.json")}
+    near = get_close_matches(path.name, beside, n=1)
+    return f"; did you mean {beside[near[0]]}?" if near else ""

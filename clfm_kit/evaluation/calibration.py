@@ -100,8 +100,9 @@ LINES = "-", "--", ":", "-."
 
 def plot_reliability(series: dict, axes=None, bins: int = 15):  # the matplotlib axes
     """Draw stated against observed for {name: (stated [M], correct [M])}, see `SingleLabel.statements`; at most four
-    series have a line of their own.
+    series have a line of their own. Raises `UserError` where there is no series.
     """
+    if not series: raise UserError("no series is given; a dict of a name to (stated, correct) expected")
     axes = axes_of(axes, 4.2, 4.2)
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, label="calibrated")
     errors = {name: calibration_error(stated, correct, bins) for name, (stated, correct) in series.items()}

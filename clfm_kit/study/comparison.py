@@ -135,7 +135,7 @@ def unseen(test: Rows, trained_on: dict, seen: str) -> Rows:
 
 # %% ../../nbs/09_study/02_comparison.ipynb #960ca325
 HEAD = ["entry", "{main} (95 %)", "macro-F1", "against the baseline (95 %)", "McNemar p", "calibration error"]
-COSTS = ["fit, s", "peak, MB", "texts/s", "backbone used", "weights", "artifact, MB"]
+COSTS = ["fit, s", "peak, MB", "texts/s", "backbone used", "weights", "saved, MB"]
 
 @dataclass(repr=False)
 class Comparison(Result):
@@ -254,7 +254,7 @@ class Comparison(Result):
             for pair in self.pairs if pair.get("task", UNNAMED) == task
         ]
         head = ["entries", f"{main.replace('_', '-')}, difference (95 %)", "McNemar p"]
-        return Table(f"{_before(task)}each against the others", head, rows)
+        return Table(f"{_before(task)}differences between entries", head, rows)
 
     def _costs(self) -> Table:
         several = len(self.main) > 1
@@ -268,7 +268,7 @@ class Comparison(Result):
             for line in self.lines
         ]
         head = ["entry", *["right in all tasks"] * several, *COSTS]
-        return Table("cost; memory as the process held it, earlier entries included", head, rows)
+        return Table("costs; peak memory is the process's, with the entries before", head, rows)
 
     def remarks(self) -> list:
         "Why cells of the tables are empty, as sentences."

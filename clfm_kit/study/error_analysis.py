@@ -132,7 +132,8 @@ TABLES = {
     ),
     "Labels to check": (
         "suspects",
-        dict(row="row", text="text", label="label", suggested="suggested", likely="likely", instead="instead"),
+        dict(row="row", text="text", label="label", suggested="suggested")
+            | {"P(label)": "likely", "P(suggested)": "instead"},
         "Training rows whose label a classifier that never saw them disputes. Read them: "
             "some labels are wrong, some texts are merely hard.",
     ),

@@ -62,7 +62,7 @@ class Review(Result):
         "What there is of each kind, the worst first; of rows only some."
         rows = {
             "Labels probably wrong": self.wrong, "Near-duplicates with other labels": self.duplicates,
-            "Like no other row": self.outliers,
+            "Outliers": self.outliers,
         }
         counts = [[name, len(some)] for name, some in rows.items()]
         found = [Table(f"{self.rows} rows of {self.data}", ["found", "rows"], counts)]
@@ -81,7 +81,7 @@ class Review(Result):
         split = [[one["label"], " + ".join(map(str, one["rows"])), " | ".join(one["texts"])] for one in self.split]
         lacking = [[one["label"], one["rows"], recall(one), _needed(one)] for one in self.lacking]
         tables = [
-            Table("Classes that may be one", ["one", "other", "mixed up, 1 is by a coin"], merge),
+            Table("Classes that may be the same", ["one", "other", "mixed up; 1 as by chance"], merge),
             Table("Classes that may be two: read some of either", ["class", "rows", "a text of each"], split),
             Table("Classes not learned yet", ["class", "rows", "found", "rows needed"], lacking),
         ]

@@ -101,6 +101,6 @@ def serve(
         except KeyboardInterrupt: pass  # the signal is told again once all is answered
     finally: listening.close()
     cut = told.state.server.cut
-    ended = "every accepted request was answered"
+    ended = "no accepted request was cut off"
     if cut: ended = f"{cut} requests were cut off: their clients took no answer in {limits.ending} seconds"
     print(f"clfm: {ended}", file=sys.stderr)
