@@ -327,7 +327,7 @@ def clearly_worse(errors, best, times: float) -> bool:
 
 def hurdle(rows: int) -> float:
     "How many standard errors a candidate has to gain on the prior, judged on so many rows."
-    return 1 + 16 / rows
+    return 1 + min(1.5, 300 / rows)
 
 def prior(candidates: list) -> Candidate:
     "The upper half of the layers, or the deepest alone where there is no more than one, by the better classifier."
