@@ -46,8 +46,8 @@ def defaults():
             "labels) on 1,000 other training rows, mean over the splits. Test rows are not used. `tfidf` is the "
             "keyword baseline; `embedding` is scikit-learn's logistic regression on the model's plain sentence "
             "embedding. `auto` has the time that it has by default, on one core; `few-shot-tuned` was run alone only "
-            "with 64 rows per class. With 600 rows `auto` was measured before that recipe became its last candidate, for "
-            "which the default time is estimated to be too short there.",
+            "with 64 rows per class. With 600 rows `auto` was measured before `few-shot-tuned` became its last candidate; "
+            "the default time for it is estimated to be too short there.",
         "",
         f"| set | rows | {' | '.join(recipes)} | splits |",
         "|---" * (len(recipes) + 3) + "|",
@@ -494,7 +494,7 @@ def decoder_layers():
     sides = [side for side in found["rows"][0]["scores"] if side != "STC, early exit"]
     middle = "best middle layer, mean"
     lines = [
-        f"Per cent of test rows right, frozen models, at most 2,000 training rows. {ROUNDED} The interval is that of "
+        f"Percent of test rows right, frozen models, at most 2,000 training rows. {ROUNDED} The interval is that of "
             "one draw of rows; with several draws its ends are means. Made by `python benchmarks/layers.py`.",
         "",
         f"| model | data set | {' | '.join(sides)} | STC above the {middle} | draws | early exit: blocks |",

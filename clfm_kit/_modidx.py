@@ -2893,6 +2893,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'clfm_kit.paths.place': ('01_core/paths.html#place', 'clfm_kit/paths.py')},
             'clfm_kit.plugins': { 'clfm_kit.plugins.Catalogue': ('01_core/plugins.html#catalogue', 'clfm_kit/plugins.py'),
                                   'clfm_kit.plugins.Catalogue._add': ('01_core/plugins.html#catalogue._add', 'clfm_kit/plugins.py'),
+                                  'clfm_kit.plugins.Catalogue._elsewhere': ( '01_core/plugins.html#catalogue._elsewhere',
+                                                                             'clfm_kit/plugins.py'),
                                   'clfm_kit.plugins.Catalogue._made': ('01_core/plugins.html#catalogue._made', 'clfm_kit/plugins.py'),
                                   'clfm_kit.plugins.Catalogue.entries': ('01_core/plugins.html#catalogue.entries', 'clfm_kit/plugins.py'),
                                   'clfm_kit.plugins.Catalogue.find': ('01_core/plugins.html#catalogue.find', 'clfm_kit/plugins.py'),

@@ -54,7 +54,7 @@ def test_rows_without_a_label_are_named_or_left_out(tmp_path):
 @pytest.mark.parametrize("more, words", [
     (["--test", "0"], "a share lies between 0 and 1"), (["--test", "nan"], "a share lies between 0 and 1"),
     (["--seed", "-1"], "a seed is -1"), (["--out", "/proc/mails"], "/proc/mails cannot be made"),
-    (["--label-column", "topic"], "unknown label column 'topic'"), (["--out", "."], "exists and is no empty folder"),
+    (["--label-column", "topic"], "unknown label column 'topic'"), (["--out", "."], "exists and is not empty"),
 ])
 def test_what_cannot_be_is_refused(more, words, tmp_path):
     path = written(tmp_path / "mails.csv", ROWS)

@@ -308,7 +308,7 @@ RULE = (
     "judged by the squared error of its probabilities on rows that it had not learned; a later recipe replaces an earlier "
     "one unless it is worse by half a standard error, or by more where fewer than 64 rows judge"
 )
-EXPORTABLE = "for an ONNX export choose among others: --set 'candidates=[probe, stc, token-sparse]'; settings=[…] in Python"
+EXPORTABLE = "for an ONNX export fit again, as with --recipe stc or with --set 'candidates=[probe, stc, token-sparse]'"
 
 def keep(clf: Any, contest: Contest) -> None:
     "Let a classifier be the candidate that leads, and hold what was tried and said."

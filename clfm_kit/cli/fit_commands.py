@@ -37,7 +37,7 @@ Coverage = Annotated[Optional[float], typer.Option(
 )]
 Share = Annotated[Optional[float], typer.Option(
     "--share", help="With --reject and --out-of-scope, the share of texts to come that belong to no label; "
-    "0.15 without."
+    "the default is 0.15."
 )]
 Cost = Annotated[Optional[float], typer.Option(
     "--cost", help="With --reject and --out-of-scope, what a wrong answer costs where no answer to a text that belongs "
@@ -94,6 +94,8 @@ def fit(
     from clfm_kit.classifier.choosing import check_auto
     from clfm_kit.classifier.reject import check_reject
     if out is not None: check_folder(out, inside=_files(data, out_of_scope) + [checkpoints] * bool(checkpoints))  # before the fit
+    if out is not None and (place(out) / "clfm.json").exists():
+        print(f"clfm: {out} holds a model, which this one replaces when it is fitted", file=sys.stderr)
     clf = clfm_kit.Classifier(
         checked, model, reject=_reject(rejects, out_of_scope), trust_remote_code=trust
     )

@@ -29,7 +29,7 @@ from ..plugins import catalogue, using
 
 # %% ../../nbs/11_cli/03a_predict_commands.ipynb #f40db8c301
 def predict(
-    folder: Saved, texts: Annotated[Optional[list[str]], typer.Argument(help="Texts; without any, --data.")] = None,
+    folder: Saved, texts: Annotated[Optional[list[str]], typer.Argument(help="Texts to answer; or give --data.")] = None,
     data: Annotated[Optional[str], typer.Option(
         "--data", help="A file, a folder of files, or a data set; its test rows where there are several parts."
     )] = None,

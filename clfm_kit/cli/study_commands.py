@@ -6,6 +6,7 @@
 __all__ = ['compare', 'tune', 'errors', 'plan']
 
 # %% ../../nbs/11_cli/05_study_commands.ipynb #c716bf38
+import sys
 from typing import Annotated, Optional
 
 import typer
@@ -104,7 +105,9 @@ def errors(
     with progress():
         rows = _rows(entry, data, text_column, label_column)
         found = analyse_errors(entry, rows, model, folds, most, task)
-    if out: found.save_html(out)
+    if out:
+        found.save_html(out)
+        print(f"clfm: {out} is written", file=sys.stderr)
     show(found.to_dict(), as_json, found)
 
 # %% ../../nbs/11_cli/05_study_commands.ipynb #f31407d1

@@ -40,7 +40,7 @@ def labels_from(given: str):
 
 # %% ../../nbs/11_cli/04_zero_shot.ipynb #8393d9e004
 def zero_shot(
-    texts: Annotated[Optional[list[str]], typer.Argument(help="Texts; without any, --data.")] = None,
+    texts: Annotated[Optional[list[str]], typer.Argument(help="Texts to answer; or give --data.")] = None,
     labels: Annotated[str, typer.Option(
         "--labels", help="Labels with commas between them; or a .yaml or .json file with a list, or a mapping of labels to "
         "descriptions; or a .txt with a label a line."

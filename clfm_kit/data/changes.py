@@ -114,7 +114,7 @@ class LabelledFile:
         if row is not None and row in range(len(self)) and self.texts[row] == text: return row
         found = self.rows_of(text)
         if len(found) == 1: return found[0]
-        if not found: raise UserError(f"{where}: the text is not in {self.path.name}; texts are found letter by letter")
+        if not found: raise UserError(f"{where}: the text is not in {self.path.name}; a text must be the same to the letter")
         raise UserError(f"{where}: the text is in {len(found)} rows of {self.path.name}; name one in a column `row`")
 
     # ---- changes

@@ -41,7 +41,7 @@ def set_aside(file: LabelledFile, folder: Any, share: float = 0.2, seed: int = 0
     check(seed, Seed, "a seed")
     folder = place(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists and is no empty folder; choose another one")
+        raise UserError(f"{folder} exists and is not empty; choose another one")
     given = labelled_rows(file, drop)
     rows = Rows([file.texts[row] for row in given], [file.labels[row] for row in given])
     parts = dict(zip(("train", "test"), numbers_apart(rows, share, seed)))

@@ -224,6 +224,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'clfm_kit_labels/review.py'),
                                         'clfm_kit_labels.review._classes': ('review.html#_classes', 'clfm_kit_labels/review.py'),
                                         'clfm_kit_labels.review._duplicates': ('review.html#_duplicates', 'clfm_kit_labels/review.py'),
+                                        'clfm_kit_labels.review._judged_by': ('review.html#_judged_by', 'clfm_kit_labels/review.py'),
                                         'clfm_kit_labels.review._lacking': ('review.html#_lacking', 'clfm_kit_labels/review.py'),
                                         'clfm_kit_labels.review._needed': ('review.html#_needed', 'clfm_kit_labels/review.py'),
                                         'clfm_kit_labels.review._outliers': ('review.html#_outliers', 'clfm_kit_labels/review.py'),

@@ -119,7 +119,7 @@ def _known(label: Any, known: list, spelt: dict, where: str) -> Any:
     if isinstance(label, list): return [_known(name, known, spelt, where) for name in label]
     found = known_label(label, known)
     if found is None:
-        cure = f"One that is new is named, as with --new-label {quote(str(label))}"
+        cure = f"To add a label, use --new-label {quote(str(label))}"
         raise UserError(f"{where}: {unknown('label', label, known, cure)}")
     if found != label: spelt[str(label)] = found
     return found

@@ -23,6 +23,7 @@ from clfm_kit.display.tables import Result, Table
 from clfm_kit.errors import UserError
 from clfm_kit.evaluation.metrics import Report
 from clfm_kit.paths import fresh_file
+from clfm_kit.recipes import Recipe
 from clfm_kit.study.comparison import entry_tasks
 from clfm_kit.study.cross_validation import ALONE, OutOfFold, cross_validate, one_task
 from clfm_kit.study.label_noise import noise_suspects
@@ -61,7 +62,7 @@ class Review(Result):
     def tables(self) -> list[Table]:
         "What there is of each kind, the worst first; of rows only some."
         rows = {
-            "Labels probably wrong": self.wrong, "Near-duplicates with other labels": self.duplicates,
+            "Labels to check": self.wrong, "Near-duplicates with other labels": self.duplicates,
             "Outliers": self.outliers,
         }
         counts = [[name, len(some)] for name, some in rows.items()]
@@ -107,10 +108,10 @@ class Review(Result):
         return Path(path)
 
     def plot(self, axes: Any = None) -> Any:  # the matplotlib axes
-        "Draw how many labels of each class are probably wrong. Raises `UserError` without matplotlib."
+        "Draw how many labels of each class are to be checked. Raises `UserError` without matplotlib."
         counts = Counter(_words(one["label"]) for one in self.wrong)
-        axes = bars(dict(counts.most_common(MOST_CLASSES)), "labels probably wrong", axes)
-        return finding(axes, f"{len(self.wrong)} of {self.rows} labels are probably wrong")
+        axes = bars(dict(counts.most_common(MOST_CLASSES)), "labels to check", axes)
+        return finding(axes, f"{len(self.wrong)} of {self.rows} labels are to be checked")
 
 def _needed(one: dict) -> str:
     "How many rows a class needs, in words."
@@ -188,6 +189,14 @@ def _lacking(report: Report, curve: list, seed: int) -> list[dict]:
         one |= dict(target=there["target"], needed=there["needed"], low_needed=there["low"], high_needed=there["high"])
     return found
 
+def _judged_by(recipe: Any, figure: str, report: Report) -> str:
+    "Who doubts the labels, and how far that can be trusted."
+    name = recipe.name if isinstance(recipe, Recipe) else recipe
+    return (
+        f"judged by {name}, whose {figure.replace('_', ' ')} on rows that it had not learned is {report.figures[figure]:.3f}: "
+        "a better recipe doubts fewer labels that are right"
+    )
+
 def review(
     data: Any, task: str | None = None, recipe: Any = "probe", model: str | PathLike[str] = "minilm",
     folds: int | None = None, seed: int = 0, cache: Any = "default", text: Any = None, label: str | None = None,
@@ -204,7 +213,8 @@ def review(
     folds = folds or (FOLDS if len(rows) < MANY else FEWER)
     validation = cross_validate(recipe, rows, model, folds, seed, cache)
     found, report = validation.task(name), validation.report.tasks.get(name, validation.report)
-    notes = [note for note in validation.report.notes if note.startswith(ALONE)]
+    notes = [_judged_by(recipe, found.schema.main_figure, report)]
+    notes += [note for note in validation.report.notes if note.startswith(ALONE)]
     tags = found.schema.unit == "word"
     suspects = noise_suspects(validation, None, name)
     if not tags and found.schema.exclusive and says_nothing(found):

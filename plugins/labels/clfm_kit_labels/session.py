@@ -88,7 +88,7 @@ class Queue:
         return Rows(texts, labels, None, str(self.file.path))
 
     def suggested(self) -> list:  # of (label, probability or None)
-        "What the row that is asked may be, the likeliest first: by the model that learns along, else as proposed."
+        "What the row that is asked may be, the likeliest first: by the model that learns meanwhile, else as proposed."
         row = self.current
         if row is None: return []
         if row in self.guesses: return self.guesses[row]
