@@ -519,7 +519,7 @@ def heads():
     lines = [
         "320 rows, a fifth of them for validation, four epochs in batches of 8, texts cut to 60 words, 300 test rows. "
             f"{ROUNDED} The difference is to {other}, paired, with its 95 % interval. "
-            "Made by `python benchmarks/heads.py`.",
+            "Times were taken while other work ran. Made by `python benchmarks/heads.py`.",
         "",
         f"| side | weights trained | {' | '.join(f'{name} | difference' for name in sets)} | texts a second "
             "| seconds of one core to fit |",
@@ -577,6 +577,7 @@ MEASURED = {  # what the table of techniques says of each, between `<!-- measure
         f"{figure('heads', 'trec6: SmolLM2, head on LoRA in 4 bits'):.1f} % of the same, on SmolLM2-135M"
     ),
     "zero-shot": lambda: (
+        f"`instruct` {figure('heads', 'trec6: SmolLM2, instructions, rank 44'):.1f} % of the same; `zero-shot` "
         f"{percent(figure('zero_shot', 'banking77, minilm, three templates, 0 rows'))} % of 77 intents "
         "without a labelled row"
     ),

@@ -118,16 +118,15 @@ class Catalogue:
         check_known("kind of part", kind, KINDS)
         entries = self.entries(kind)
         if isinstance(name, str) and name in entries: return entries[name]
-        broken = "".join(
-            f" Plugin {plugin!r} could not be used: {why}." for plugin, why in sorted(self.failures.items())
-        )
-        raise unknown(kind, name, entries, self._elsewhere(kind, name) + bringing(name) + broken)
+        broken = (f"Plugin {plugin!r} could not be used: {why}." for plugin, why in sorted(self.failures.items()))
+        cures = self._elsewhere(kind, name), bringing(name), *broken
+        raise unknown(kind, name, entries, " ".join(filter(None, cures)))
 
     def _elsewhere(self, kind: str, name: Any) -> str:
         "What else has this name; a part goes into a recipe."
         found = [other for other in KINDS if other != kind and isinstance(name, str) and name in self.entries(other)]
         cure = f"; a recipe with it is a YAML file with the line '{found[0]}: {name}'" if found and kind == "recipe" else ""
-        return f"{name!r} is the name of a {found[0]}{cure}. " if found else ""
+        return f"{name!r} is the name of a {found[0]}{cure}." if found else ""
 
 # %% ../nbs/01_core/02_plugins.ipynb #02016a72b2
 catalogue = Catalogue()

@@ -220,7 +220,7 @@ class Contest:
         spent, most = self.spent(), self.auto.budget.get("memory", np.inf)
         if spent + needed > self.limit:
             enough = 10 * -(-(spent + needed) // 10)
-            self.said.append(f"{recipe.name} was not tried; give it time with budget.time={enough:.0f}")
+            self.said.append(f"{recipe.name} was not tried; give it time with --set budget.time={enough:.0f}")
             return f"no time: {spent:.0f} of {self.limit:.0f} s spent" + (f", some {needed:.0f} s needed" if needed else "")
         if most == np.inf: return ""
         size = self.needs(recipe).memory / 1e6
