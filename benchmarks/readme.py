@@ -208,7 +208,7 @@ def peers():
         "Other tools on the same rows: accuracy (micro-F1 for several labels) in percent, mean over seeds, "
         "and seconds of the whole process, while other work ran on the machine. `clfm:` marks recipes of this kit; "
         "the others are used as their documentation says. SetFit with 64 rows per class waited for other work, "
-        "so its seconds overstate its cost. `clfm:few-shot`, `-probe` and `-stc` with few rows per class were measured "
+        "so its seconds overstate its cost. `clfm:few-shot` and `-probe` with few rows per class were measured "
         "before the heads were rebuilt. Intervals and plots are on the page of all result files."
     ]
     few, many = [cell for cell in cells if cell["shots"]], [cell for cell in cells if not cell["shots"]]
