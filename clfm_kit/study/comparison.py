@@ -67,7 +67,7 @@ def compare(
             for name in named
         }
         refuse_different_labels({splits.name: schema} | own)
-    trained_on = {f"the training rows of {splits.name}": fingerprints(train.texts + validation.texts)}
+    trained_on = {f"the data set {splits.name}": fingerprints(train.texts + validation.texts)}
     test = unseen(splits.test, trained_on | {name: clf.trained_on_ for name, clf in saved.items()}, seen)
     runs = {BASELINE: [baseline_run(train, validation, schemas, test)]}
     for name, entry in named.items():

@@ -193,7 +193,7 @@ def _judged_by(recipe: Any, figure: str, report: Report) -> str:
     "Who doubts the labels, and how far that can be trusted."
     name = recipe.name if isinstance(recipe, Recipe) else recipe
     return (
-        f"judged by {name}, whose {figure.replace('_', ' ')} on rows that it had not learned is {report.figures[figure]:.3f}: "
+        f"judged by {name}, whose {figure.replace('_', ' ')} on rows that it had not learned is {report.shown(figure)}: "
         "a better recipe doubts fewer labels that are right"
     )
 
