@@ -215,7 +215,7 @@ def test_several_labels_choose_among_the_scores_that_serve_them(tiny, three):
 def test_the_command_says_what_is_so():
     told = {name: each.annotation.__metadata__[0].help for name, each in inspect.signature(fit).parameters.items()
             if name in ("reject", "coverage", "share", "cost")}
-    assert f"{Costs.share} without" in told["share"] and f"; {Costs.cost:g} without" in told["cost"]
+    assert f"the default is {Costs.share}." in told["share"] and f"the default is {Costs.cost:g}." in told["cost"]
     assert "Without it 0.95" in told["coverage"] and "--out-of-scope" in told["coverage"] and "auto" in told["reject"]
 
 

@@ -41,7 +41,7 @@ Share = Annotated[Optional[float], typer.Option(
 )]
 Cost = Annotated[Optional[float], typer.Option(
     "--cost", help="With --reject and --out-of-scope, what a wrong answer costs where no answer to a text that belongs "
-    "costs 1; 1 without."
+    "costs 1; the default is 1."
 )]
 
 def fit(
