@@ -47,7 +47,8 @@ def defaults():
             "keyword baseline; `embedding` is scikit-learn's logistic regression on the model's plain sentence "
             "embedding. `auto` has the time that it has by default, on one core; `few-shot-tuned` was run alone only "
             "with 64 rows per class. With 600 rows `auto` was measured before `few-shot-tuned` became its last candidate; "
-            "the default time for it is estimated to be too short there.",
+            "the default time for it is estimated to be too short there. `stc` and `stc+keywords`, too, were measured with 600 "
+            "rows before another candidate had to be further ahead of the upper half of the layers.",
         "",
         f"| set | rows | {' | '.join(recipes)} | splits |",
         "|---" * (len(recipes) + 3) + "|",

@@ -95,7 +95,7 @@ class Choice(Result):
     def tables(self) -> list[Table]:
         "A row for each candidate."
         rows = [Tried(**one).cells(one["recipe"] == self.chosen) for one in self.tried]
-        head = ["recipe", self.figure, "rows judged", "seconds", "ms an answer", "saved, MB", ""]
+        head = ["recipe", self.figure, "rows judged", "seconds", "ms an answer", "learned, MB", ""]
         return [Table(f"Chosen: {self.chosen}", head, rows)]
 
     def remarks(self) -> list[str]:
